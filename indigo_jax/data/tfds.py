@@ -1,0 +1,138 @@
+"""Data sets prepared by tensorflow-datasets, read without tensorflow.
+
+Random access needs files in the array_record format: prepare a data set once with
+``tfds.builder(name).download_and_prepare(file_format="array_record")``. Nothing is downloaded here.
+"""
+import io
+import os
+import pathlib
+
+from indigo_jax import images, rng
+
+_RANDOM_ACCESS = ("array_record", "parquet")
+
+
+class TfdsPictures:
+    """Random access to the pictures of a prepared data set; see :func:`tfds`."""
+
+    def __init__(self, records, name, image_key, measurement_key, cache):
+        self._records, self._name = records, name
+        self._keys = {"image": image_key} | ({"measurement": measurement_key} if measurement_key else {})
+        self.names = [f"{name}/{i}" for i in range(len(records))]
+        self._ids = [rng.name_id(name) for name in self.names]
+        self._cache = [None] * len(records) if cache else None
+
+    def __len__(self):
+        return len(self._records)
+
+    def __repr__(self):
+        return f"TfdsPictures({self._name!r}, {len(self)} pictures)"
+
+    def __getitem__(self, index):
+        element = None if self._cache is None else self._cache[index]
+        if element is None:
+            record = self._records[index]
+            element = {key: images.read_rgb8(io.BytesIO(record[stored]), name=f"{self.names[index]}:{stored}")
+                       for key, stored in self._keys.items()}
+            element["id"] = self._ids[index]
+            if self._cache is not None:
+                self._cache[index] = element
+        return dict(element)
+
+
+def tfds(name: str, *, split: str = "train", data_dir: str | os.PathLike | None = None, image_key: str | None = None,
+         measurement_key: str | None = None, cache: bool = False) -> TfdsPictures:
+    """A source over one split of a prepared tensorflow-datasets data set.
+
+    Args:
+        name: as in tensorflow-datasets: "celeb_a", "div2k/bicubic_x4"; with ":1.0.0" for a version that is not the
+            newest.
+        split: any split expression of tensorflow-datasets: "train", "validation", "train[:90%]", "all".
+        data_dir: where data sets were prepared; None: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        image_key: the feature with the pictures; None: "image", else "hr" (with "lr" as the measurement), else the
+            only picture there is.
+        measurement_key: the feature with the measurements; None: as said above.
+        cache: keep every decoded picture.
+
+    Returns:
+        A source of ``{"image": uint8 [h, w, 3], "id": int}``, with a measurement key also "measurement". The id is that
+        of "name/split/number".
+
+    Errors:
+        ImportError without tensorflow-datasets, and when only tfrecord files exist and tensorflow is missing;
+        FileNotFoundError when nothing is prepared under that name; ValueError for an unknown split or feature.
+    """
+    library = _import_tfds()
+    builder = library.builder_from_directory(_directory(name, data_dir, library))
+    keys = _picture_keys(builder, name, library)
+    image_key, measurement_key = _choose(keys, name, image_key, measurement_key)
+    try:
+        builder.info.splits[split]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"tfds:{name}: no split {split!r}; it has {', '.join(builder.info.splits)}") from error
+    records = _records(builder, name, split, {key: library.decode.SkipDecoding() for key in keys}, library)
+    if not len(records):
+        raise ValueError(f"tfds:{name}: the split {split!r} is empty")
+    return TfdsPictures(records, f"{name}/{split}", image_key, measurement_key, cache)
+
+
+def _import_tfds():
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise ImportError('tfds data sets need tensorflow-datasets: pip install "indigo_jax[tfds]"') from error
+    return tensorflow_datasets
+
+
+def _directory(name, data_dir, library):
+    """The folder of the newest (or the named) prepared version."""
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    base, _, version = name.partition(":")
+    found = sorted((file.parent for file in (root / base).glob("*/dataset_info.json")),
+                   key=lambda folder: [int(part) if part.isdigit() else -1 for part in folder.name.split(".")])
+    if version:
+        found = [folder for folder in found if folder.name == version]
+    if found:
+        return found[-1]
+    configs = sorted(file.parent.parent.name for file in (root / base).glob("*/*/dataset_info.json"))
+    if configs and not version:
+        raise ValueError(f"tfds:{name}: choose one of its variants: " + ", ".join(f"{base}/{c}" for c in set(configs)))
+    raise FileNotFoundError(
+        f"tfds:{name}: not prepared in {root}; run  python -c \"import tensorflow_datasets as t; t.builder('{base}', "
+        f"data_dir='{root}').download_and_prepare(file_format='array_record')\"")
+
+
+def _picture_keys(builder, name, library):
+    keys = [key for key, feature in builder.info.features.items() if isinstance(feature, library.features.Image)]
+    if not keys:
+        raise ValueError(f"tfds:{name}: no pictures in it; its features are {', '.join(builder.info.features)}")
+    return keys
+
+
+def _choose(keys, name, image_key, measurement_key):
+    if image_key is None:
+        image_key = next((key for key in ("image", "hr") if key in keys), keys[0] if len(keys) == 1 else None)
+        if image_key is None:
+            raise ValueError(f"tfds:{name}: several pictures per example; choose image_key from {', '.join(keys)}")
+        if image_key == "hr" and measurement_key is None and "lr" in keys:
+            measurement_key = "lr"
+    for key in (image_key, measurement_key):
+        if key is not None and key not in keys:
+            raise ValueError(f"tfds:{name}: no pictures under {key!r}; choose from {', '.join(keys)}")
+    return image_key, measurement_key
+
+
+def _records(builder, name, split, decoders, library):
+    """Something with a length and examples by number, pictures still encoded."""
+    formats = {format_.value for format_ in builder.info.available_file_formats()}
+    if formats & set(_RANDOM_ACCESS):
+        return builder.as_data_source(split=split, decoders=decoders)
+    try:
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"tfds:{name}: prepared as {', '.join(sorted(formats))} only, which needs tensorflow to read: prepare it "
+            "again with download_and_prepare(file_format='array_record') in another data_dir, or pip install tensorflow"
+        ) from error
+    examples = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+    return [{key: example[key] for key in decoders} for example in library.as_numpy(examples)]

@@ -1,0 +1,19 @@
+"""Image metrics: one number per image, the protocol in the name.
+
+=========================  ==================================================================================
+``psnr``, ``ssim``         float64 on the host; equal to the official values and to scikit-image
+``lpips``, ``load_lpips``  AlexNet v0.1 in plain jax, differentiable; weights are read from a file
+``psnr_jax``               float32, for use inside ``jit``
+``by_name``, ``Protocol``  ``by_name("psnr-y-bt601-crop4-u8")(a, b)``
+``Score``, ``compare``     numbers that know their protocol and refuse to meet unlike ones
+``score_pairs``            a table over many pairs
+=========================  ==================================================================================
+"""
+from indigo_jax.metrics.lpips import load_lpips, lpips
+from indigo_jax.metrics.protocol import ALIASES, Protocol, Score, by_name, require_same
+from indigo_jax.metrics.psnr import psnr, psnr_jax
+from indigo_jax.metrics.scores import Scores, compare, score_pairs
+from indigo_jax.metrics.ssim import ssim
+
+__all__ = ["ALIASES", "Protocol", "Score", "Scores", "by_name", "compare", "load_lpips", "lpips", "psnr", "psnr_jax",
+           "require_same", "score_pairs", "ssim"]

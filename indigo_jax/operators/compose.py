@@ -1,0 +1,161 @@
+"""Operators made of operators: chains, random choices, and what a picture file does to values."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from indigo_jax import rng
+from indigo_jax.operators import base
+from indigo_jax.typing import Array, Key
+
+_CHOICE = 0x6D6978  # folded in for the choice of a mixture; operators fold small numbers
+
+
+@base.operator
+class Compose:
+    """See :func:`compose`."""
+
+    operators: tuple
+
+    @property
+    def linear(self) -> bool:
+        return all(operator.linear for operator in self.operators)
+
+    @property
+    def stochastic(self) -> bool:
+        return any(operator.stochastic for operator in self.operators)
+
+    @property
+    def shape_preserving(self) -> bool:
+        return all(operator.shape_preserving for operator in self.operators)
+
+    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
+        for position, operator in enumerate(self.operators):
+            x = operator(x, keys=None if keys is None else rng.fold(keys, position))
+        return x
+
+    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
+        """``A* y = A_1* ... A_n* y``; ``shape`` (height, width) of the images, if the size of ``y`` does not tell."""
+        if not self.linear:
+            names = [type(operator).__name__ for operator in self.operators if not operator.linear]
+            raise ValueError(f"only linear operators have an adjoint; not linear here: {names}")
+        if shape is None:
+            shapes = [None] * len(self.operators)
+        else:
+            x, shapes = jax.ShapeDtypeStruct((y.shape[0], *shape, y.shape[3]), y.dtype), []
+            for operator in self.operators:
+                shapes.append(x.shape[1:3])
+                x = jax.eval_shape(operator, x)
+        for operator, size in zip(reversed(self.operators), reversed(shapes)):
+            y = operator.adjoint(y, shape=size)
+        return y
+
+
+@base.operator
+class Mixture:
+    """See :func:`mixture`."""
+
+    operators: tuple
+    probabilities: Array
+
+    linear = False
+    stochastic = True
+    shape_preserving = True
+
+    def choice(self, keys: Key) -> Array:
+        """Which operator each image gets: int32 ``[B]``."""
+        edges = jnp.cumsum(self.probabilities)[:-1]
+        draw = rng.uniform(rng.fold(keys, _CHOICE))
+        return jnp.sum((draw[:, None] >= edges).astype(jnp.int32), axis=1)
+
+    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
+        keys = base.check_keys(keys, base.check_image(x, "mixture"), "mixture")
+
+        def branch(operator):
+            return lambda key, image: operator(image[None], keys=key[None])[0]
+
+        branches = [branch(operator) for operator in self.operators]
+        return jax.vmap(lambda index, key, image: jax.lax.switch(index, branches, key, image))(
+            self.choice(keys), keys, x)
+
+
+@base.operator
+class Clip:
+    """See :func:`clip`."""
+
+    low: Array
+    high: Array
+
+    linear = False
+    stochastic = False
+    shape_preserving = True
+
+    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
+        del keys
+        return jnp.clip(x, self.low.astype(x.dtype), self.high.astype(x.dtype))
+
+
+@base.operator
+class Quantize:
+    """See :func:`quantize`."""
+
+    linear = False
+    stochastic = False
+    shape_preserving = True
+
+    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
+        del keys
+        level = base.straight_through(jnp.round, jnp.clip((x + 1.0) * 127.5, 0.0, 255.0))
+        return level / 127.5 - 1.0
+
+
+def compose(*operators) -> Compose:
+    """``A(x) = A_n(... A_2(A_1(x)))``: left to right, in the order in which things happen to the picture.
+
+    Operator i gets the keys folded by its position i. The chain is linear if all its parts are, and then has the exact
+    adjoint ``A* = A_1* A_2* ... A_n*``.
+
+    >>> from indigo_jax import operators
+    >>> compose(operators.gaussian_blur(1.0), operators.downsample(2))(jnp.ones((1, 8, 8, 3))).shape
+    (1, 4, 4, 3)
+    """
+    return Compose(tuple(operators))
+
+
+def mixture(operators, probabilities) -> Mixture:
+    """One of several operators for each image, drawn from the image's key.
+
+    Args:
+        operators: shape-preserving operators whose parameters are shared by all images (no ``[B]`` parameters).
+        probabilities: one per operator, not negative; divided by their sum.
+
+    All the operators are computed for all the images and one result is kept: that is what a batched switch is. They all
+    get the image's own key, which is safe since one result is kept, and lets the compiler draw equal noise only once.
+
+    Errors:
+        ``ValueError`` for an operator that changes the size, or probabilities that do not fit.
+    """
+    operators = tuple(operators)
+    probabilities = base.check_number(probabilities, "probabilities", 0.0)
+    if not operators or probabilities.shape != (len(operators),):
+        raise ValueError(f"{len(operators)} operators need as many probabilities, got {probabilities.shape}")
+    numbers = base.concrete(probabilities)
+    if numbers is not None and np.sum(numbers) <= 0:
+        raise ValueError("at least one probability must be above 0")
+    for operator in operators:
+        if not operator.shape_preserving:
+            raise ValueError(f"mixture: {type(operator).__name__} changes the size of the image")
+    return Mixture(operators, probabilities / jnp.sum(probabilities))
+
+
+def clip(low: float = -1.0, high: float = 1.0) -> Clip:
+    """``y = min(max(x, low), high)``."""
+    return Clip(jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32))
+
+
+def quantize() -> Quantize:
+    """Clip to ``[-1, 1]`` and round to the 256 levels of a picture file, ``k / 127.5 - 1``; straight-through gradient.
+
+    >>> quantize()(jnp.array([-3.0, 0.1, 1.0])) * 127.5 + 127.5
+    Array([  0., 140., 255.], dtype=float32)
+    """
+    return Quantize()

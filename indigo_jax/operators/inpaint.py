@@ -1,0 +1,84 @@
+"""Missing pixels: masks and the operator that applies them."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from indigo_jax.operators import base
+from indigo_jax.typing import Array, Key
+
+
+@base.operator
+class Inpaint:
+    """See :func:`inpaint`."""
+
+    mask: Array
+
+    linear = True
+    stochastic = False
+    shape_preserving = True
+
+    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
+        del keys
+        base.check_image(x, "inpaint")
+        shape = self.mask.shape
+        if shape[1:3] != x.shape[1:3] or shape[0] not in (1, x.shape[0]) or shape[3] not in (1, x.shape[3]):
+            raise ValueError(f"inpaint: a mask of {shape} does not fit images of {x.shape}")
+        return x * self.mask.astype(x.dtype)
+
+    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
+        """``A* y = A y``: the mask is its own adjoint."""
+        del shape
+        return self(y)
+
+
+def inpaint(mask) -> Inpaint:
+    """``y = mask x``: pixels with mask 1 are observed, the others become 0 (mid grey).
+
+    Args:
+        mask: ``[H, W]``, ``[H, W, 1]``, or one per image ``[B, H, W]``, ``[B, H, W, 1]`` (the last is the only way to
+            give one per image to images of width 1); values in ``[0, 1]``, booleans allowed.
+
+    >>> inpaint(jnp.array([[1.0, 0.0]]))(jnp.ones((1, 1, 2, 1))).ravel().tolist()
+    [1.0, 0.0]
+    """
+    mask = base.check_number(mask, "mask", 0.0, 1.0)
+    if mask.ndim == 2:
+        mask = mask[None, :, :, None]
+    elif mask.ndim == 3:
+        mask = mask[None] if mask.shape[2] == 1 else mask[..., None]
+    if mask.ndim != 4:
+        raise ValueError(f"a mask is [H, W], [B, H, W] or [B, H, W, 1]; got shape {mask.shape}")
+    return Inpaint(mask)
+
+
+def box_mask(height: int, width: int, *, top: int, left: int, box_height: int, box_width: int) -> Array:
+    """A mask ``[height, width]`` that is 0 inside one box and 1 outside.
+
+    >>> float(box_mask(4, 4, top=1, left=1, box_height=2, box_width=2).sum())
+    12.0
+    """
+    mask = np.ones((height, width), np.float32)
+    mask[max(top, 0):top + box_height, max(left, 0):left + box_width] = 0.0
+    return jnp.asarray(mask)
+
+
+def random_box_mask(keys: Key, height: int, width: int, *, box_height: int, box_width: int) -> Array:
+    """One box of missing pixels at a random place per image: keys ``[B]`` -> masks ``[B, height, width, 1]``."""
+    if not (1 <= box_height <= height and 1 <= box_width <= width):
+        raise ValueError(f"a box of {box_height} x {box_width} does not fit into {height} x {width}")
+
+    def one(key):
+        top = jax.random.randint(jax.random.fold_in(key, 0), (), 0, height - box_height + 1)
+        left = jax.random.randint(jax.random.fold_in(key, 1), (), 0, width - box_width + 1)
+        row, column = jnp.arange(height)[:, None] - top, jnp.arange(width)[None, :] - left
+        missing = (row >= 0) & (row < box_height) & (column >= 0) & (column < box_width)
+        return 1.0 - missing.astype(jnp.float32)[..., None]
+
+    return jax.vmap(one)(keys)
+
+
+def random_pixel_mask(keys: Key, height: int, width: int, *, observed: float = 0.5) -> Array:
+    """Each pixel observed with probability ``observed``: keys ``[B]`` -> masks ``[B, height, width, 1]``."""
+    observed = base.check_number(observed, "observed", 0.0, 1.0)
+    draw = jax.vmap(lambda key: jax.random.uniform(key, (height, width, 1)))(keys)
+    return (draw < observed).astype(jnp.float32)

@@ -1,0 +1,34 @@
+"""Spreading batches over devices: one mesh axis ``data``, parameters replicated, batches split."""
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def data_mesh(devices=None) -> Mesh:
+    """A mesh of all devices (or the given ones) along the axis "data"."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def put_batch(batch: dict, mesh: Mesh) -> dict:
+    """This process's rows of a batch (numpy, ``[b, ...]`` each) as global arrays split over the mesh."""
+    return {name: jax.make_array_from_process_local_data(batch_sharding(mesh), np.asarray(rows))
+            for name, rows in batch.items()}
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Refuse a batch that the devices cannot share evenly, naming sizes that they can."""
+    if batch_size % mesh.size:
+        lower = batch_size // mesh.size * mesh.size
+        choices = " or ".join(str(n) for n in (lower, lower + mesh.size) if n)
+        raise ValueError(f"batch size {batch_size} cannot be split evenly over {mesh.size} devices: use {choices}")

@@ -1,0 +1,52 @@
+"""The few types that every layer shares.
+
+Images are float32 ``[B, H, W, C]`` in ``[-1, 1]``, RGB, channels last, everywhere in the library.
+"""
+from typing import Any, Callable, NamedTuple, Protocol, runtime_checkable
+
+import jax
+
+Array = jax.Array
+Image = jax.Array  # float32 [B, H, W, C] in [-1, 1]
+Key = jax.Array  # typed PRNG keys, one per image: [B]; see indigo_jax.rng
+Params = Any  # a linen variables dict, ready for module.apply(params, ...)
+
+
+@runtime_checkable
+class Restorer(Protocol):
+    """``restorer(x_t, t) -> x0``: image ``[B, H, W, C]``, time ``[B]`` in ``[0, 1]``, clean estimate."""
+
+    def __call__(self, x_t: Array, t: Array) -> Array: ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """``denoiser(x_t, t) -> Prediction``: see :class:`indigo_jax.denoisers.Prediction`."""
+
+    def __call__(self, x_t: Array, t: Array) -> Any: ...
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """``A(x, keys=None) -> y``: a degradation of images ``[B, H, W, C]`` in ``[-1, 1]``.
+
+    ``keys`` (one per image, ``[B]``) is needed only where ``A`` draws something at random; with the same
+    keys the result is the same. Linear operators also have ``A.adjoint(y)``.
+    """
+
+    def __call__(self, x: Array, *, keys: Key | None = None) -> Array: ...
+
+
+class Kernel(NamedTuple):
+    """One algorithm as two pure functions, run by :func:`indigo_jax.samplers.sample`.
+
+    Attributes:
+        init: ``init(x_init, keys) -> state``. ``state.x`` is the image batch.
+        step: ``step(keys, state, i) -> (state, info)`` with ``i`` = 0 for the first step. ``state`` is what the
+            next step needs, ``info`` is diagnostics; both are NamedTuples.
+        num_steps: how many steps the algorithm takes.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[..., tuple[Any, Any]]
+    num_steps: int

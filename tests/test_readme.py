@@ -1,0 +1,85 @@
+"""The README does what it says: its first block restores a picture, its second runs the tests."""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.paths import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+SETUP = re.compile(r"(^|[;&|]\s*)(python3? -m venv|pip install|python3? -m pip)\b")
+
+
+def test_first_block_installs_degrades_and_restores():
+    lines = BLOCKS[0].splitlines()
+    order = [next(i for i, line in enumerate(lines) if word in line)
+             for word in ("-m venv", "pip install", "indigo degrade", "indigo restore")]
+    assert order == sorted(order)
+
+
+def test_second_block_installs_and_runs_the_tests():
+    lines = BLOCKS[1].splitlines()
+    assert any("pip install" in line and '".[test]"' in line for line in lines)
+    assert "pytest" in lines[-1]
+
+
+def run_block(block, folder):
+    """Run a block in ``folder`` with this interpreter's package, without the lines that set up an environment."""
+    binaries = pathlib.Path(sys.executable).parent
+    script = "\n".join(line for line in block.splitlines() if not SETUP.search(line))
+    if not (binaries / "indigo").exists():  # not installed: the checkout
+        script = "indigo() { python -c 'import sys, indigo_jax.cli as c; sys.exit(c.main())' \"$@\"; }\n" + script
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONWARNINGS")}
+    environment["PATH"] = os.pathsep.join([str(binaries), environment["PATH"]])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    run = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True,
+                         text=True, encoding="utf-8", timeout=900)
+    assert run.returncode == 0, f"{script}\n{run.stdout}\n{run.stderr}"
+
+
+@pytest.fixture(scope="module")
+def first_block(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    run_block(BLOCKS[0], folder)
+    return folder
+
+
+def test_first_block_restores_the_picture(first_block):
+    skimage = pytest.importorskip("skimage")
+    name = re.search(r"data/([\w.]+)", BLOCKS[0]).group(1)
+    photo, degraded, restored = (np.asarray(Image.open(path).convert("RGB"), np.float64) for path in (
+        pathlib.Path(skimage.__path__[0], "data", name), first_block / "degraded.png", first_block / "restored.png"))
+    assert photo.shape == degraded.shape == restored.shape
+
+    def psnr(image):
+        return 10 * np.log10(255**2 / np.mean((image - photo) ** 2))
+
+    assert psnr(restored) > psnr(degraded) + 3  # a difference that a person sees
+
+
+def test_first_block_writes_before_and_after(first_block):
+    with Image.open(first_block / "restored.png") as restored, Image.open(first_block / "compare.png") as compare:
+        assert compare.width >= 2 * restored.width and compare.height >= restored.height
+
+
+@pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL))
+def test_python_blocks_run(code):
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?://|#)([^)#]+)", README))))
+def test_links_lead_to_files(link):
+    assert (ROOT / link).exists(), link
+
+
+def test_paths_in_the_algorithm_table_exist():
+    rows = [line for line in README.splitlines() if line.startswith("|") and "`tests/" in line]
+    assert rows
+    for path in re.findall(r"`((?:indigo_jax|tests|train|eval)/[\w/.]+)`", "\n".join(rows)):
+        assert (ROOT / path).exists(), path

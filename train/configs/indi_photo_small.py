@@ -1,0 +1,25 @@
+"""The shipped model ``indi-photo``: one small network for noise, blur, 4x super-resolution and JPEG.
+
+Data: 400 natural photographs of 481 x 321 (BSDS500 train and test) in one pack, degraded on the fly.
+Command: ``python -m train.indi --config train/configs/indi_photo_small.py --data bsds400.npz --workdir RUN``
+Hardware: two CPU cores; about 0.45 s a step, two hours.
+Expect: see ``indigo_jax/weights/indi-photo.md``.
+"""
+from indigo_jax import models, operators
+from train.indi_config import IndiConfig
+
+
+def get_config() -> IndiConfig:
+    return IndiConfig(
+        model=models.RestorationUNet(width=48, multipliers=(1, 2, 3), num_res_blocks=1, patch_size=2, norm="none"),
+        degradation=operators.photo_mixture(
+            {"motion_blur": 0.38, "gaussian_blur": 0.1, "super_resolution": 0.15, "jpeg": 0.22, "gaussian_noise": 0.15},
+            gaussian_blur=operators.random_gaussian_blur((0.5, 3.0), sigma_255=(0.0, 0.5)),
+            motion_blur=operators.random_motion_blur((7.0, 17.0), sigma_255=(0.0, 0.5)),
+            super_resolution=operators.random_super_resolution(4, sigma_255=(0.0, 0.5)),
+            jpeg=operators.random_jpeg((5, 50)),
+            gaussian_noise=operators.random_gaussian_noise((5.0, 50.0))),
+        tasks=("denoise", "deblur", "sr", "jpeg"),
+        num_steps=9_000, batch_size=8, crop=64, margin=16, a=2.0,
+        learning_rate=8e-4, warmup_steps=300, final_learning_rate=1e-6, weight_decay=1e-5, ema=0.999,
+        checkpoint_every=500, log_every=50, eval_every=1000, cache=True)
