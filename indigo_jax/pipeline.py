@@ -64,7 +64,8 @@ def plan(height: int, width: int, tile: int | None = None) -> Plan:
     tile = MAX_TILE if tile is None else tile
     if tile != int(tile) or tile < _SMALLEST_TILE:
         raise ValueError(f"tile must be a whole number of at least {_SMALLEST_TILE} pixels, got {tile}")
-    (rows, tall, above), (columns, wide, beside) = (_split(side, int(tile) // _FINE * _FINE) for side in (height, width))
+    tile = int(tile) // _FINE * _FINE
+    (rows, tall, above), (columns, wide, beside) = _split(height, tile), _split(width, tile)
     return Plan(rows, columns, tall, wide, (above, beside))
 
 
@@ -84,9 +85,9 @@ def _up(number, multiple):
 def tiled(apply_fn: Callable, layout: Plan) -> Callable:
     """``apply_fn(x_t, t, ...)`` evaluated tile by tile and blended, as one function of the whole canvas.
 
-    Only the network is cut into tiles, never the walk or its noise: every step sees the whole picture. In an overlap the
-    outer quarters belong to one tile alone and the weights change linearly between, so that no network output nearer
-    than a quarter of the overlap to a cut is used.
+    Only the network is cut into tiles, never the walk or its noise: every step sees the whole picture. In an overlap
+    the outer quarters belong to one tile alone and the weights change linearly between, so that no network output
+    nearer than a quarter of the overlap to a cut is used.
 
     Args:
         apply_fn: ``(x_t [B, h, w, C], t [B], ...) -> [B, h, w, C]``; further arguments are images, too.
@@ -192,8 +193,8 @@ class Restoration:
                 sample: int = 0, tile: int | None = None, device=None) -> images.Picture:
         """Restore a picture with all that its file held.
 
-        A grey picture stays grey (the mean of the restored channels), transparency is kept, and so are the colours under
-        fully transparent pixels; the network sees their surroundings instead.
+        A grey picture stays grey (the mean of the restored channels), transparency is kept, and so are the colours
+        under fully transparent pixels; the network sees their surroundings instead.
 
         Args:
             picture: from :func:`images.read`.
@@ -289,5 +290,7 @@ def over_devices(function: Callable, items: Iterable, devices) -> Iterator[tuple
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
-    finally:
+    except BaseException:  # whoever takes the results has gone
         pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown(wait=False)

@@ -66,10 +66,17 @@ def code_version() -> str:
     return indigo_jax.__version__ + suffix
 
 
-class Logger:
-    """Numbers to ``metrics.csv`` and TensorBoard, pictures to TensorBoard and PNG files; first process only."""
+def _rows_until(path, step):
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
 
-    def __init__(self, workdir: str, columns: tuple[str, ...]):
+
+class Logger:
+    """Numbers to ``metrics.csv`` and TensorBoard, pictures to TensorBoard; first process only. A context manager."""
+
+    def __init__(self, workdir, columns: tuple[str, ...], *, start: int = 0):
         from tensorboardX import SummaryWriter
         self.active = jax.process_index() == 0
         if not self.active:
@@ -77,11 +84,11 @@ class Logger:
         self._columns = ("step",) + columns
         path = pathlib.Path(workdir) / "metrics.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists() or path.stat().st_size == 0
-        self._file = path.open("a", newline="")
+        kept = _rows_until(path, start)  # what an interrupted run logged after its last checkpoint is done again
+        self._file = path.open("w", newline="")
         self._csv = csv.DictWriter(self._file, self._columns)
-        if is_new:
-            self._csv.writeheader()
+        self._csv.writeheader()
+        self._csv.writerows(kept)
         self._board = SummaryWriter(str(pathlib.Path(workdir) / "tensorboard"))
 
     def scalars(self, step: int, values: dict) -> None:
@@ -99,8 +106,10 @@ class Logger:
         if self.active:
             self._board.add_image(name, pixels, step, dataformats="HWC")
 
-    def close(self) -> None:
-        """Flush and close the files."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
         if self.active:
             self._file.close()
             self._board.close()

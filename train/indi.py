@@ -8,8 +8,10 @@ whole checkpoint and ends with the parameters of an uninterrupted run.
 
 Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 2303.11435).
 """
+import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import sys
 import time
@@ -94,7 +96,8 @@ def train_step(config: IndiConfig, optimizer, state: TrainState, batch: dict) ->
                                     a=config.a))
 
     loss, grads = jax.value_and_grad(loss_fn)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts with float32
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     k = state.step.astype(jnp.float32)
     decay = jnp.minimum(config.ema, (1 + k) / (10 + k))
@@ -148,8 +151,8 @@ def open_data(config: IndiConfig, split: str):
         raise ValueError(f"{config.data} holds pairs but the config degrades pictures itself: use a config without a "
                          "degradation (indi_gopro, indi_dpdd) or a folder of clean pictures")
     if not paired and config.degradation is None:
-        raise ValueError(f"{config.data} holds no pairs: give SHARP_FOLDER::BLURRED_FOLDER or a folder with sharp/ and "
-                         "blur/ inside")
+        raise ValueError(f"{config.data} holds no pairs: give --data gopro:FOLDER or --data "
+                         "pairs:SHARP_FOLDER,BLURRED_FOLDER")
     return source
 
 
@@ -164,12 +167,12 @@ def config_to_json(config: IndiConfig) -> dict:
 
 # ---------------------------------------------------------------------------------------------------- the run
 
-def train(config: IndiConfig) -> TrainState:
-    """Run (or continue) a training and return its final state."""
+def train(config: IndiConfig, mesh: jax.sharding.Mesh | None = None) -> TrainState:
+    """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
     if not config.data or not config.workdir:
         raise ValueError("say where the pictures are and where the run goes: --data PATH --workdir FOLDER")
     workdir = pathlib.Path(config.workdir)
-    mesh = sharding.data_mesh()
+    mesh = sharding.data_mesh() if mesh is None else mesh
     sharding.check_batch_size(config.batch_size, mesh)
 
     # ---- data
@@ -188,8 +191,10 @@ def train(config: IndiConfig) -> TrainState:
                       out_shardings=sharding.replicated(mesh))
 
     # ---- resume: newest whole step of parameters, optimiser, average and position in the data
+    _check_same_network(workdir, config)
     checkpoints.write_config(workdir, config_to_json(config))
-    with checkpoints.manager(workdir, every=1) as manager:
+    with contextlib.ExitStack() as stack:
+        manager = stack.enter_context(checkpoints.manager(workdir))
         if manager.latest_step() is not None:
             restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(_abstract(state, sharding.replicated(mesh))),
@@ -209,10 +214,10 @@ def train(config: IndiConfig) -> TrainState:
 
         # ---- loop
         evaluation = Evaluation(config, _held_out(config)) if config.eval_every else None
-        logger = common.Logger(config.workdir, ("loss", "grad_norm", "images_per_second", "eval_psnr",
-                                                "eval_psnr_gain"))
-        bar = tqdm(total=config.num_steps, initial=start, unit="step", disable=jax.process_index() > 0,
-                   mininterval=1.0)
+        logger = stack.enter_context(common.Logger(
+            workdir, ("loss", "grad_norm", "images_per_second", "eval_psnr", "eval_psnr_gain"), start=start))
+        bar = stack.enter_context(tqdm(total=config.num_steps, initial=start, unit="step", mininterval=1.0,
+                                       disable=jax.process_index() > 0))
         since, mark = time.perf_counter(), start
         for step in range(start, config.num_steps):
             state, values = step_fn(state, sharding.put_batch(next(batches), mesh))
@@ -235,9 +240,17 @@ def train(config: IndiConfig) -> TrainState:
                 bar.write(f"step {done}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items()))
                 since, mark = time.perf_counter(), done
         manager.wait_until_finished()
-        bar.close()
-        logger.close()
     return state
+
+
+def _check_same_network(workdir, config):
+    """Refuse to continue a run with another network."""
+    if checkpoints.latest_step(workdir) is None:
+        return
+    stored, wanted = checkpoints.read_config(workdir), json.loads(json.dumps(common.module_to_json(config.model)))
+    if {name: stored[name] for name in wanted} != wanted:
+        raise ValueError(f"{workdir} holds a run of {stored['architecture']}({stored['arguments']}), not of the config's "
+                         f"{wanted['architecture']}({wanted['arguments']}): give another --workdir")
 
 
 def _abstract(state, placement):

@@ -17,7 +17,7 @@ class IndiConfig:
     """What the network will have learned, of: denoise, deblur, sr, jpeg."""
 
     data: str = ""
-    """Pictures: a folder, a pack .npz, a GoPro-like folder of pairs, SHARP_FOLDER::BLURRED_FOLDER, or tfds:NAME."""
+    """Pictures: a folder, a pack .npz, tfds:NAME, or pairs as gopro:FOLDER or pairs:SHARP_FOLDER,BLURRED_FOLDER."""
     workdir: str = ""
     """Where checkpoints, logs and pictures go; an interrupted run in it is continued."""
     num_steps: int = 300_000

@@ -24,8 +24,7 @@ class RestorationUNet(nn.Module):
     =========================  ==================================================================================
     25.7 M ("paper-like")      ``RestorationUNet(width=64)``
     6.4 M                      ``RestorationUNet(width=32)``
-    3.8 M, for a CPU           ``RestorationUNet(width=48, multipliers=(1, 2, 3), num_res_blocks=1, patch_size=2,
-                               norm="none")``
+    3.8 M, for a CPU           ``RestorationUNet(width=48, multipliers=(1, 2, 3), num_res_blocks=1, patch_size=2)``
     =========================  ==================================================================================
 
     Attributes:
@@ -34,7 +33,7 @@ class RestorationUNet(nn.Module):
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
         out_channels: channels of the restored picture.
         patch_size: side of the pixel blocks folded into channels at the door (1: none). 2 costs a quarter.
-        norm: ``"group"``, ``"layer"`` or ``"none"``; see :func:`indigo_jax.models.layers.normalization`.
+        norm: ``"group"`` or ``"layer"``; see :func:`indigo_jax.models.layers.normalization`.
         condition_on_y: the network also sees the measurement y beside x_t.
         convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
         dtype: computation type; parameters and output stay float32.
@@ -77,11 +76,13 @@ class RestorationUNet(nn.Module):
         """G: picture whose sides the levels divide ``[B, H, W, C]`` -> ``[B, H, W, out_channels]``."""
         channels = [int(round(self.width * m)) for m in self.multipliers]
         conv = dict(dtype=self.dtype, convolution=self.convolution)
-        block = dict(norm=self.norm, **conv)
 
         features = layers.timestep_embedding(1000.0 * t, self.width)
         features = nn.Dense(4 * self.width, dtype=self.dtype, name="time_in")(features)
         features = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="time_out")(nn.silu(features)))
+
+        def res_block(h, count, name):
+            return layers.ResBlock(count, norm=self.norm, name=name, **conv)(h, features)
 
         h = layers.conv3x3(channels[0], name="conv_in", **conv)(
             layers.space_to_depth(x, self.patch_size).astype(self.dtype))
@@ -91,14 +92,13 @@ class RestorationUNet(nn.Module):
                 h = layers.conv3x3(count, strides=2, name=f"down{level}", **conv)(h)
                 skips.append(h)
             for i in range(self.num_res_blocks):
-                h = layers.ResBlock(count, name=f"down{level}_block{i}", **block)(h, features)
+                h = res_block(h, count, f"down{level}_block{i}")
                 skips.append(h)
         for i in range(2):
-            h = layers.ResBlock(channels[-1], name=f"middle_block{i}", **block)(h, features)
+            h = res_block(h, channels[-1], f"middle_block{i}")
         for level, count in reversed(list(enumerate(channels))):
             for i in range(self.num_res_blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = layers.ResBlock(count, name=f"up{level}_block{i}", **block)(h, features)
+                h = res_block(jnp.concatenate([h, skips.pop()], axis=-1), count, f"up{level}_block{i}")
             if level:
                 h = layers.conv3x3(count, name=f"up{level}", **conv)(layers.upsample_nearest(h))
         h = nn.silu(layers.normalization(self.norm, dtype=self.dtype, name="norm_out")(h))

@@ -3,6 +3,7 @@
 A file holds the tensors of one network under the names of its parameters (``params/conv_in/kernel``) and, as JSON under
 the key ``info`` of its metadata, what is needed to use it: architecture, constructor arguments, noise mode, tasks.
 """
+import functools
 import hashlib
 import json
 import math
@@ -234,8 +235,8 @@ def _refuse_pickle(path):
         raise WeightsError(f"{_show(path)}: cannot be opened ({error.strerror})") from error
     pickled = head[:1] == b"\x80" and head[1] <= 5 and head[2:] != b"\0\0"  # zeros: the length of a safetensors header
     if path.suffix.lower() in _PICKLES or head == b"PK\3\4" or pickled:
-        raise WeightsError(f"{_show(path)}: a pickle or archive, which can run code when it is opened: refused; weights "
-                           f"are read from {_SUFFIX} files only")
+        raise WeightsError(f"{_show(path)}: a pickle or archive, which can run code when it is opened: refused; only "
+                           f"{_SUFFIX} files are read")
 
 
 def _parse_info(path, metadata):
@@ -299,7 +300,11 @@ def _float_type(name):
 
 def _check_shapes(path, shapes, module):
     """The tensors are exactly those of ``module.init``: same names, same shapes. Nothing is computed."""
-    expected = _expected_shapes(path, module)
+    try:
+        expected = _expected_shapes(module)
+    except Exception as error:  # whatever a network of senseless arguments raises
+        raise WeightsError(f"{_show(path)}: no {type(module).__name__} can be made of the arguments in its info "
+                           f"({_line(error)})") from error
     missing, extra = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
     if missing or extra:
         said = [f"{len(names)} {kind} ({', '.join(map(_brief, names[:3]))}{', ...' if len(names) > 3 else ''})"
@@ -312,16 +317,13 @@ def _check_shapes(path, shapes, module):
                                f"{list(shape)}")
 
 
-def _expected_shapes(path, module):
+@functools.lru_cache(maxsize=16)
+def _expected_shapes(module):
     import jax
     import jax.numpy as jnp
     x, t = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
     inputs = (x, t, x) if module.condition_on_y else (x, t)
-    try:
-        variables = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *inputs)
-    except Exception as error:  # whatever a network of senseless arguments raises
-        raise WeightsError(f"{_show(path)}: no {type(module).__name__} can be made of the arguments in its info "
-                           f"({_line(error)})") from error
+    variables = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *inputs)
     return {name: tuple(leaf.shape) for name, leaf in _flatten(variables)}
 
 

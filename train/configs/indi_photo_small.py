@@ -11,7 +11,7 @@ from train.indi_config import IndiConfig
 
 def get_config() -> IndiConfig:
     return IndiConfig(
-        model=models.RestorationUNet(width=48, multipliers=(1, 2, 3), num_res_blocks=1, patch_size=2, norm="none"),
+        model=models.RestorationUNet(width=48, multipliers=(1, 2, 3), num_res_blocks=1, patch_size=2),
         degradation=operators.photo_mixture(
             {"motion_blur": 0.38, "gaussian_blur": 0.1, "super_resolution": 0.15, "jpeg": 0.22, "gaussian_noise": 0.15},
             gaussian_blur=operators.random_gaussian_blur((0.5, 3.0), sigma_255=(0.0, 0.5)),
@@ -20,6 +20,6 @@ def get_config() -> IndiConfig:
             jpeg=operators.random_jpeg((5, 50)),
             gaussian_noise=operators.random_gaussian_noise((5.0, 50.0))),
         tasks=("denoise", "deblur", "sr", "jpeg"),
-        num_steps=9_000, batch_size=8, crop=64, margin=16, a=2.0,
-        learning_rate=8e-4, warmup_steps=300, final_learning_rate=1e-6, weight_decay=1e-5, ema=0.999,
-        checkpoint_every=500, log_every=50, eval_every=1000, cache=True)
+        num_steps=5_000, batch_size=8, crop=64, margin=16, a=2.0,
+        learning_rate=8e-4, warmup_steps=100, final_learning_rate=1e-6, weight_decay=1e-5, ema=0.999,
+        checkpoint_every=500, log_every=50, eval_every=500, cache=True)

@@ -1,0 +1,651 @@
+"""The command line: ``indigo restore | degrade | evaluate | weights``. Thin: it parses, names files and reports.
+
+Exit codes: 0 all done; 1 some file failed, each named with its reason, the others written; 2 wrong usage, one line that
+says what to type instead. Only the standard library is imported before something has to be computed.
+"""
+import argparse
+import contextlib
+import csv
+import difflib
+import io
+import json
+import math
+import os
+import pathlib
+import re
+import secrets
+import sys
+import time
+from typing import NamedTuple
+
+from indigo_jax import __version__
+
+METHODS = ("indi",)
+TASKS = ("auto", "denoise", "deblur", "sr", "jpeg")
+DEFAULT_WEIGHTS = "indi-photo"
+_FOREIGN = (".gif", ".heic", ".heif", ".avif", ".jp2", ".psd", ".pdf", ".svg", ".eps", ".raw", ".exr", ".npy", ".npz")
+
+OPERATORS = {  # name: the flags it takes, with their defaults
+    "gaussian-noise": {"sigma_255": 25.0},
+    "poisson-noise": {"peak": 30.0},
+    "speckle-noise": {"sigma": 0.2},
+    "gaussian-blur": {"sigma": 1.6},
+    "motion-blur": {"length": 11.0, "angle": 0.0},
+    "camera-shake": {"length": 11.0},
+    "defocus-blur": {"radius": 3.0},
+    "blur": {"kernel": None},
+    "downsample": {"factor": 4},
+    "super-resolution": {"factor": 4},
+    "jpeg": {"quality": 10},
+    "inpaint-box": {"box": 0.5},
+}
+
+
+class UsageError(Exception):
+    """Wrong usage: one line that says what to type instead. ``prog`` is the command that was understood so far."""
+
+    prog = None
+
+
+class Job(NamedTuple):
+    """One picture to do: the file, and its place below the output folder."""
+
+    path: pathlib.Path
+    relative: pathlib.PurePath
+
+
+def main(argv=None) -> int:
+    """Run one command; returns the exit code. ``--help`` and ``--version`` leave by ``SystemExit(0)``."""
+    prog = "indigo"
+    try:
+        args, unknown = _parser().parse_known_args(argv)
+        prog = args.parser.prog
+        if unknown:
+            raise UsageError(_unknown_arguments(args.parser, unknown))
+        return args.run(args)
+    except UsageError as error:
+        print(f"{error.prog or prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; what has been written is whole, the rest is not there", file=sys.stderr)
+        if argv is None:  # a process of our own: do not wait for the picture that is being computed
+            sys.stdout.flush()
+            os._exit(130)
+        return 130
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+
+    def error(self, message):
+        found = re.match(r"argument ([^:]*): invalid choice: '(.*)' \(choose from (.*)\)$", message, re.DOTALL)
+        if found:
+            choices = [choice.strip(" '") for choice in found[3].split(",")]
+            message = f"unknown {found[1]} {found[2]!r}; {_did_you_mean(found[2], choices)}"
+        elif "required: " in message:
+            message = f"{message}; see {self.prog} --help"
+        wrong = UsageError(message)
+        wrong.prog = self.prog
+        raise wrong
+
+
+def _did_you_mean(word, choices):
+    close = difflib.get_close_matches(word, choices, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"There is: {', '.join(choices)}"
+
+
+def _unknown_arguments(parser, unknown):
+    flag = next((word for word in unknown if word.startswith("-")), unknown[0])
+    options = [option for option in parser._option_string_actions if option.startswith("--")]
+    if not flag.startswith("-"):
+        return f"unexpected argument {flag!r}; see {parser.prog} --help"
+    return f"unknown option {flag.split('=')[0]}; {_did_you_mean(flag.split('=')[0], options)}"
+
+
+def _number(kind, low, high, unit=""):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            limits = f"from {low} to {high}" if math.isfinite(high) else f"of at least {low}"
+            raise argparse.ArgumentTypeError(f"give {what} {limits}{unit}, not {text!r}")
+        return value
+    return parse
+
+
+def _parser():
+    parser = _Parser(prog="indigo", description="Restore pictures: noise, blur, low resolution, JPEG artefacts.")
+    parser.add_argument("--version", action="version", version=f"indigo_jax {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_restore(commands)
+    _add_degrade(commands)
+    _add_evaluate(commands)
+    _add_weights(commands)
+    return parser
+
+
+def _command(commands, name, run, description):
+    parser = commands.add_parser(name, help=description, description=description)
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _add_files(parser, verb):
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="picture files, or folders (with all below)")
+    parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", default=argparse.SUPPRESS, help=(
+        f"where the {verb} picture goes: a picture name for one INPUT file, else a folder, which keeps the subfolders "
+        "of INPUT and gets PNG files, so that nothing is lost by saving"))
+    parser.add_argument("--skip-existing", action="store_true", help="leave out pictures whose result is already there")
+    parser.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, help="of all noise")
+
+
+def _add_restore(commands):
+    parser = _command(commands, "restore", _restore, "Restore pictures.")
+    _add_files(parser, "restored")
+    parser.add_argument("--method", choices=METHODS, default="indi", help="the algorithm")
+    parser.add_argument("--task", choices=TASKS, default="auto", help=(
+        "what to undo; auto: whatever the network finds. sr also enlarges, by --scale"))
+    parser.add_argument("--weights", metavar="NAME|PATH", default=DEFAULT_WEIGHTS, help="see: indigo weights list")
+    parser.add_argument("--steps", type=_number(int, 1, 10_000), default=1, help=(
+        "1 is nearest to the truth on average; 5 to 10 are sharper"))
+    parser.add_argument("--samples", type=_number(int, 1, 1000), default=1, help=(
+        "independent restorations of each picture, NAME-1, NAME-2, ..."))
+    parser.add_argument("--scale", type=_number(int, 1, 16), help="with --task sr: how much larger (default: 4)",
+                        default=argparse.SUPPRESS)
+    parser.add_argument("--tile", type=_number(int, 64, 16384, " pixels"), metavar="N", default=argparse.SUPPRESS,
+                        help="largest side of the pieces that large pictures are restored in; less needs less memory "
+                             "(default: 1024)")
+    parser.add_argument("--compare", metavar="FILE", default=argparse.SUPPRESS, help=(
+        "also write before | after as one picture; a folder for several pictures"))
+    parser.add_argument("--report", metavar="FILE.json", default=argparse.SUPPRESS, help=(
+        "also write what was done: sizes, seconds, weights, device"))
+
+
+def _add_degrade(commands):
+    parser = _command(commands, "degrade", _degrade, "Degrade pictures, to try restoration on.")
+    _add_files(parser, "degraded")
+    parser.add_argument("--operator", required=True, choices=OPERATORS, metavar="NAME", default=argparse.SUPPRESS,
+                        help="; ".join(" ".join([name, *(f"--{flag.replace('_', '-')}" for flag in flags)])
+                                       for name, flags in OPERATORS.items()))
+
+    def flag(name, kind, low, high, text):
+        defaults = ", ".join(f"{default:g} for {name_}" for name_, flags in OPERATORS.items()
+                             for key, default in flags.items() if key == name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_number(kind, low, high), default=argparse.SUPPRESS,
+                            metavar="N", help=f"{text} (default: {defaults})")
+
+    flag("sigma_255", float, 0, 1000, "standard deviation of the noise on the 0..255 scale")
+    flag("sigma", float, 0, 100, "standard deviation: of the blur in pixels; of speckle relative to the intensity")
+    flag("peak", float, 1e-3, 1e6, "photons that white stands for")
+    flag("length", float, 1, 512, "of the motion, in pixels")
+    flag("angle", float, -360, 360, "of the motion, in degrees, clockwise from the right")
+    flag("radius", float, 0, 256, "of the disk that a point becomes, in pixels")
+    flag("factor", int, 1, 64, "how many times smaller")
+    flag("quality", int, 1, 100, "of JPEG")
+    flag("box", float, 0, 1, "side of the missing box in the middle, relative to the picture")
+    parser.add_argument("--kernel", metavar="FILE", default=argparse.SUPPRESS, help="for blur: .npy, .npz or .png")
+
+
+def _add_evaluate(commands):
+    parser = _command(commands, "evaluate", _evaluate, "Measure restored pictures against their references.")
+    parser.add_argument("--reference", required=True, metavar="DIR", default=argparse.SUPPRESS, help=(
+        "the true pictures (a folder, or one file)"))
+    parser.add_argument("--restored", required=True, metavar="DIR", default=argparse.SUPPRESS, help=(
+        "the restored ones, of the same names (extensions may differ)"))
+    parser.add_argument("--metrics", default="psnr,ssim", metavar="NAMES", help=(
+        "of psnr, ssim, lpips (set INDIGO_LPIPS to its weights), or whole protocols such as psnr-y-bt601-crop4-u8"))
+    parser.add_argument("-o", "--output", metavar="FILE.csv", default=argparse.SUPPRESS, help="also write a table")
+
+
+def _add_weights(commands):
+    parser = _command(commands, "weights", None, "List, check and convert network weights.")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _command(actions, "list", _weights_list, "The names that --weights knows.")
+    verify = _command(actions, "verify", _weights_verify, "Check weights files, by default all known ones.")
+    verify.add_argument("names", nargs="*", metavar="NAME|PATH", help="names or .safetensors files")
+    convert = _command(actions, "convert", _weights_convert, "Make a weights file.")
+    convert.add_argument("source", metavar="SOURCE", help="for --from indigo: the --workdir of a training run")
+    convert.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", default=argparse.SUPPRESS,
+                         help="the file to write")
+    convert.add_argument("--from", dest="kind", required=True, choices=("indigo",), default=argparse.SUPPRESS,
+                         help="what SOURCE is")
+
+
+# ------------------------------------------------------------------------------------------------ restore, degrade
+
+def _restore(args):
+    scale = getattr(args, "scale", None)
+    if scale is not None and args.task != "sr":
+        raise UsageError("--scale enlarges, which is for --task sr; add --task sr, or leave --scale out")
+    scale = (scale or 4) if args.task == "sr" else None
+    tile, report = getattr(args, "tile", None), getattr(args, "report", None)
+    jobs, failed = _gather(args.inputs, args.output)
+    targets = _targets(args, jobs, args.output, args.samples, "--output")
+    comparisons = _targets(args, jobs, args.compare, 1, "--compare") if hasattr(args, "compare") else None
+    if comparisons:
+        _refuse_shared(comparisons, targets)
+    if report is not None and (pathlib.Path(report).suffix.lower() != ".json" or pathlib.Path(report).is_dir()):
+        raise UsageError(f"--report writes JSON: name it {pathlib.Path(report).with_suffix('.json')}, not {report}")
+
+    restoration = _load_restoration(args)
+
+    def work(picture, device):
+        return [restoration.picture(picture, scale=scale, steps=args.steps, seed=args.seed, sample=sample, tile=tile,
+                                    device=device) for sample in range(args.samples)], device
+
+    rows = []
+
+    def finish(job, picture, result, seconds):
+        from indigo_jax import images, pipeline
+        restored, device = result
+        for target, one in zip(targets[job], restored):
+            images.write(target, one)
+        if comparisons:
+            labels = ["after"] if args.samples == 1 else [f"after, sample {i + 1}" for i in range(args.samples)]
+            row = images.side_by_side([one.pixels for one in (picture, *restored)], ["before", *labels])
+            images.write(comparisons[job][0], row)
+        height, width = restored[0].pixels.shape[:2]
+        layout = pipeline.plan(height, width, tile)
+        rows.append({"input": str(job.path), "outputs": [str(target) for target in targets[job]], "width": width,
+                     "height": height, "seconds": round(seconds, 4), "steps": args.steps,
+                     "network_evaluations": args.samples * args.steps * layout.rows * layout.columns,
+                     "weights": restoration.info.get("name", args.weights), "sha256": restoration.info["sha256"],
+                     "device": f"{device.platform}:{device.id} ({device.device_kind})"})
+        steps = f"{args.steps} step{'s' if args.steps > 1 else ''}"
+        return f"{width} x {height} pixels, {steps}, {seconds:.1f} s"
+
+    code = _run(args, jobs, targets, failed, work, finish, restoration.devices, "restored")
+    if report is not None:
+        settings = {"version": __version__, "method": args.method, "task": args.task, "seed": args.seed,
+                    "samples": args.samples, "scale": scale}
+        text = json.dumps({**settings, "files": rows, "failed": [
+            {"input": name, "reason": reason} for name, reason in failed]}, indent=2, ensure_ascii=False) + "\n"
+        if not _write_text(report, text):
+            return 1
+    return code
+
+
+def _load_restoration(args):
+    from indigo_jax import pipeline, weights
+    try:
+        restoration = pipeline.load(args.weights)
+    except weights.WeightsError as error:
+        raise UsageError(f"--weights {error}") from error
+    except RuntimeError as error:
+        raise UsageError(f"no device to compute on ({_line(error)}); set JAX_PLATFORMS=cpu") from error
+    tasks = restoration.info["tasks"]
+    if args.task not in ("auto", *tasks):
+        raise UsageError(f"--task {args.task}: the weights {args.weights} were not trained for it; use auto or one of "
+                         f"{', '.join(tasks)}, or other weights")
+    return restoration
+
+
+def _degrade(args):
+    taken = OPERATORS[args.operator]
+    every = {flag for flags in OPERATORS.values() for flag in flags}
+    for flag in sorted(every & set(vars(args))):
+        if flag not in taken:
+            raise UsageError(f"--{flag.replace('_', '-')} does nothing with {args.operator}, which takes "
+                             + ", ".join(f"--{name.replace('_', '-')}" for name in taken))
+    values = {flag: getattr(args, flag, default) for flag, default in taken.items()}
+    if args.operator == "blur" and values["kernel"] is None:
+        raise UsageError("--operator blur needs --kernel FILE (.npy, .npz or .png); or use gaussian-blur, motion-blur")
+    jobs, failed = _gather(args.inputs, args.output)
+    targets = _targets(args, jobs, args.output, 1, "--output")
+
+    import jax
+
+    from indigo_jax import images, pipeline
+    try:
+        operator = _make_operator(args.operator, values)
+        devices = jax.local_devices()[:1]
+    except (ValueError, OSError) as error:
+        raise UsageError(_line(error)) from error
+    except RuntimeError as error:
+        raise UsageError(f"no device to compute on ({_line(error)}); set JAX_PLATFORMS=cpu") from error
+
+    def finish(job, picture, degraded, seconds):
+        images.write(targets[job][0], degraded)
+        height, width = degraded.pixels.shape[:2]
+        return f"{width} x {height} pixels, {args.operator}"
+
+    def work(picture, device):
+        return pipeline.degrade(picture, operator, seed=args.seed)
+
+    return _run(args, jobs, targets, failed, work, finish, devices, "degraded")
+
+
+def _make_operator(name, values):
+    """An operator, or a function ``(keys, height, width) -> operator`` where it depends on the picture."""
+    from indigo_jax import operators
+    if name == "gaussian-noise":
+        return operators.gaussian_noise(sigma_255=values["sigma_255"])
+    if name == "poisson-noise":
+        return operators.poisson_noise(values["peak"])
+    if name == "speckle-noise":
+        return operators.speckle_noise(sigma=values["sigma"])
+    if name == "gaussian-blur":
+        return operators.gaussian_blur(values["sigma"])
+    if name == "motion-blur":
+        return operators.motion_blur(values["length"], math.radians(values["angle"]))
+    if name == "defocus-blur":
+        return operators.defocus_blur(values["radius"])
+    if name == "blur":
+        return operators.blur(operators.load_kernel(values["kernel"]))
+    if name == "downsample":
+        return operators.downsample(values["factor"])
+    if name == "super-resolution":
+        return operators.super_resolution(values["factor"])
+    if name == "jpeg":
+        return operators.jpeg(values["quality"])
+    if name == "camera-shake":
+        size = 2 * math.ceil(values["length"] / 2) + 1
+        return lambda keys, height, width: operators.blur(
+            operators.motion_kernel(keys, size=size, length=values["length"]))
+
+    def box(keys, height, width):
+        tall, wide = round(values["box"] * height), round(values["box"] * width)
+        return operators.inpaint(operators.box_mask(height, width, top=(height - tall) // 2, left=(width - wide) // 2,
+                                                    box_height=tall, box_width=wide))
+    return box
+
+
+def _run(args, jobs, targets, failed, work, finish, devices, verb):
+    """Read, compute and write every picture; ``failed`` collects (name, reason). Returns the exit code."""
+    import jax
+    from tqdm import tqdm
+
+    from indigo_jax import images, pipeline
+    skipped = [job for job in jobs if args.skip_existing and all(target.exists() for target in targets[job])]
+    jobs = [job for job in jobs if job not in skipped]
+    begun, done, line = time.perf_counter(), 0, ""
+
+    def one(job, device):
+        since = time.perf_counter()
+        picture = images.read(job.path)
+        return picture, work(picture, device), time.perf_counter() - since
+
+    for name, reason in failed:
+        print(f"{args.parser.prog}: {reason}", file=sys.stderr)
+    with tqdm(total=len(jobs), unit="picture", file=sys.stderr, disable=None, leave=False) as bar:
+        for job, future in pipeline.over_devices(one, jobs, devices):
+            try:
+                picture, result, seconds = future.result()
+                line = finish(job, picture, result, seconds)
+                done += 1
+                if picture.frames > 1:
+                    bar.write(f"{args.parser.prog}: note: {_show(job.path)}: the first of {picture.frames} pages or "
+                              "frames", file=sys.stderr)
+            except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+                failed.append((str(job.path), _reason(job, error)))
+                bar.write(f"{args.parser.prog}: {failed[-1][1]}", file=sys.stderr)
+            bar.update()
+    if done == 1 and not failed and not skipped:
+        print(f"{_show(targets[jobs[0]][0])}: {line}")
+    else:
+        notes = [f"{len(failed)} failed"] * bool(failed) + [f"{len(skipped)} skipped"] * bool(skipped)
+        print(f"{done} of {len(jobs) + len(skipped)} pictures {verb} into {_show(args.output)} in "
+              f"{time.perf_counter() - begun:.1f} s" + "".join(f", {note}" for note in notes))
+    return 1 if failed else 0
+
+
+def _reason(job, error):
+    from indigo_jax import images
+    text = _line(error)
+    if isinstance(error, images.ImageError):
+        return text
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "ut of memory" in text:
+        return f"{_show(job.path)}: not enough memory; restore it in smaller pieces with --tile 256"
+    return f"{_show(job.path)}: {text}"
+
+
+# ------------------------------------------------------------------------------------------------ file names
+
+def _gather(inputs, output):
+    """The pictures of all inputs, and (name, reason) of inputs that are not there while others are."""
+    from indigo_jax import images
+    output = pathlib.Path(output)
+    jobs, failed, seen = [], [], set()
+    for text in inputs:
+        path = pathlib.Path(text)
+        try:
+            found = images.list_pictures(path, exclude=output if path.is_dir() else None)
+        except images.ImageError as error:
+            if path.is_dir():
+                raise UsageError(_line(error)) from error
+            failed.append((text, _line(error)))
+            continue
+        if not found:
+            failed.append((text, f"{_show(path)}: no pictures in this folder, at any depth (looked for "
+                                 f"{', '.join(images.EXTENSIONS)})"))
+        for file in found:
+            if file.resolve() not in seen:
+                seen.add(file.resolve())
+                jobs.append(Job(file, file.relative_to(path) if path.is_dir() else pathlib.PurePath(file.name)))
+    if not jobs:
+        raise UsageError(failed[0][1])
+    return jobs, failed
+
+
+def _targets(args, jobs, output, samples, flag):
+    """{job: the files it writes}; refuses to write over an input, or twice to one file."""
+    from indigo_jax import images
+    output = pathlib.Path(output)
+    is_picture = output.suffix.lower() in images.EXTENSIONS and not output.is_dir()
+    single = len(args.inputs) == 1 and not pathlib.Path(args.inputs[0]).is_dir()
+    if is_picture and not single:
+        raise UsageError(f"{flag} {_show(output)} names one picture, but INPUT may hold several; name a folder: "
+                         f"{_show(output.with_suffix(''))}")
+    if output.exists() and not output.is_dir() and not is_picture:
+        raise UsageError(f"{flag} {_show(output)} is a file, but no picture name; name a folder, or a picture "
+                         f"({', '.join(images.EXTENSIONS)})")
+    if single and output.suffix.lower() in _FOREIGN and not output.is_dir():
+        raise UsageError(f"{flag} {_show(output)}: {output.suffix} cannot be written; use one of "
+                         f"{', '.join(images.EXTENSIONS)}")
+    if is_picture:
+        places = {jobs[0]: output}
+    else:
+        places = {job: output / name for job, name in _png_names(jobs).items()}
+    targets = {job: [place] if samples == 1 else [place.with_name(f"{place.stem}-{i + 1}{place.suffix}")
+                                                  for i in range(samples)] for job, place in places.items()}
+    inputs, owners = {job.path.resolve() for job in jobs}, {}
+    for job, files in targets.items():
+        for file in files:
+            if file.resolve() in inputs:
+                raise UsageError(f"{flag} {_show(file)} would overwrite an INPUT; name another file or folder")
+            other = owners.setdefault(file, job)
+            if other != job:
+                raise UsageError(f"{_show(other.path)} and {_show(job.path)} would both be written to {_show(file)}; "
+                                 "do them in two runs, or give the folder above them as INPUT")
+    return targets
+
+
+def _png_names(jobs):
+    """a.jpg -> a.png; of files that differ in the extension only, a.png keeps its name and a.jpg becomes a.jpg.png."""
+    groups = {}
+    for job in jobs:
+        groups.setdefault(job.relative.with_suffix(".png"), []).append(job)
+    return {job: name if len(group) == 1 or job.relative == name else job.relative.with_name(f"{job.relative.name}.png")
+            for name, group in groups.items() for job in group}
+
+
+def _refuse_shared(comparisons, targets):
+    written = {file.resolve() for files in targets.values() for file in files}
+    for files in comparisons.values():
+        if files[0].resolve() in written:
+            raise UsageError(f"--compare {_show(files[0])} is where a result goes; name another file or folder")
+
+
+# ------------------------------------------------------------------------------------------------ evaluate
+
+def _evaluate(args):
+    from indigo_jax import images, metrics
+    output = getattr(args, "output", None)
+    if output is not None and (pathlib.Path(output).suffix.lower() != ".csv" or pathlib.Path(output).is_dir()):
+        raise UsageError(f"--output writes a table: name it {pathlib.Path(output).with_suffix('.csv')}, not {output}")
+    try:
+        protocols = [metrics.by_name(name.strip()) for name in args.metrics.split(",")]
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--metrics {_line(error)}") from error
+    names = [protocol.name for protocol in protocols]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--metrics {args.metrics}: each metric once")
+    pairs, failed, extra = _pairs(args)
+    rows = []
+    for name, reference, restored in pairs:
+        try:
+            a, b = images.read(restored).pixels, images.read(reference).pixels
+            rows += metrics.score_pairs([(name, a, b)], protocols).rows
+        except (ValueError, OSError, MemoryError) as error:
+            failed.append(_line(error))
+    for reason in failed:
+        print(f"{args.parser.prog}: {reason}", file=sys.stderr)
+    if extra:
+        print(f"{args.parser.prog}: note: {len(extra)} restored without a reference, not measured: {_some(extra)}",
+              file=sys.stderr)
+    if not rows:
+        print(f"{args.parser.prog}: nothing could be measured", file=sys.stderr)
+        return 1
+    mean = {"name": "mean", **{name: math.fsum(row[name] for row in rows) / len(rows) for name in names}}
+    print(_table([*rows, mean], names))
+    if output is not None:
+        text = io.StringIO()
+        table = csv.DictWriter(text, ["name", *names], lineterminator="\n")
+        table.writeheader()
+        table.writerows([*rows, mean])
+        if not _write_text(output, text.getvalue()):
+            return 1
+    return 1 if failed else 0
+
+
+def _pairs(args):
+    """(name, reference, restored) by name; reasons for references without a partner; names of restored ones without."""
+    from indigo_jax import images
+    sides = []
+    for flag, text in (("--reference", args.reference), ("--restored", args.restored)):
+        path = pathlib.Path(text)
+        try:
+            files = images.list_pictures(path)
+        except images.ImageError as error:
+            raise UsageError(f"{flag} {_line(error)}") from error
+        if not files:
+            raise UsageError(f"{flag} {_show(path)}: no pictures in this folder")
+        if path.is_file():
+            sides.append(path)
+            continue
+        side = {}
+        for file in files:
+            stem = file.relative_to(path).with_suffix("").as_posix()
+            if stem in side:
+                raise UsageError(f"{flag} {_show(path)}: {side[stem].name} and {file.name} differ in the extension "
+                                 "only, so pairs are not clear; remove one")
+            side[stem] = file
+        sides.append(side)
+    reference, restored = sides
+    if isinstance(reference, pathlib.Path) != isinstance(restored, pathlib.Path):
+        raise UsageError("--reference and --restored must be two folders or two files")
+    if isinstance(reference, pathlib.Path):
+        return [(reference.name, reference, restored)], [], []
+    both = sorted(reference.keys() & restored.keys())
+    if not both:
+        raise UsageError(f"no name is in both {_show(args.reference)} ({_some(sorted(reference))}) and "
+                         f"{_show(args.restored)} ({_some(sorted(restored))}); pairs are made by name")
+    missing = [f"{_show(reference[stem])}: no restored picture of this name in {_show(args.restored)}"
+               for stem in sorted(reference.keys() - restored.keys())]
+    extra = sorted(restored.keys() - reference.keys())
+    return [(stem, reference[stem], restored[stem]) for stem in both], missing, extra
+
+
+def _table(rows, names):
+    lines = [["name", *names]] + [[_show(row["name"]), *(f"{row[name]:.4f}" for name in names)] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+
+
+# ------------------------------------------------------------------------------------------------ weights
+
+def _weights_list(args):
+    from indigo_jax import weights
+    try:
+        entries = weights.available()
+    except weights.WeightsError as error:
+        raise UsageError(str(error)) from error
+    if not entries:
+        print(f"no weights are bundled or in {_show(weights.cache_folder())}")
+    for entry in entries:
+        size = "missing" if entry.size is None else f"{entry.size / 2**20:.1f} MiB"
+        print(f"{entry.name}  {size}  {entry.source}  {_show(entry.path)}")
+    return 0
+
+
+def _weights_verify(args):
+    from indigo_jax import weights
+    code = 0
+    try:
+        names = args.names or [entry.name for entry in weights.available()]
+    except weights.WeightsError as error:
+        raise UsageError(str(error)) from error
+    for name in names:
+        try:
+            facts = weights.verify(name)
+            print(f"{name}: good, {facts['parameters']:,} parameters in {facts['tensors']} tensors, "
+                  f"{facts['size']:,} bytes, sha256 {facts['sha256']}")
+        except weights.WeightsError as error:
+            print(f"{args.parser.prog}: {error}", file=sys.stderr)
+            code = 1
+    if not names:
+        print(f"no weights are bundled or in {_show(weights.cache_folder())}")
+    return code
+
+
+def _weights_convert(args):
+    from indigo_jax import weights
+    try:
+        weights.export(args.source, args.output)
+        facts = weights.verify(args.output)
+    except weights.WeightsError as error:
+        raise UsageError(str(error)) from error
+    print(f"{_show(args.output)}: {facts['parameters']:,} parameters, {facts['size']:,} bytes")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------ small things
+
+def _write_text(path, text):
+    """Whole or not at all; says why if not."""
+    path = pathlib.Path(path)
+    temporary = path.parent / f".indigo-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(temporary, path)
+    except OSError as error:
+        print(f"indigo: {_show(path)}: cannot be written ({error.strerror})", file=sys.stderr)
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return True
+
+
+def _show(path):
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)
+
+
+def _some(names):
+    return ", ".join(map(_show, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def _line(error):
+    return " ".join(str(error).split())[:400] or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
