@@ -21,12 +21,6 @@ from tqdm import tqdm
 from eval import common
 from indigo_jax import models, operators, rng, samplers, sharding
 
-NETWORKS = {  # name: constructor
-    "indi-photo": functools.partial(models.RestorationUNet, width=48, multipliers=(1, 2, 3), num_res_blocks=1,
-                                    patch_size=2, norm="none"),
-    "6.5M": functools.partial(models.RestorationUNet, width=32),
-    "26M": functools.partial(models.RestorationUNet, width=64),
-}
 _COLUMNS = (("task", "task", "s"), ("network", "network", "s"), ("parameters", "params", ",d"),
             ("batch", "batch", "d"), ("image_size", "size", "d"), ("num_steps", "steps", "d"),
             ("convolution", "conv", "s"), ("remat", "remat", ""), ("images_per_second", "images/s", ".3g"),
@@ -159,10 +153,7 @@ def _rollout_gradient(module, size, batch, num_steps, remat):
 
 def _train_step(module, size, batch):
     """``train.indi``'s own step: degradation on the device, loss, gradient, AdamW, moving average."""
-    try:
-        from train import indi, indi_config
-    except ImportError as error:
-        raise ImportError(f'the training step needs: pip install "indigo_jax[train]" ({error})') from error
+    from train import indi, indi_config
     config = indi_config.IndiConfig(module, operators.photo_mixture(), batch_size=batch, crop=size, margin=16)
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch, mesh)
@@ -179,12 +170,20 @@ def _train_step(module, size, batch):
     return step, arguments, float(step.lower(*arguments).cost_analysis()["flops"])
 
 
+def networks(large: bool) -> dict:
+    """The network that ships, and those of paper-like sizes, by name."""
+    try:
+        from train.configs import indi_photo_small
+    except ImportError as error:
+        raise ImportError(f'the benchmark of training needs: pip install "indigo_jax[train]" ({error})') from error
+    chosen = {"indi-photo": indi_photo_small.get_config().model, "6.5M": models.RestorationUNet(width=32)}
+    return {**chosen, "26M": models.RestorationUNet(width=64)} if large else chosen
+
+
 def indi(args) -> list[Program]:
-    """Sampling and training for each network and size; both convolutions through a rollout, for the smallest."""
-    programs = []
-    networks = {name: make for name, make in NETWORKS.items() if name != "26M" or args.large}
-    for name, make in networks.items():
-        module = make()
+    """Sampling and training for each network and size; both convolutions through a rollout, for the first network."""
+    programs, chosen = [], networks(args.large)
+    for name, module in chosen.items():
         for size in args.sizes:
             facts = {"benchmark": "indi", "network": name, "parameters": parameter_count(module), "batch": args.batch,
                      "image_size": size, "convolution": "plain", "remat": False}
@@ -192,16 +191,15 @@ def indi(args) -> list[Program]:
                                  functools.partial(_sample, module, size, args.batch, n)) for n in args.steps]
             programs.append(Program({"task": "train_step", **facts, "num_steps": 1},
                                     functools.partial(_train_step, module, size, args.batch), carries=True))
-    name, make = next(iter(networks.items()))
+    name, module = next(iter(chosen.items()))
     size, batch = min(args.sizes), args.rollout_batch or args.batch
     for convolution in ("plain", "flipped"):
         for remat in (False, True):
-            module = make(convolution=convolution)
             facts = {"benchmark": "indi", "task": "rollout_gradient", "network": name,
                      "parameters": parameter_count(module), "batch": batch, "image_size": size,
                      "convolution": convolution, "remat": remat, "num_steps": args.rollout_steps}
-            programs.append(Program(facts, functools.partial(_rollout_gradient, module, size, batch,
-                                                             args.rollout_steps, remat)))
+            programs.append(Program(facts, functools.partial(_rollout_gradient, module.clone(convolution=convolution),
+                                                             size, batch, args.rollout_steps, remat)))
     return programs
 
 

@@ -362,7 +362,7 @@ def _run(args, jobs, targets, failed, work, finish, devices, verb):
     from tqdm import tqdm
 
     from indigo_jax import images, pipeline
-    skipped = [job for job in jobs if args.skip_existing and all(target.exists() for target in targets[job])]
+    skipped = {job for job in jobs if args.skip_existing and all(target.exists() for target in targets[job])}
     jobs = [job for job in jobs if job not in skipped]
     begun, done, line = time.perf_counter(), 0, ""
 

@@ -18,7 +18,7 @@ from eval.configs import photo_degradations
 from indigo_jax import images, metrics, models, operators, rng, samplers, schedules, weights
 from tests.paths import SHARED, needs_shared
 
-TINY = dict(width=8, multipliers=(1,), num_res_blocks=1, patch_size=2, norm="none")
+TINY = dict(width=8, multipliers=(1,), num_res_blocks=1, patch_size=2, norm="layer")
 NOISE = Degradation("noise", "", lambda keys: operators.gaussian_noise(sigma_255=25.0))
 BLURS = tuple(Degradation("blur", f"{n} px", functools.partial(photo_degradations.straight, n)) for n in (9, 13))
 
@@ -287,7 +287,7 @@ KEYS = {"benchmark", "task", "network", "parameters", "batch", "image_size", "nu
 
 
 def test_benchmark_prints_json(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "NETWORKS", {"tiny": functools.partial(models.RestorationUNet, **TINY)})
+    monkeypatch.setattr(benchmark, "networks", lambda large: {"tiny": models.RestorationUNet(**TINY)})
     monkeypatch.setattr(benchmark.operators, "photo_mixture", lambda: operators.random_gaussian_noise())
     code = benchmark.main(["indi", "--json", "--sizes", "16", "--batch", str(jax.device_count()), "--steps", "1", "3",
                            "--rollout-steps", "2", "--repeats", "2"])

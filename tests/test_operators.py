@@ -24,7 +24,9 @@ def _stack(*kernels):
 
 
 def _mask(height, width):
-    return np.random.default_rng(0).random((height, width)) < 0.6
+    mask = np.random.default_rng(0).random((height, width)) < 0.6
+    mask[0, 0] = True
+    return mask
 
 
 # name -> function of the image size; parameters are fixed, some of them one per image

@@ -105,7 +105,7 @@ def train_step(config: IndiConfig, optimizer, state: TrainState, batch: dict) ->
     is_bad = (state.bad_step < 0) & ~jnp.isfinite(loss)
     bad_step = jnp.where(is_bad, state.step, state.bad_step)
     return (TrainState(state.step + 1, params, ema, opt_state, bad_step),
-            {"loss": loss, "grad_norm": optax.global_norm(grads)})
+            {"loss": loss, "grad_norm": optax.tree.norm(grads)})
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation

@@ -22,6 +22,7 @@ _SHIFT = np.array([0.0, 128.0, 128.0], np.float32)
 _FREQUENCY, _POSITION = np.mgrid[:8, :8]
 _DCT = (np.where(_FREQUENCY == 0, np.sqrt(0.125), 0.5)
         * np.cos((2 * _POSITION + 1) * _FREQUENCY * np.pi / 16)).astype(np.float32)  # orthonormal
+_SAFE = 0.5  # added to whole numbers that are divided and floored: a compiler may divide inexactly
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -39,14 +40,14 @@ def _pad_to(plane: Array, multiple: int) -> Array:
 def _tables(quality: Array) -> tuple[Array, Array]:
     """The two quantisation tables ``[..., 8, 8]`` with libjpeg's quality scaling."""
     quality = jnp.clip(quality, 1.0, 100.0)
-    scale = jnp.where(quality < 50.0, jnp.floor(5000.0 / quality), 200.0 - 2.0 * quality)[..., None, None]
-    return tuple(jnp.clip(jnp.floor((table * scale + 50.0) / 100.0), 1.0, 255.0) for table in (_LUMA, _CHROMA))
+    scale = jnp.where(quality < 50.0, jnp.floor((5000.0 + _SAFE) / quality), 200.0 - 2.0 * quality)[..., None, None]
+    return tuple(jnp.clip(jnp.floor((table * scale + 50.0 + _SAFE) / 100.0), 1.0, 255.0) for table in (_LUMA, _CHROMA))
 
 
 def _divide(coefficients: Array, table: Array) -> Array:
     """Whole multiples of the table: the integer DCT works in eighths, and halves are rounded away from zero."""
     eighths = jnp.round(8.0 * coefficients)
-    return jnp.sign(eighths) * jnp.floor((jnp.abs(eighths) + 4.0 * table) / (8.0 * table)) * table
+    return jnp.sign(eighths) * jnp.floor((jnp.abs(eighths) + 4.0 * table + _SAFE) / (8.0 * table)) * table
 
 
 def _quantise(plane: Array, table: Array) -> Array:
