@@ -2,8 +2,10 @@
 import dataclasses
 from typing import Callable, NamedTuple
 
-from indigo_jax.schedules import NoiseMode
-from indigo_jax.typing import Array
+import jax.numpy as jnp
+
+from indigo_jax.schedules import NoiseMode, NoiseSchedule
+from indigo_jax.typing import Array, Denoiser
 
 
 class Prediction(NamedTuple):
@@ -48,3 +50,83 @@ def restorer(apply_fn: Callable, *, noise: NoiseMode | None = None, y: Array | N
     1.0
     """
     return DirectRestorer(apply_fn, noise, y)
+
+
+# ------------------------------------------------------------------------------------------------ diffusion
+
+def from_eps(fn: Callable, schedule: NoiseSchedule, clip: bool = False, learned_variance: bool = False) -> Denoiser:
+    """A network that predicts the noise: ``x0 = (x_t - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)`` (Ho et al. 2020,
+    Eq. 15).
+
+    Args:
+        fn: ``fn(x_t, t)`` with ``t`` ``[B]`` the schedule's timesteps; gives eps, or with ``learned_variance`` eps and
+            a second half of channels v in [-1, 1].
+        schedule: the network's, whole or respaced.
+        clip: keep x0 in [-1, 1]; eps is then derived anew from x0, so that both stay consistent.
+        learned_variance: ``log_var = (v + 1)/2 log beta_t + (1 - v)/2 log beta~_t`` (Nichol & Dhariwal 2021, Eq. 15).
+
+    Returns:
+        ``denoiser(x_t [B, H, W, C], t [B]) -> Prediction``, in float32 whatever the network computes in.
+
+    >>> from indigo_jax import schedules
+    >>> denoiser = from_eps(lambda x, t: 0.0 * x, schedules.linear())
+    >>> denoiser(jnp.ones((1, 2, 2, 3)), jnp.zeros(1)).eps.shape
+    (1, 2, 2, 3)
+    """
+    def denoiser(x_t, t):
+        signal, noise, index = _levels(schedule, t, x_t)
+        output, log_var = jnp.asarray(fn(x_t, t), jnp.float32), None
+        if learned_variance:
+            if output.shape[-1] != 2 * x_t.shape[-1]:
+                raise ValueError(f"learned variance needs {2 * x_t.shape[-1]} output channels, got {output.shape[-1]}")
+            output, v = jnp.split(output, 2, axis=-1)
+            log_var = _learned_log_variance(schedule, index, v)
+        return _consistent((x_t - noise * output) / signal, output, x_t, signal, noise, clip)._replace(log_var=log_var)
+
+    return denoiser
+
+
+def from_x0(fn: Callable, schedule: NoiseSchedule, clip: bool = False) -> Denoiser:
+    """A network that predicts the clean image; ``eps = (x_t - sqrt(alpha_bar) x0) / sqrt(1 - alpha_bar)``. As
+    :func:`from_eps`."""
+    def denoiser(x_t, t):
+        signal, noise, _ = _levels(schedule, t, x_t)
+        x0 = jnp.asarray(fn(x_t, t), jnp.float32)
+        return _consistent(x0, (x_t - signal * x0) / noise, x_t, signal, noise, clip)
+
+    return denoiser
+
+
+def from_v(fn: Callable, schedule: NoiseSchedule, clip: bool = False) -> Denoiser:
+    """A network that predicts ``v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0`` (Salimans & Ho 2022, App. D). As
+    :func:`from_eps`."""
+    def denoiser(x_t, t):
+        signal, noise, _ = _levels(schedule, t, x_t)
+        v = jnp.asarray(fn(x_t, t), jnp.float32)
+        return _consistent(signal * x_t - noise * v, noise * x_t + signal * v, x_t, signal, noise, clip)
+
+    return denoiser
+
+
+def _levels(schedule, t, x):
+    """``sqrt(alpha_bar)``, ``sqrt(1 - alpha_bar)`` shaped for images, and the index of each ``t`` in the schedule."""
+    index = jnp.searchsorted(schedule.timesteps, t.astype(jnp.float32))
+    alpha_bar = schedule.alpha_bar[index].reshape((-1,) + (1,) * (x.ndim - 1))
+    return jnp.sqrt(alpha_bar), jnp.sqrt(1 - alpha_bar), index
+
+
+def _consistent(x0, eps, x_t, signal, noise, clip):
+    if not clip:
+        return Prediction(x0, eps)
+    x0 = jnp.clip(x0, -1.0, 1.0)
+    return Prediction(x0, (x_t - signal * x0) / noise)
+
+
+def _learned_log_variance(schedule, index, v):
+    before = schedule.alpha_bar_prev
+    beta = 1 - schedule.alpha_bar / before
+    posterior = beta * (1 - before) / (1 - schedule.alpha_bar)
+    posterior = posterior.at[0].set(posterior[1] if posterior.shape[0] > 1 else beta[0])  # 0 at the first level: no log
+    shape = (-1,) + (1,) * (v.ndim - 1)
+    high, low = jnp.log(beta)[index].reshape(shape), jnp.log(posterior)[index].reshape(shape)
+    return 0.5 * (v + 1) * high + 0.5 * (1 - v) * low

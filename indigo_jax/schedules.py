@@ -1,4 +1,6 @@
-"""Time grids and noise modes of InDI.
+"""Noise schedules of diffusion; time grids and noise modes of InDI.
+
+A diffusion schedule is a struct of arrays, ascending in noise: ``x_t = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) n``.
 
 InDI walks ``x_t = (1 - t) x + t y + t eps_t n`` from t = 1 (the measurement) to t = 0 (the clean picture). A grid says
 where it stops on the way; a noise mode is the function ``eps_t``, which must not increase with t.
@@ -10,6 +12,84 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax.typing import Array
+
+
+class NoiseSchedule(NamedTuple):
+    """The noise levels of a diffusion, ascending in noise; every sampler reads them from here.
+
+    Attributes:
+        timesteps: what the network was trained to be told at each level, float32 ``[S]``, ascending.
+        alpha_bar: share of the picture's variance that is left, float32 ``[S]``, descending in (0, 1).
+        alpha_bar_prev: of the next less noisy level; 1 at the first, float32 ``[S]``.
+    """
+
+    timesteps: Array
+    alpha_bar: Array
+    alpha_bar_prev: Array
+
+
+def linear(num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+    """``beta_t`` evenly spaced (Ho et al. 2020, Sec. 4); ``alpha_bar = cumprod(1 - beta)``.
+
+    >>> linear().alpha_bar.shape, round(float(linear().alpha_bar[0]), 6)
+    ((1000,), 0.9999)
+    """
+    return _from_betas(np.linspace(beta_start, beta_end, _count(num_timesteps, "num_timesteps")))
+
+
+def scaled_linear(num_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> NoiseSchedule:
+    """``sqrt(beta_t)`` evenly spaced: the schedule of latent diffusion (Rombach et al. 2022) and Stable Diffusion."""
+    return _from_betas(np.linspace(beta_start**0.5, beta_end**0.5, _count(num_timesteps, "num_timesteps")) ** 2)
+
+
+def cosine(num_timesteps: int, s: float = 0.008, max_beta: float = 0.999, *, min_beta: float = 0.0) -> NoiseSchedule:
+    """``alpha_bar(u) ~ cos^2(pi/2 (u + s) / (1 + s))`` with every beta kept in ``[min_beta, max_beta]`` (Nichol &
+    Dhariwal 2021, Eq. 17)."""
+    u = np.arange(_count(num_timesteps, "num_timesteps") + 1) / num_timesteps
+    f = np.cos((u + s) / (1 + s) * np.pi / 2) ** 2
+    return _from_betas(np.clip(1 - f[1:] / f[:-1], min_beta, max_beta))
+
+
+def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -> NoiseSchedule:
+    """``num_steps`` of a schedule's levels, for sampling with fewer steps.
+
+    Of T levels: "leading" takes ``0, T // N, 2 (T // N), ...`` (never the noisiest), "trailing" takes
+    ``T - 1, T - 1 - T / N, ...`` (always the noisiest), "linspace" both ends (Lin et al. 2024, Tab. 2).
+
+    Errors:
+        ValueError for more steps than levels, or an unknown spacing.
+
+    >>> respace(linear(), 10).timesteps.tolist()
+    [0.0, 100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 900.0]
+    """
+    total, n = schedule.timesteps.shape[0], _count(num_steps, "num_steps")
+    if n > total:
+        raise ValueError(f"num_steps {n} is more than the {total} levels of the schedule")
+    if spacing not in ("leading", "trailing", "linspace"):
+        raise ValueError(f"spacing must be 'leading', 'trailing' or 'linspace'; got {spacing!r}")
+    index = {"leading": np.arange(n) * (total // n),
+             "trailing": np.round(np.arange(1, n + 1) * total / n).astype(int) - 1,
+             "linspace": np.round(np.linspace(0, total - 1, n)).astype(int)}[spacing]
+    alpha_bar = schedule.alpha_bar[index]
+    return NoiseSchedule(schedule.timesteps[index], alpha_bar,
+                         jnp.concatenate([jnp.ones(1, jnp.float32), alpha_bar[:-1]]))
+
+
+def _from_betas(betas):
+    if not ((betas >= 0).all() and (betas < 1).all()):
+        raise ValueError(f"every beta must be in [0, 1); got {betas.min():g} to {betas.max():g}")
+    alpha_bar = np.cumprod(1 - np.asarray(betas, np.float64))
+    return NoiseSchedule(jnp.arange(len(betas), dtype=jnp.float32), jnp.asarray(alpha_bar, jnp.float32),
+                         jnp.asarray(np.append(1.0, alpha_bar[:-1]), jnp.float32))
+
+
+def _count(number, name):
+    if number != int(number) or number < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1; got {number}")
+    return int(number)
+
+
+# ------------------------------------------------------------------------------------------------ InDI
 
 SPACINGS = ("uniform", "dense_near_1", "dense_near_0")
 
@@ -29,9 +109,7 @@ def indi_times(num_steps: int, spacing: str = "uniform") -> np.ndarray:
     >>> indi_times(2, "dense_near_1").tolist()
     [1.0, 0.75, 0.0]
     """
-    if num_steps != int(num_steps) or num_steps < 1:
-        raise ValueError(f"num_steps must be a whole number, at least 1; got {num_steps}")
-    u = np.linspace(1.0, 0.0, int(num_steps) + 1)
+    u = np.linspace(1.0, 0.0, _count(num_steps, "num_steps") + 1)
     grids = {"uniform": u, "dense_near_1": 1 - (1 - u) ** 2, "dense_near_0": u**2}
     if spacing not in grids:
         raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}; got {spacing!r}")

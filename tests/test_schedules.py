@@ -91,3 +91,50 @@ def test_noise_modes_travel_through_json():
         schedules.noise_to_json(schedules.custom_noise(lambda t: 0.1 + 0 * t))
     with pytest.raises(ValueError, match="unknown noise mode 'pink'"):
         schedules.noise_from_json({"name": "pink"})
+
+
+# ------------------------------------------------------------------------------------------------ diffusion schedules
+
+def test_linear_and_scaled_linear_against_their_definitions():
+    beta = np.linspace(1e-4, 0.02, 1000)
+    np.testing.assert_allclose(schedules.linear().alpha_bar, np.cumprod(1 - beta), rtol=1e-6)
+    root = np.linspace(0.00085**0.5, 0.012**0.5, 1000)
+    np.testing.assert_allclose(schedules.scaled_linear().alpha_bar, np.cumprod(1 - root**2), rtol=1e-6)
+
+
+def test_cosine_follows_the_cosine_until_the_bound_takes_over():
+    schedule = schedules.cosine(300)
+    u = np.arange(1, 301) / 300
+    exact = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    np.testing.assert_allclose(schedule.alpha_bar[:-1], exact[:-1], rtol=1e-4)
+    assert float(schedule.alpha_bar[-1] / schedule.alpha_bar[-2]) == pytest.approx(0.001, rel=1e-3)
+    floor = schedules.cosine(300, max_beta=0.9999, min_beta=1e-2)
+    assert float(floor.alpha_bar[0]) == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear(), schedules.scaled_linear(), schedules.cosine(1000)])
+def test_levels_ascend_in_noise(schedule):
+    assert (np.diff(schedule.alpha_bar) < 0).all() and (np.diff(schedule.timesteps) > 0).all()
+    np.testing.assert_array_equal(schedule.alpha_bar_prev[1:], schedule.alpha_bar[:-1])
+    assert schedule.alpha_bar_prev[0] == 1
+
+
+@pytest.mark.parametrize("spacing, expected", [
+    ("leading", [0, 250, 500, 750]), ("trailing", [249, 499, 749, 999]), ("linspace", [0, 333, 666, 999])])
+def test_respacing(spacing, expected):
+    whole = schedules.linear()
+    few = schedules.respace(whole, 4, spacing)
+    assert few.timesteps.tolist() == expected
+    np.testing.assert_array_equal(few.alpha_bar, whole.alpha_bar[np.array(expected)])
+    np.testing.assert_array_equal(few.alpha_bar_prev, np.append(np.float32(1), few.alpha_bar[:-1]))
+    for a, b in zip(schedules.respace(whole, 1000, spacing), whole):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: schedules.respace(schedules.linear(10), 11), "more than the 10 levels"),
+    (lambda: schedules.respace(schedules.linear(10), 5, "middle"), "'leading', 'trailing' or 'linspace'"),
+    (lambda: schedules.linear(0), "at least 1"), (lambda: schedules.linear(10, 0.1, 1.5), r"in \[0, 1\)")])
+def test_bad_schedules_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

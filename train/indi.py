@@ -249,8 +249,8 @@ def _check_same_network(workdir, config):
         return
     stored, wanted = checkpoints.read_config(workdir), json.loads(json.dumps(common.module_to_json(config.model)))
     if {name: stored[name] for name in wanted} != wanted:
-        raise ValueError(f"{workdir} holds a run of {stored['architecture']}({stored['arguments']}), not of the config's "
-                         f"{wanted['architecture']}({wanted['arguments']}): give another --workdir")
+        raise ValueError(f"{workdir} holds a run of {stored['architecture']}({stored['arguments']}), not of the "
+                         f"config's {wanted['architecture']}({wanted['arguments']}): give another --workdir")
 
 
 def _abstract(state, placement):

@@ -93,7 +93,7 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
 
 
 def _heun(restorer, x_t, x0, x_s, t, s):
-    """Average the velocity ``v = (x - F) / t`` at both ends; the last step (s = 0) stays Euler's, which is exact there."""
+    """Average the velocity ``v = (x - F) / t`` at both ends; the last step (s = 0) stays Euler's: ``x_0 = F``."""
     s_safe = jnp.where(s > 0, s, t)
     v_t = (x_t - x0) / t
     v_s = (x_s - restorer(x_s, jnp.full(x_s.shape[:1], s_safe))) / s_safe
@@ -113,8 +113,8 @@ def _check(restorer, num_steps, noise, solver, measurement_noise):
                          "solver='euler', or constant noise")
     trained = getattr(restorer, "noise", None)
     if trained is not None and trained != noise:
-        raise ValueError(f"the restorer was trained with {trained.name} noise of eps = {trained.eps:g}, but sampling asks "
-                         f"for {noise.name} noise of eps = {noise.eps:g}: pass noise=restorer.noise")
+        raise ValueError(f"the restorer was trained with {trained.name} noise of eps = {trained.eps:g}, but sampling "
+                         f"asks for {noise.name} noise of eps = {noise.eps:g}: pass noise=restorer.noise")
     noiseless = noise.name in ("none", "constant", "brownian") and noise.eps == 0
     if noiseless and measurement_noise == 0 and num_steps > 1:
         raise ValueError("degenerate: neither the measurement nor the path has noise, so that several steps follow "
