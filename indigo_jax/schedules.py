@@ -138,8 +138,10 @@ def check_times(times) -> Array | np.ndarray:
     grid = grid[::-1] if grid[0] < grid[-1] else grid
     if grid[0] != 1 or grid[-1] != 0:
         raise ValueError(f"times must run from 1 (the measurement) to 0; got {grid[0]:g} to {grid[-1]:g}")
-    if not (np.diff(grid) < 0).all():
-        raise ValueError(f"times must be strictly decreasing; got {grid.tolist()}")
+    wrong = np.flatnonzero(~(np.diff(grid) < 0))
+    if wrong.size:
+        raise ValueError(f"times must be strictly decreasing in float32; entry {wrong[0] + 1} is "
+                         f"{grid[wrong[0] + 1]:g} after {grid[wrong[0]]:g}")
     return grid
 
 
@@ -148,7 +150,7 @@ class NoiseMode(NamedTuple):
 
     Attributes:
         name: "none", "constant", "brownian" or "custom".
-        eps: the level, in ``[-1, 1]`` units; 0 for "none", nan for "custom".
+        eps: the level, in ``[-1, 1]`` units; 0 for "none", ``fn(1)`` for "custom".
         fn: ``fn(t) -> eps_t`` for "custom", else None.
     """
 
@@ -212,7 +214,7 @@ def custom_noise(fn: Callable) -> NoiseMode:
     if rising.size:
         raise ValueError(f"custom noise: eps_t must not increase with t (a step towards the picture can add noise, not "
                          f"remove it), but it rises at t = {t[rising[0]]:.3f}")
-    return NoiseMode("custom", float("nan"), fn)
+    return NoiseMode("custom", float(eps[-1]), fn)
 
 
 def noise_to_json(noise: NoiseMode) -> dict:

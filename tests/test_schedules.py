@@ -74,6 +74,13 @@ def test_total_variance_is_kept_from_level_to_level():
         np.testing.assert_allclose(carried, noise.std(S) ** 2, atol=1e-12)
 
 
+def test_equal_custom_modes_compare_equal():
+    def fn(t):
+        return 0.3 * (2 - t)
+    assert schedules.custom_noise(fn) == schedules.custom_noise(fn)
+    assert schedules.custom_noise(fn).eps == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda: schedules.constant_noise(-0.1), "at least 0"),
     (lambda: schedules.brownian_noise(float("inf")), "finite"),

@@ -5,6 +5,7 @@ Restoration, TMLR 2023 (arXiv 2303.11435), Algorithm 1. Equation numbers are tho
 """
 from typing import Callable, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -94,10 +95,12 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
 
 def _heun(restorer, x_t, x0, x_s, t, s):
     """Average the velocity ``v = (x - F) / t`` at both ends; the last step (s = 0) stays Euler's: ``x_0 = F``."""
-    s_safe = jnp.where(s > 0, s, t)
-    v_t = (x_t - x0) / t
-    v_s = (x_s - restorer(x_s, jnp.full(x_s.shape[:1], s_safe))) / s_safe
-    return jnp.where(s > 0, x_t + (s - t) * 0.5 * (v_t + v_s), x_s)
+    def corrected():
+        v_t = (x_t - x0) / t
+        v_s = (x_s - restorer(x_s, jnp.full(x_s.shape[:1], s))) / s
+        return x_t + (s - t) * 0.5 * (v_t + v_s)
+
+    return jax.lax.cond(s > 0, corrected, lambda: x_s)
 
 
 def _step_std(noise, times):
