@@ -86,17 +86,18 @@ def test_table_equals_direct_computation(table, files, model):
     for row in rows:
         psnr.setdefault((row["task"], int(row["steps"])), []).append(float(row["psnr-rgb-crop0-u8"]))
 
-    noise = schedules.constant_noise(0.01)
+    noise, apply = schedules.constant_noise(0.01), functools.partial(model.module.apply, model.params)
+    direct = {steps: jax.jit(functools.partial(samplers.sample, samplers.indi(apply, steps, noise=noise)))
+              for steps in (1, 2)}
     expected = {0: [], 1: [], 2: []}
     for name in ("a.png", "b.png"):  # alone, in batches of one
         truth = np.asarray(Image.open(files / "pictures" / name))[None]
         key = rng.image_keys(0, [rng.name_id(name)])[0]
-        y = common.degrade((NOISE,), truth[0], key)
-        expected[0].append(metrics.psnr(np.asarray(y), truth)[0])
+        y = np.asarray(common.degrade((NOISE, *BLURS), truth[0], key)[:1])
+        expected[0].append(metrics.psnr(y, truth)[0])
         keys = rng.fold(jax.random.fold_in(key, np.uint32(rng.name_id("noise/")))[None], 1)
-        for steps in (1, 2):
-            kernel = samplers.indi(functools.partial(model.module.apply, model.params), steps, noise=noise)
-            x, _ = jax.jit(functools.partial(samplers.sample, kernel))(keys, y.astype(jnp.float32) / 127.5 - 1)
+        for steps, restore in direct.items():
+            x, _ = restore(keys, y.astype(np.float32) / np.float32(127.5) - np.float32(1))
             expected[steps].append(metrics.psnr(np.asarray(x), truth)[0])
     for steps, values in expected.items():
         np.testing.assert_allclose(psnr["noise", steps], values, atol=2e-3)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from indigo_jax import images
+from indigo_jax.images import comparison, reading, transparency
 from tests.paths import SHARED, needs_shared
 
 
@@ -244,7 +245,7 @@ def test_a_flipped_bit_in_a_png_is_refused(tmp_path):
 def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     def decode(*_):
         raise AssertionError("it was decoded")
-    for reader in images._READERS.values():
+    for reader in reading._READERS.values():
         monkeypatch.setattr(reader, "load", decode)
     rows = zlib.compressobj(9)
     body = b"".join([rows.compress(bytes(50_000))] * 100) + rows.flush()
@@ -263,7 +264,7 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
 def test_webp_size_is_that_of_the_picture():
     for options in ({}, {"lossless": True}, {"exif": b"Exif\0\0"}):
         data = encoded(Image.new("RGBA" if options else "RGB", (37, 211)), "WEBP", **options)
-        assert images._webp_size(data[:32]) == (37, 211)
+        assert reading._webp_size(data[:32]) == (37, 211)
 
 
 def test_large_pictures_below_the_limit_bring_no_warning():
@@ -430,5 +431,6 @@ def test_side_by_side_and_grid():
 
 
 def test_examples_in_the_docstrings():
-    result = doctest.testmod(images)
-    assert result.attempted and not result.failed
+    for module in (comparison, transparency):
+        result = doctest.testmod(module)
+        assert result.attempted and not result.failed

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, models, operators, sharding
+from indigo_jax import checkpoints, models, operators, sharding, weights
 from tests.paths import ROOT
 from train import common, indi
 from train.indi_config import IndiConfig
@@ -143,6 +143,20 @@ def test_a_run_is_not_continued_with_another_network(pictures, uninterrupted):
     other = models.RestorationUNet(width=16, multipliers=(1, 2), num_res_blocks=1)
     with pytest.raises(ValueError, match="give another --workdir"):
         indi.train(tiny(pictures, uninterrupted[0], model=other))
+
+
+def test_fine_tuning_starts_from_weights(pictures, uninterrupted, tmp_path):
+    file = tmp_path / "tiny.safetensors"
+    weights.export(uninterrupted[0], file)
+    config = tiny(pictures, tmp_path / "run", start_from=str(file), num_steps=1, learning_rate=1e-9)
+    state = indi.train(config)
+    for new, old in zip(jax.tree.leaves(state.params), jax.tree.leaves(uninterrupted[1].ema), strict=True):
+        np.testing.assert_allclose(new, old, atol=2e-3)  # the file holds 16-bit numbers
+    with pytest.raises(ValueError, match="was trained with"):
+        indi.train(dataclasses.replace(config, eps=0.5, workdir=str(tmp_path / "other")))
+    other = models.RestorationUNet(width=16, multipliers=(1, 2), num_res_blocks=1)
+    with pytest.raises(ValueError, match="but the config trains"):
+        indi.train(dataclasses.replace(config, model=other, workdir=str(tmp_path / "third")))
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(pictures, tmp_path):

@@ -25,7 +25,8 @@ import optax
 import orbax.checkpoint as ocp
 from tqdm import tqdm
 
-from indigo_jax import checkpoints, data, denoisers, images, losses, metrics, rng, samplers, schedules, sharding
+from indigo_jax import (
+    checkpoints, data, denoisers, images, losses, metrics, rng, samplers, schedules, sharding, weights)
 from train import common
 from train.indi_config import IndiConfig
 
@@ -190,7 +191,7 @@ def train(config: IndiConfig, mesh: jax.sharding.Mesh | None = None) -> TrainSta
     step_fn = jax.jit(functools.partial(train_step, config, optimizer), donate_argnums=0,
                       out_shardings=sharding.replicated(mesh))
 
-    # ---- resume: newest whole step of parameters, optimiser, average and position in the data
+    # ---- resume: newest whole step of parameters, optimiser, average and position in the data; or given weights
     _check_same_network(workdir, config)
     checkpoints.write_config(workdir, config_to_json(config))
     with contextlib.ExitStack() as stack:
@@ -200,6 +201,8 @@ def train(config: IndiConfig, mesh: jax.sharding.Mesh | None = None) -> TrainSta
                 state=ocp.args.StandardRestore(_abstract(state, sharding.replicated(mesh))),
                 data=grain.checkpoint.CheckpointRestore(batches)))
             state = TrainState(**restored["state"])
+        elif config.start_from:
+            state = _start_from(config, state, mesh)
         start = int(state.step)
         if start >= config.num_steps:
             print(f"{workdir} has already run its {config.num_steps} steps", file=sys.stderr)
@@ -251,6 +254,18 @@ def _check_same_network(workdir, config):
     if {name: stored[name] for name in wanted} != wanted:
         raise ValueError(f"{workdir} holds a run of {stored['architecture']}({stored['arguments']}), not of the "
                          f"config's {wanted['architecture']}({wanted['arguments']}): give another --workdir")
+
+
+def _start_from(config, state, mesh):
+    """The fresh state with parameters out of a weights file; refuses another network or noise mode."""
+    module, params, info = weights.load(config.start_from)
+    if module != config.model:
+        raise ValueError(f"--start-from {config.start_from} holds {module!r}, but the config trains {config.model!r}")
+    if schedules.noise_from_json(info["noise"]) != noise_mode(config):
+        raise ValueError(f"--start-from {config.start_from} was trained with {info['noise']}; say the same with "
+                         "--noise and --eps")
+    params, ema = jax.device_put((params, jax.tree.map(np.copy, params)), sharding.replicated(mesh))
+    return state._replace(params=params, ema=ema)
 
 
 def _abstract(state, placement):

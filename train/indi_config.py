@@ -20,6 +20,8 @@ class IndiConfig:
     """Pictures: a folder, a pack .npz, tfds:NAME, or pairs as gopro:FOLDER or pairs:SHARP_FOLDER,BLURRED_FOLDER."""
     workdir: str = ""
     """Where checkpoints, logs and pictures go; an interrupted run in it is continued."""
+    start_from: str = ""
+    """Weights (a name or a .safetensors file) of the same network to start from instead of random ones."""
     num_steps: int = 300_000
     """Optimiser steps in all."""
     batch_size: int = 32

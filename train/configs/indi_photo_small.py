@@ -13,13 +13,13 @@ def get_config() -> IndiConfig:
     return IndiConfig(
         model=models.RestorationUNet(width=48, multipliers=(1, 2, 3), num_res_blocks=1, patch_size=2),
         degradation=operators.photo_mixture(
-            {"motion_blur": 0.38, "gaussian_blur": 0.07, "super_resolution": 0.1, "jpeg": 0.3, "gaussian_noise": 0.15},
+            dict(motion_blur=0.36, jpeg=0.38, gaussian_noise=0.15, super_resolution=0.06, gaussian_blur=0.05),
             gaussian_blur=operators.random_gaussian_blur((0.5, 3.0), sigma_255=(0.0, 0.5)),
             motion_blur=operators.random_motion_blur((7.0, 17.0), sigma_255=(0.0, 0.5)),
             super_resolution=operators.random_super_resolution(4, sigma_255=(0.0, 0.5)),
             jpeg=operators.random_jpeg((5, 45)),
             gaussian_noise=operators.random_gaussian_noise((5.0, 50.0))),
         tasks=("denoise", "deblur", "sr", "jpeg"),
-        num_steps=5_000, batch_size=8, crop=64, margin=16, a=2.0,
+        num_steps=5_500, batch_size=8, crop=64, margin=16, a=2.0,
         learning_rate=8e-4, warmup_steps=100, final_learning_rate=1e-6, weight_decay=1e-5, ema=0.999,
         checkpoint_every=500, log_every=50, eval_every=500, cache=True)

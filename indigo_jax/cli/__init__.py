@@ -4,26 +4,22 @@ Exit codes: 0 all done; 1 some file failed, each named with its reason, the othe
 says what to type instead. Only the standard library is imported before something has to be computed.
 """
 import argparse
-import contextlib
-import csv
 import difflib
-import io
 import json
 import math
 import os
 import pathlib
 import re
-import secrets
 import sys
-import time
-from typing import NamedTuple
 
 from indigo_jax import __version__
+from indigo_jax.cli import evaluate, weights
+from indigo_jax.cli.jobs import choose_targets, gather, refuse_shared, run_all
+from indigo_jax.cli.messages import UsageError, one_line, write_text
 
 METHODS = ("indi",)
 TASKS = ("auto", "denoise", "deblur", "sr", "jpeg")
 DEFAULT_WEIGHTS = "indi-photo"
-_FOREIGN = (".gif", ".heic", ".heif", ".avif", ".jp2", ".psd", ".pdf", ".svg", ".eps", ".raw", ".exr", ".npy", ".npz")
 
 OPERATORS = {  # name: the flags it takes, with their defaults
     "gaussian-noise": {"sigma_255": 25.0},
@@ -39,19 +35,6 @@ OPERATORS = {  # name: the flags it takes, with their defaults
     "jpeg": {"quality": 10},
     "inpaint-box": {"box": 0.5},
 }
-
-
-class UsageError(Exception):
-    """Wrong usage: one line that says what to type instead. ``prog`` is the command that was understood so far."""
-
-    prog = None
-
-
-class Job(NamedTuple):
-    """One picture to do: the file, and its place below the output folder."""
-
-    path: pathlib.Path
-    relative: pathlib.PurePath
 
 
 def main(argv=None) -> int:
@@ -73,8 +56,6 @@ def main(argv=None) -> int:
             os._exit(130)
         return 130
 
-
-# ------------------------------------------------------------------------------------------------ arguments
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options):
@@ -193,7 +174,7 @@ def _add_degrade(commands):
 
 
 def _add_evaluate(commands):
-    parser = _command(commands, "evaluate", _evaluate, "Measure restored pictures against their references.")
+    parser = _command(commands, "evaluate", evaluate.run, "Measure restored pictures against their references.")
     parser.add_argument("--reference", required=True, metavar="DIR", default=argparse.SUPPRESS, help=(
         "the true pictures (a folder, or one file)"))
     parser.add_argument("--restored", required=True, metavar="DIR", default=argparse.SUPPRESS, help=(
@@ -206,10 +187,10 @@ def _add_evaluate(commands):
 def _add_weights(commands):
     parser = _command(commands, "weights", None, "List, check and convert network weights.")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    _command(actions, "list", _weights_list, "The names that --weights knows.")
-    verify = _command(actions, "verify", _weights_verify, "Check weights files, by default all known ones.")
+    _command(actions, "list", weights.list_known, "The names that --weights knows.")
+    verify = _command(actions, "verify", weights.verify, "Check weights files, by default all known ones.")
     verify.add_argument("names", nargs="*", metavar="NAME|PATH", help="names or .safetensors files")
-    convert = _command(actions, "convert", _weights_convert, "Make a weights file.")
+    convert = _command(actions, "convert", weights.convert, "Make a weights file.")
     convert.add_argument("source", metavar="SOURCE", help="for --from indigo: the --workdir of a training run")
     convert.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", default=argparse.SUPPRESS,
                          help="the file to write")
@@ -217,19 +198,17 @@ def _add_weights(commands):
                          help="what SOURCE is")
 
 
-# ------------------------------------------------------------------------------------------------ restore, degrade
-
 def _restore(args):
     scale = getattr(args, "scale", None)
     if scale is not None and args.task != "sr":
         raise UsageError("--scale enlarges, which is for --task sr; add --task sr, or leave --scale out")
     scale = (scale or 4) if args.task == "sr" else None
     tile, report = getattr(args, "tile", None), getattr(args, "report", None)
-    jobs, failed = _gather(args.inputs, args.output)
-    targets = _targets(args, jobs, args.output, args.samples, "--output")
-    comparisons = _targets(args, jobs, args.compare, 1, "--compare") if hasattr(args, "compare") else None
+    jobs, failed = gather(args.inputs, args.output)
+    targets = choose_targets(args, jobs, args.output, args.samples, "--output")
+    comparisons = choose_targets(args, jobs, args.compare, 1, "--compare") if hasattr(args, "compare") else None
     if comparisons:
-        _refuse_shared(comparisons, targets)
+        refuse_shared(comparisons, targets)
     if report is not None and (pathlib.Path(report).suffix.lower() != ".json" or pathlib.Path(report).is_dir()):
         raise UsageError(f"--report writes JSON: name it {pathlib.Path(report).with_suffix('.json')}, not {report}")
 
@@ -260,25 +239,26 @@ def _restore(args):
         steps = f"{args.steps} step{'s' if args.steps > 1 else ''}"
         return f"{width} x {height} pixels, {steps}, {seconds:.1f} s"
 
-    code = _run(args, jobs, targets, failed, work, finish, restoration.devices, "restored")
+    code = run_all(args, jobs, targets, failed, work, finish, restoration.devices, "restored")
     if report is not None:
         settings = {"version": __version__, "method": args.method, "task": args.task, "seed": args.seed,
                     "samples": args.samples, "scale": scale}
         text = json.dumps({**settings, "files": rows, "failed": [
             {"input": name, "reason": reason} for name, reason in failed]}, indent=2, ensure_ascii=False) + "\n"
-        if not _write_text(report, text):
+        if not write_text(report, text):
             return 1
     return code
 
 
 def _load_restoration(args):
-    from indigo_jax import pipeline, weights
+    from indigo_jax import pipeline
+    from indigo_jax.weights import WeightsError
     try:
         restoration = pipeline.load(args.weights)
-    except weights.WeightsError as error:
+    except WeightsError as error:
         raise UsageError(f"--weights {error}") from error
     except RuntimeError as error:
-        raise UsageError(f"no device to compute on ({_line(error)}); set JAX_PLATFORMS=cpu") from error
+        raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
     tasks = restoration.info["tasks"]
     if args.task not in ("auto", *tasks):
         raise UsageError(f"--task {args.task}: the weights {args.weights} were not trained for it; use auto or one of "
@@ -296,8 +276,8 @@ def _degrade(args):
     values = {flag: getattr(args, flag, default) for flag, default in taken.items()}
     if args.operator == "blur" and values["kernel"] is None:
         raise UsageError("--operator blur needs --kernel FILE (.npy, .npz or .png); or use gaussian-blur, motion-blur")
-    jobs, failed = _gather(args.inputs, args.output)
-    targets = _targets(args, jobs, args.output, 1, "--output")
+    jobs, failed = gather(args.inputs, args.output)
+    targets = choose_targets(args, jobs, args.output, 1, "--output")
 
     import jax
 
@@ -306,9 +286,9 @@ def _degrade(args):
         operator = _make_operator(args.operator, values)
         devices = jax.local_devices()[:1]
     except (ValueError, OSError) as error:
-        raise UsageError(_line(error)) from error
+        raise UsageError(one_line(error)) from error
     except RuntimeError as error:
-        raise UsageError(f"no device to compute on ({_line(error)}); set JAX_PLATFORMS=cpu") from error
+        raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
 
     def finish(job, picture, degraded, seconds):
         images.write(targets[job][0], degraded)
@@ -318,7 +298,7 @@ def _degrade(args):
     def work(picture, device):
         return pipeline.degrade(picture, operator, seed=args.seed)
 
-    return _run(args, jobs, targets, failed, work, finish, devices, "degraded")
+    return run_all(args, jobs, targets, failed, work, finish, devices, "degraded")
 
 
 def _make_operator(name, values):
@@ -354,298 +334,3 @@ def _make_operator(name, values):
         return operators.inpaint(operators.box_mask(height, width, top=(height - tall) // 2, left=(width - wide) // 2,
                                                     box_height=tall, box_width=wide))
     return box
-
-
-def _run(args, jobs, targets, failed, work, finish, devices, verb):
-    """Read, compute and write every picture; ``failed`` collects (name, reason). Returns the exit code."""
-    import jax
-    from tqdm import tqdm
-
-    from indigo_jax import images, pipeline
-    skipped = {job for job in jobs if args.skip_existing and all(target.exists() for target in targets[job])}
-    jobs = [job for job in jobs if job not in skipped]
-    begun, done, line = time.perf_counter(), 0, ""
-
-    def one(job, device):
-        since = time.perf_counter()
-        picture = images.read(job.path)
-        return picture, work(picture, device), time.perf_counter() - since
-
-    for name, reason in failed:
-        print(f"{args.parser.prog}: {reason}", file=sys.stderr)
-    with tqdm(total=len(jobs), unit="picture", file=sys.stderr, disable=None, leave=False) as bar:
-        for job, future in pipeline.over_devices(one, jobs, devices):
-            try:
-                picture, result, seconds = future.result()
-                line = finish(job, picture, result, seconds)
-                done += 1
-                if picture.frames > 1:
-                    bar.write(f"{args.parser.prog}: note: {_show(job.path)}: the first of {picture.frames} pages or "
-                              "frames", file=sys.stderr)
-            except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-                failed.append((str(job.path), _reason(job, error)))
-                bar.write(f"{args.parser.prog}: {failed[-1][1]}", file=sys.stderr)
-            bar.update()
-    if done == 1 and not failed and not skipped:
-        print(f"{_show(targets[jobs[0]][0])}: {line}")
-    else:
-        notes = [f"{len(failed)} failed"] * bool(failed) + [f"{len(skipped)} skipped"] * bool(skipped)
-        print(f"{done} of {len(jobs) + len(skipped)} pictures {verb} into {_show(args.output)} in "
-              f"{time.perf_counter() - begun:.1f} s" + "".join(f", {note}" for note in notes))
-    return 1 if failed else 0
-
-
-def _reason(job, error):
-    from indigo_jax import images
-    text = _line(error)
-    if isinstance(error, images.ImageError):
-        return text
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "ut of memory" in text:
-        return f"{_show(job.path)}: not enough memory; restore it in smaller pieces with --tile 256"
-    return f"{_show(job.path)}: {text}"
-
-
-# ------------------------------------------------------------------------------------------------ file names
-
-def _gather(inputs, output):
-    """The pictures of all inputs, and (name, reason) of inputs that are not there while others are."""
-    from indigo_jax import images
-    output = pathlib.Path(output)
-    jobs, failed, seen = [], [], set()
-    for text in inputs:
-        path = pathlib.Path(text)
-        try:
-            found = images.list_pictures(path, exclude=output if path.is_dir() else None)
-        except images.ImageError as error:
-            if path.is_dir():
-                raise UsageError(_line(error)) from error
-            failed.append((text, _line(error)))
-            continue
-        if not found:
-            failed.append((text, f"{_show(path)}: no pictures in this folder, at any depth (looked for "
-                                 f"{', '.join(images.EXTENSIONS)})"))
-        for file in found:
-            if file.resolve() not in seen:
-                seen.add(file.resolve())
-                jobs.append(Job(file, file.relative_to(path) if path.is_dir() else pathlib.PurePath(file.name)))
-    if not jobs:
-        raise UsageError(failed[0][1])
-    return jobs, failed
-
-
-def _targets(args, jobs, output, samples, flag):
-    """{job: the files it writes}; refuses to write over an input, or twice to one file."""
-    from indigo_jax import images
-    output = pathlib.Path(output)
-    is_picture = output.suffix.lower() in images.EXTENSIONS and not output.is_dir()
-    single = len(args.inputs) == 1 and not pathlib.Path(args.inputs[0]).is_dir()
-    if is_picture and not single:
-        raise UsageError(f"{flag} {_show(output)} names one picture, but INPUT may hold several; name a folder: "
-                         f"{_show(output.with_suffix(''))}")
-    if output.exists() and not output.is_dir() and not is_picture:
-        raise UsageError(f"{flag} {_show(output)} is a file, but no picture name; name a folder, or a picture "
-                         f"({', '.join(images.EXTENSIONS)})")
-    if single and output.suffix.lower() in _FOREIGN and not output.is_dir():
-        raise UsageError(f"{flag} {_show(output)}: {output.suffix} cannot be written; use one of "
-                         f"{', '.join(images.EXTENSIONS)}")
-    if is_picture:
-        places = {jobs[0]: output}
-    else:
-        places = {job: output / name for job, name in _png_names(jobs).items()}
-    targets = {job: [place] if samples == 1 else [place.with_name(f"{place.stem}-{i + 1}{place.suffix}")
-                                                  for i in range(samples)] for job, place in places.items()}
-    inputs, owners = {job.path.resolve() for job in jobs}, {}
-    for job, files in targets.items():
-        for file in files:
-            if file.resolve() in inputs:
-                raise UsageError(f"{flag} {_show(file)} would overwrite an INPUT; name another file or folder")
-            other = owners.setdefault(file, job)
-            if other != job:
-                raise UsageError(f"{_show(other.path)} and {_show(job.path)} would both be written to {_show(file)}; "
-                                 "do them in two runs, or give the folder above them as INPUT")
-    return targets
-
-
-def _png_names(jobs):
-    """a.jpg -> a.png; of files that differ in the extension only, a.png keeps its name and a.jpg becomes a.jpg.png."""
-    groups = {}
-    for job in jobs:
-        groups.setdefault(job.relative.with_suffix(".png"), []).append(job)
-    return {job: name if len(group) == 1 or job.relative == name else job.relative.with_name(f"{job.relative.name}.png")
-            for name, group in groups.items() for job in group}
-
-
-def _refuse_shared(comparisons, targets):
-    written = {file.resolve() for files in targets.values() for file in files}
-    for files in comparisons.values():
-        if files[0].resolve() in written:
-            raise UsageError(f"--compare {_show(files[0])} is where a result goes; name another file or folder")
-
-
-# ------------------------------------------------------------------------------------------------ evaluate
-
-def _evaluate(args):
-    from indigo_jax import images, metrics
-    output = getattr(args, "output", None)
-    if output is not None and (pathlib.Path(output).suffix.lower() != ".csv" or pathlib.Path(output).is_dir()):
-        raise UsageError(f"--output writes a table: name it {pathlib.Path(output).with_suffix('.csv')}, not {output}")
-    try:
-        protocols = [metrics.by_name(name.strip()) for name in args.metrics.split(",")]
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--metrics {_line(error)}") from error
-    names = [protocol.name for protocol in protocols]
-    if len(set(names)) < len(names):
-        raise UsageError(f"--metrics {args.metrics}: each metric once")
-    pairs, failed, extra = _pairs(args)
-    rows = []
-    for name, reference, restored in pairs:
-        try:
-            a, b = images.read(restored).pixels, images.read(reference).pixels
-            rows += metrics.score_pairs([(name, a, b)], protocols).rows
-        except (ValueError, OSError, MemoryError) as error:
-            failed.append(_line(error))
-    for reason in failed:
-        print(f"{args.parser.prog}: {reason}", file=sys.stderr)
-    if extra:
-        print(f"{args.parser.prog}: note: {len(extra)} restored without a reference, not measured: {_some(extra)}",
-              file=sys.stderr)
-    if not rows:
-        print(f"{args.parser.prog}: nothing could be measured", file=sys.stderr)
-        return 1
-    mean = {"name": "mean", **{name: math.fsum(row[name] for row in rows) / len(rows) for name in names}}
-    print(_table([*rows, mean], names))
-    if output is not None:
-        text = io.StringIO()
-        table = csv.DictWriter(text, ["name", *names], lineterminator="\n")
-        table.writeheader()
-        table.writerows([*rows, mean])
-        if not _write_text(output, text.getvalue()):
-            return 1
-    return 1 if failed else 0
-
-
-def _pairs(args):
-    """(name, reference, restored) by name; reasons for references without a partner; names of restored ones without."""
-    from indigo_jax import images
-    sides = []
-    for flag, text in (("--reference", args.reference), ("--restored", args.restored)):
-        path = pathlib.Path(text)
-        try:
-            files = images.list_pictures(path)
-        except images.ImageError as error:
-            raise UsageError(f"{flag} {_line(error)}") from error
-        if not files:
-            raise UsageError(f"{flag} {_show(path)}: no pictures in this folder")
-        if path.is_file():
-            sides.append(path)
-            continue
-        side = {}
-        for file in files:
-            stem = file.relative_to(path).with_suffix("").as_posix()
-            if stem in side:
-                raise UsageError(f"{flag} {_show(path)}: {side[stem].name} and {file.name} differ in the extension "
-                                 "only, so pairs are not clear; remove one")
-            side[stem] = file
-        sides.append(side)
-    reference, restored = sides
-    if isinstance(reference, pathlib.Path) != isinstance(restored, pathlib.Path):
-        raise UsageError("--reference and --restored must be two folders or two files")
-    if isinstance(reference, pathlib.Path):
-        return [(reference.name, reference, restored)], [], []
-    both = sorted(reference.keys() & restored.keys())
-    if not both:
-        raise UsageError(f"no name is in both {_show(args.reference)} ({_some(sorted(reference))}) and "
-                         f"{_show(args.restored)} ({_some(sorted(restored))}); pairs are made by name")
-    missing = [f"{_show(reference[stem])}: no restored picture of this name in {_show(args.restored)}"
-               for stem in sorted(reference.keys() - restored.keys())]
-    extra = sorted(restored.keys() - reference.keys())
-    return [(stem, reference[stem], restored[stem]) for stem in both], missing, extra
-
-
-def _table(rows, names):
-    lines = [["name", *names]] + [[_show(row["name"]), *(f"{row[name]:.4f}" for name in names)] for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
-
-
-# ------------------------------------------------------------------------------------------------ weights
-
-def _weights_list(args):
-    from indigo_jax import weights
-    try:
-        entries = weights.available()
-    except weights.WeightsError as error:
-        raise UsageError(str(error)) from error
-    if not entries:
-        print(f"no weights are bundled or in {_show(weights.cache_folder())}")
-    for entry in entries:
-        size = "missing" if entry.size is None else f"{entry.size / 2**20:.1f} MiB"
-        print(f"{entry.name}  {size}  {entry.source}  {_show(entry.path)}")
-    return 0
-
-
-def _weights_verify(args):
-    from indigo_jax import weights
-    code = 0
-    try:
-        names = args.names or [entry.name for entry in weights.available()]
-    except weights.WeightsError as error:
-        raise UsageError(str(error)) from error
-    for name in names:
-        try:
-            facts = weights.verify(name)
-            print(f"{name}: good, {facts['parameters']:,} parameters in {facts['tensors']} tensors, "
-                  f"{facts['size']:,} bytes, sha256 {facts['sha256']}")
-        except weights.WeightsError as error:
-            print(f"{args.parser.prog}: {error}", file=sys.stderr)
-            code = 1
-    if not names:
-        print(f"no weights are bundled or in {_show(weights.cache_folder())}")
-    return code
-
-
-def _weights_convert(args):
-    from indigo_jax import weights
-    try:
-        weights.export(args.source, args.output)
-        facts = weights.verify(args.output)
-    except weights.WeightsError as error:
-        raise UsageError(str(error)) from error
-    print(f"{_show(args.output)}: {facts['parameters']:,} parameters, {facts['size']:,} bytes")
-    return 0
-
-
-# ------------------------------------------------------------------------------------------------ small things
-
-def _write_text(path, text):
-    """Whole or not at all; says why if not."""
-    path = pathlib.Path(path)
-    temporary = path.parent / f".indigo-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(temporary, path)
-    except OSError as error:
-        print(f"indigo: {_show(path)}: cannot be written ({error.strerror})", file=sys.stderr)
-        return False
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return True
-
-
-def _show(path):
-    text = os.fspath(path)
-    return text if text.isprintable() else repr(text)
-
-
-def _some(names):
-    return ", ".join(map(_show, names[:5])) + (", ..." if len(names) > 5 else "")
-
-
-def _line(error):
-    return " ".join(str(error).split())[:400] or type(error).__name__
-
-
-if __name__ == "__main__":
-    sys.exit(main())
