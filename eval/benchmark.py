@@ -78,7 +78,7 @@ def measure(program: Program, *, repeats: int, seconds: float) -> dict:
 
 
 def _memory(compiled) -> dict:
-    """Bytes per device: arguments, results and temporaries together, and the temporaries (what rematerialisation saves).
+    """Bytes per device: arguments, results and temporaries together, and the temporaries (which remat saves).
 
     (The compiler's own peak is left aside: on the CPU it leaves out most temporaries.)
     """

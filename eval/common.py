@@ -158,6 +158,7 @@ def restorations(model: Model, pictures: Pictures, degradations: tuple[Degradati
     """
     restore = {num_steps: restorer(model, num_steps, spacing) for num_steps in steps}
     degradations = tuple(degradations)
+    batch_size = -(-len(degradations) // -(-len(degradations) // batch_size))  # as few chunks, evenly filled
     chunks = [slice(i, i + batch_size) for i in range(0, len(degradations), batch_size)]
     with tqdm(total=len(pictures.names) * len(chunks) * sum(steps), unit="step", desc="restoring",
               mininterval=1.0) as bar:

@@ -26,7 +26,7 @@ from indigo_jax.schedules import NoiseMode
 FIGURES = ("toy", "perception-distortion")
 STEPS = (1, 2, 3, 5, 10, 20)
 MODES = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], np.float32)
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # one per mode or task; distinct for the colour-blind, too
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # distinct for the colour-blind, too
 _RED = "#D7263D"
 
 
@@ -166,12 +166,16 @@ class HighFrequencies:
 
 
 def one_per_task(degradations) -> tuple[common.Degradation, ...]:
-    """The first degradation of each task, but of the motion blurs only the straight ones."""
-    chosen = {}
+    """One degradation of each task, of several variants the middle one; of the motion blurs only the straight ones."""
+    tasks = {}
     for degradation in degradations:
         if "shake" not in degradation.task:
-            chosen.setdefault(degradation.task, degradation)
-    return tuple(chosen.values())
+            tasks.setdefault(degradation.task, []).append(degradation)
+    return tuple(variants[len(variants) // 2] for variants in tasks.values())
+
+
+def _label(task: str, variant: str) -> str:
+    return f"{task}, {variant}" if variant else task
 
 
 def draw_perception_distortion(rows: list[dict], perception, title: str):
@@ -185,24 +189,32 @@ def draw_perception_distortion(rows: list[dict], perception, title: str):
     plt = _pyplot()
     distortion = metrics.by_name("psnr").name
     psnr, seen = tables.means(rows, distortion), tables.means(rows, perception.name)
+    labels = {row["task"]: _label(row["task"], row["variant"]) for row in rows}
     figure, axes = plt.subplots(1, len(psnr), figsize=(3.1 * len(psnr), 3.7), squeeze=False, layout="constrained")
     for i, (ax, task) in enumerate(zip(axes[0], psnr)):
         steps = sorted(n for n in psnr[task] if n)
         x, y = [psnr[task][n] for n in steps], [seen[task][n] for n in steps]
         ax.plot(x, y, "-o", color=_COLOURS[i % len(_COLOURS)], markersize=6, linewidth=1.5)
         for k, n in enumerate(steps):
-            ax.annotate(f"N = {n}" if n == 1 else f"{n}", (x[k], y[k]), textcoords="offset points", xytext=(5, 5),
-                        fontsize=9)
-        ax.set_title(f"{task}\ninput: {psnr[task][0]:.2f} dB, {seen[task][0]:.3f}", fontsize=10)
+            left = x[k] == max(x)
+            ax.annotate(f"N = {n}" if n == 1 else f"{n}", (x[k], y[k]), textcoords="offset points", fontsize=9,
+                        xytext=(-6 if left else 6, 5), ha="right" if left else "left")
+        ax.set(xlim=_span(x, 0.6), ylim=_span(y, 0.04))
+        ax.set_title(f"{labels[task]}\ninput: {psnr[task][0]:.2f} dB, {seen[task][0]:.3f}", fontsize=10)
         ax.set_xlabel("PSNR, dB  (less distortion →)", fontsize=9)
         ax.tick_params(labelsize=8)
-        ax.margins(x=0.22, y=0.15)
         ax.grid(color="0.92", linewidth=0.6)
     label = "LPIPS  (↓ looks better)" if perception.metric == "lpips" else (
         "energy of high frequencies\nrelative to the truth  (1 is right)")
     axes[0, 0].set_ylabel(label, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _span(values, least: float) -> tuple[float, float]:
+    """Limits of an axis: with room around the values, and never so close that rounding looks like an effect."""
+    middle, half = (min(values) + max(values)) / 2, max(0.65 * (max(values) - min(values)), least / 2)
+    return middle - half, middle + half
 
 
 def draw_strip(results: list[common.Result], steps=(1, 10), *, size: int = 96):
@@ -224,7 +236,7 @@ def draw_strip(results: list[common.Result], steps=(1, 10), *, size: int = 96):
             ax.set_xlabel(f"{psnr:.2f} dB", fontsize=9, labelpad=2)
         row[-1].imshow(truth[window], interpolation="nearest")
         row[-1].set_xlabel(pathlib.PurePath(names[i % len(names)]).stem, fontsize=9, labelpad=2)
-        row[0].set_ylabel(task.replace(", ", ",\n"), fontsize=9)
+        row[0].set_ylabel(_label(task, here[0].degradation.variant).replace(", ", ",\n"), fontsize=9)
     for ax, title in zip(axes[0], ["input", *(f"N = {n}" for n in steps), "truth"]):
         ax.set_title(title, fontsize=11)
     for ax in axes.flat:

@@ -84,6 +84,8 @@ def to_markdown(rows: list[dict], measures) -> str:
     lines = ["| task | metric | input | " + " | ".join(f"N = {n}" for n in steps) + " |",
              "|---|---|" + "---:|" * (1 + len(steps))]
     for task in tasks:
+        variants = list(dict.fromkeys(row["variant"] for row in rows if row["task"] == task and row["variant"]))
+        label = f"{task} ({', '.join(variants)})" if variants else task
         for measure in measures:
             values = table[measure.name][task]
             title, decimals = _SHOWN[measure.metric]
@@ -92,7 +94,7 @@ def to_markdown(rows: list[dict], measures) -> str:
                      for n in (0, *steps)]
             if measure.metric == "psnr":
                 cells[1:] = [f"{cell} ({values[n] - values[0]:+.2f})" for cell, n in zip(cells[1:], steps)]
-            lines.append(f"| {task if measure is measures[0] else ''} | {title} | " + " | ".join(cells) + " |")
+            lines.append(f"| {label if measure is measures[0] else ''} | {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -104,8 +106,8 @@ def provenance(model: common.Model, pictures: common.Pictures, measures, command
         f"`{info.get('name', 'unnamed')}` ({count:,} parameters{trained}, sha256 `{info.get('sha256', 'none')[:12]}`) "
         f"on {len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`), indigo_jax "
         f"{indigo_jax.__version__}.",
-        "Means over pictures (of motion blur also over its four lengths) in float64; inputs and results are rounded to "
-        "8 bits. Protocols: " + ", ".join(f"`{measure.name}`" for measure in measures) + ".",
+        "Means over pictures (and over the variants in brackets) in float64; inputs and results are rounded to 8 bits. "
+        "Protocols: " + ", ".join(f"`{measure.name}`" for measure in measures) + ".",
         "N is the number of steps, in brackets the gain over the input, bold the best of a line. The input of "
         "super-resolution is the bicubic enlargement.",
         f"Written by `{command}`."])

@@ -106,7 +106,7 @@ def test_table_equals_direct_computation(table, files, model):
     cells = [cell.strip().replace("*", "") for cell in line.split("|")[3:-1]]
     mean = {steps: np.mean(psnr["noise", steps]) for steps in (0, 1, 2)}
     assert cells == [f"{mean[0]:.2f}"] + [f"{mean[n]:.2f} ({mean[n] - mean[0]:+.2f})" for n in (1, 2)]
-    blur = next(line for line in text.splitlines() if line.startswith("| blur |"))
+    blur = next(line for line in text.splitlines() if line.startswith("| blur (9 px, 13 px) |"))
     assert f"{np.mean(psnr['blur', 0]):.2f}" in blur and len(psnr["blur", 0]) == 4  # two pictures, two lengths
 
 
@@ -258,7 +258,8 @@ def test_figures_of_real_pictures(files, few, tmp_path, capsys, monkeypatch):
         "perception_distortion.csv", "perception_distortion.png", "strip.png"]
     assert is_drawn(tmp_path / "perception_distortion.png") and is_drawn(tmp_path / "strip.png")
     rows = list(csv.DictReader((tmp_path / "perception_distortion.csv").read_text().splitlines()))
-    assert {(row["task"], row["steps"]) for row in rows} == {(task, n) for task in ("noise", "blur") for n in "012"}
+    assert {(row["task"], row["variant"], row["steps"]) for row in rows} == {
+        (*task, n) for task in (("noise", ""), ("blur", "13 px")) for n in "012"}
 
 
 def test_high_frequencies_tell_blur_from_noise():

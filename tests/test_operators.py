@@ -34,6 +34,7 @@ SHARED = {
     "blur": lambda h, w: operators.blur(_kernel(3, 5)),
     "blur_large": lambda h, w: operators.blur(_kernel(13, 9), boundary="symmetric"),
     "blur_larger_than_image": lambda h, w: operators.blur(_kernel(41, 40)),
+    "blur_very_large": lambda h, w: operators.blur(_kernel(65, 12)),
     "blur_zero": lambda h, w: operators.blur(_kernel(4, 3), boundary="zero"),
     "blur_edge": lambda h, w: operators.blur(_kernel(3, 4), boundary="edge", correlate=True),
     "blur_periodic": lambda h, w: operators.blur(_kernel(8, 9), boundary="periodic"),
@@ -86,8 +87,8 @@ STOCHASTIC = [name for name, make in CASES.items() if make(8, 8).stochastic]
 
 
 # compiling is nearly all of the time here, so let it be quick rather than good
-fast_compile = functools.partial(jax.jit, compiler_options={
-    "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+fast_compile = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def _normal(name, *shape):
@@ -351,7 +352,7 @@ def test_random_degradations_draw_per_image_and_within_range():
     (lambda: operators.random_motion_blur((7, 40)), "larger size"),
     (lambda: operators.random_super_resolution(0), "factor"),
     (lambda: operators.poisson_noise(0.0), "peak"),
-    (lambda: operators.clip()(jnp.zeros(3)) or operators.jpeg(10)(jnp.zeros((4, 4, 3))), "batch axis"),
+    (lambda: operators.jpeg(10)(jnp.zeros((4, 4, 3))), "batch axis"),
 ])
 def test_errors_say_what_is_wrong(make, words):
     with pytest.raises(ValueError, match=words):
@@ -371,7 +372,8 @@ def test_sharded_batch_gives_the_same_pictures():
     mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     x, keys = _normal("sharded", count, 16, 16, 3), rng.image_keys(0, range(count))
-    run = jax.jit(lambda image, key: operators.photo_mixture()(image, keys=key))
-    whole = run(x, keys)
-    split = run(jax.device_put(x, sharding), jax.device_put(keys, sharding))
-    _assert_same_picture("photo_mixture", split, whole)
+    operator = operators.photo_mixture()
+    run = jax.jit(lambda image, key: operator(image, keys=key), compiler_options=QUICK)
+    split = [jax.device_put(leaf, sharding) for leaf in (x, keys)]
+    _assert_same_picture("photo_mixture", run(*split), run(x, keys))
+    assert "all-gather" not in run.lower(*split).compile(QUICK).as_text()  # nobody needs anybody else's pictures

@@ -46,6 +46,14 @@ def test_kernel_larger_than_the_image_as_numpy_pads(boundary, image):
     np.testing.assert_allclose(got[0, :, :, 0], want, atol=3e-6)
 
 
+@pytest.mark.parametrize("size, kernel_size", [((12, 300), (9, 20)), ((70, 130), (66, 5))], ids=str)
+def test_pictures_wider_than_a_strip_and_kernels_taller_than_the_fourier_rows(size, kernel_size):
+    kernel = _random_kernel(*kernel_size)
+    x = np.random.default_rng(6).normal(size=size).astype(np.float32)
+    got = operators.blur(kernel)(jnp.asarray(x)[None, :, :, None])
+    np.testing.assert_allclose(got[0, :, :, 0], ndimage.convolve(np.float64(x), kernel, mode="mirror"), atol=2e-6)
+
+
 @pytest.mark.parametrize("side", [5, 11])
 def test_one_kernel_per_image(side):
     kernels = np.stack([_random_kernel(side, side), _random_kernel(side, side)[::-1]])

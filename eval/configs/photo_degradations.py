@@ -31,8 +31,8 @@ def get_config() -> tuple[Degradation, ...]:
             4, sigma_255=0.0)),
         Degradation("JPEG, quality 10", "", lambda keys: operators.jpeg(10)),
         Degradation("Gaussian blur, sigma 1.6 px", "", lambda keys: operators.gaussian_blur(1.6)),
-        *(Degradation("motion blur, straight, 9-15 px", f"{length} px", functools.partial(straight, length))
+        *(Degradation("motion blur, straight", f"{length} px", functools.partial(straight, length))
           for length in LENGTHS),
-        *(Degradation("motion blur, shake, 9-15 px", f"{length} px", functools.partial(shake, length))
+        *(Degradation("motion blur, shake", f"{length} px", functools.partial(shake, length))
           for length in LENGTHS),
     )

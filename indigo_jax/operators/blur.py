@@ -1,4 +1,5 @@
 """Blur: convolution with a kernel, at the size of the image."""
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -7,7 +8,8 @@ from indigo_jax.typing import Array, Key
 
 _NUMPY_MODES = {"reflect": "reflect", "symmetric": "symmetric", "edge": "edge", "periodic": "wrap"}
 BOUNDARIES = (*_NUMPY_MODES, "zero")
-_DIRECT = 49  # taps; above this the FFT is faster
+_DIRECT = 49  # taps; above this a transform is faster
+_STRIPED = 64  # rows of a kernel; above this the two-dimensional FFT
 
 
 def _pad(x: Array, axis: int, before: int, after: int, boundary: str) -> Array:
@@ -47,8 +49,53 @@ def _direct(padded: Array, kernel: Array) -> Array:
     return total
 
 
+def _waves(length: int, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """The real Fourier transform of ``length`` samples as a matrix ``[length, 2F]`` (cosines, then minus sines), and
+    its inverse ``[2F, length - first]`` for the samples from ``first`` on."""
+    frequency = np.arange(length // 2 + 1)
+    phase = 2.0 * np.pi * (np.outer(np.arange(length), frequency) % length) / length
+    twice = np.where((frequency == 0) | (2 * frequency == length), 1.0, 2.0) / length
+    forward = np.concatenate([np.cos(phase), -np.sin(phase)], axis=1)
+    inverse = np.concatenate([twice * np.cos(phase), -twice * np.sin(phase)], axis=1)[first:].T
+    return forward.astype(np.float32), inverse.astype(np.float32)
+
+
+def _striped(padded: Array, kernel: Array) -> Array:
+    """Valid convolution with ``[h, w]`` or ``[B, h, w]``: a sum over the kernel's rows, along them by Fourier.
+
+    The picture is cut into strips of up to ``length`` columns that overlap by ``w - 1``: a circular convolution wraps
+    into its first ``w - 1`` columns only. The transforms are small matrix products: a batch sharded over devices needs
+    no communication for these, while for an FFT XLA gathers the whole batch on every device.
+    """
+    dtype, highest = padded.dtype, jax.lax.Precision.HIGHEST
+    height, width = kernel.shape[-2:]
+    rows, columns = padded.shape[1] - height + 1, padded.shape[2] - width + 1
+    length = min(padded.shape[2], max(128, 4 * width))
+    step = length - width + 1
+    start = step * np.arange(-(-columns // step))
+    forward, inverse = _waves(length, width - 1)
+    planes = jnp.moveaxis(padded, -1, 1)
+    index = np.minimum(start[:, None] + np.arange(length), padded.shape[2] - 1)
+    strips = jnp.take(planes, index, axis=3, mode="clip")
+    strips = jnp.matmul(strips, forward.astype(dtype), precision=highest)  # [B, C, rows + h - 1, strips, 2F]
+    weights = jnp.matmul(kernel, forward[:width].astype(dtype), precision=highest)  # [B or none, h, 2F]
+    weights = weights.reshape(-1, 1, height, 1, 1, 2 * (length // 2 + 1))
+    real, imaginary = jnp.split(strips, 2, axis=-1)
+    weight_real, weight_imaginary = jnp.split(weights, 2, axis=-1)
+    total_real = total_imaginary = 0.0
+    for i in range(height):
+        a, b = (part[:, :, height - 1 - i:height - 1 - i + rows] for part in (real, imaginary))
+        c, d = weight_real[:, :, i], weight_imaginary[:, :, i]
+        total_real += a * c - b * d
+        total_imaginary += a * d + b * c
+    total = jnp.concatenate([total_real, total_imaginary], axis=-1)
+    out = jnp.matmul(total, inverse.astype(dtype), precision=highest)
+    out = out.reshape(*out.shape[:3], start.size * step)[..., :columns]
+    return jnp.moveaxis(out, 1, -1)
+
+
 def _spectral(padded: Array, kernel: Array) -> Array:
-    """The same by FFT, for kernels ``[h, w]`` or ``[B, h, w]``.
+    """Valid convolution with very large kernels ``[h, w]`` or ``[B, h, w]``, by FFT.
 
     A circular convolution at least as long as the padded image wraps into its first ``h - 1`` rows only, and those
     are cut off.
@@ -85,8 +132,9 @@ class Blur:
             x = _pad(x, axis, size - 1 - after, after, self.boundary)
         if self.correlate:
             kernel = kernel[..., ::-1, ::-1]
-        small = kernel.shape[-2] * kernel.shape[-1] <= _DIRECT
-        return _direct(x, kernel) if small else _spectral(x, kernel)
+        height, width = kernel.shape[-2:]
+        convolve = _direct if height * width <= _DIRECT else _striped if height <= _STRIPED else _spectral
+        return convolve(x, kernel)
 
     def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
         """``A* y``: images of the same shape as ``y``."""
@@ -98,8 +146,8 @@ def blur(kernel, *, boundary: str = "reflect", correlate: bool = False) -> Blur:
     """Convolution: ``y[i, j] = sum_mn k[m, n] x[i - m + h // 2, j - n + w // 2]``, the same for every channel.
 
     This is a true convolution (the kernel is flipped), as ``scipy.ndimage.convolve``, odd and even sizes alike;
-    ``correlate=True`` gives ``scipy.ndimage.correlate``. Up to 7 x 7 taps are applied directly, more by FFT. A kernel
-    may be larger than the image: the boundary is continued as often as needed.
+    ``correlate=True`` gives ``scipy.ndimage.correlate``. Up to 7 x 7 taps are applied directly, more by Fourier.
+    A kernel may be larger than the image: the boundary is continued as often as needed.
 
     Args:
         kernel: ``[h, w]``, or one per image ``[B, h, w]``; sum 1 within 1e-3. May be traced (then it is not checked).

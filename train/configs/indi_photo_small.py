@@ -20,6 +20,6 @@ def get_config() -> IndiConfig:
             jpeg=operators.random_jpeg((5, 45)),
             gaussian_noise=operators.random_gaussian_noise((5.0, 50.0))),
         tasks=("denoise", "deblur", "sr", "jpeg"),
-        num_steps=5_500, batch_size=8, crop=64, margin=16, a=2.0,
+        num_steps=5_000, batch_size=8, crop=64, margin=16, a=2.0,
         learning_rate=8e-4, warmup_steps=100, final_learning_rate=1e-6, weight_decay=1e-5, ema=0.999,
         checkpoint_every=500, log_every=50, eval_every=500, cache=True)
