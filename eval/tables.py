@@ -25,6 +25,7 @@ from indigo_jax import metrics
 
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 REFERENCE = pathlib.Path(__file__).parent / "reference"
+_ALL = "mean of the tasks"
 _SHOWN = {"psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4)}  # title, decimals
 
 
@@ -77,9 +78,16 @@ def to_csv(rows: list[dict]) -> str:
 
 
 def to_markdown(rows: list[dict], measures) -> str:
-    """One line per task and metric; the best number of each is bold, and PSNR also shows its gain over the input."""
+    """One line per task and metric, then the mean of the tasks; the best number of each is bold.
+
+    PSNR also shows its gain over the input.
+    """
     table = {measure.name: means(rows, measure.name) for measure in measures}
     tasks = list(table[measures[0].name])
+    if len(tasks) > 1:
+        for by_task in table.values():
+            by_task[_ALL] = {n: float(np.mean([by_task[task][n] for task in tasks])) for n in by_task[tasks[0]]}
+        tasks.append(_ALL)
     steps = [steps for steps in next(iter(table[measures[0].name].values())) if steps]
     lines = ["| task | metric | input | " + " | ".join(f"N = {n}" for n in steps) + " |",
              "|---|---|" + "---:|" * (1 + len(steps))]

@@ -167,9 +167,11 @@ def test_lpips_has_its_own_lines():
     measures = tables.protocols(str(SHARED / "data" / "weights_extra" / "lpips_alex_v0.1.npz"))
     rows = tables.measure(fabricated(), measures)
     lines = tables.to_markdown(rows, measures).splitlines()
-    assert [line.split(" | ")[1] for line in lines[2:]] == ["PSNR, dB", "SSIM", "LPIPS"] * 2
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["PSNR, dB", "SSIM", "LPIPS"] * 3
     lowest = min(tables.means(rows, "lpips-alex-v0.1")["one"].values())
     assert f"**{lowest:.4f}**" in lines[4]
+    of_input = np.mean([by_steps[0] for by_steps in tables.means(rows, "lpips-alex-v0.1").values()])
+    assert lines[8].startswith("| mean of the tasks |") and f" {of_input:.4f}" in lines[10]
 
 
 def test_too_small_a_picture_is_named(model):

@@ -328,6 +328,15 @@ def test_quantize_and_photo_mixture_hold_eight_bit_levels():
     np.testing.assert_allclose(operators.quantize()(x), np.clip(x, -1, 1), atol=0.5 / 127.5 + 1e-6)
 
 
+def test_random_jpeg_spreads_quality_evenly_on_a_logarithmic_scale():
+    """Half of the draws from 5 to 80 lie below the geometric mean, 20: as strong as that quality or stronger."""
+    num = 512
+    x = jnp.tile(0.9 * jax.random.normal(jax.random.key(0), (1, 8, 8, 1)), (num, 1, 1, 3))
+    error = jnp.mean((operators.random_jpeg((5, 80))(x, keys=rng.image_keys(0, np.arange(num))) - x)**2, (1, 2, 3))
+    middle = jnp.mean((operators.jpeg(20)(x[:1]) - x[:1])**2)
+    assert 0.42 < float(jnp.mean(error >= middle)) < 0.58
+
+
 def test_random_degradations_draw_per_image_and_within_range():
     flat = jnp.zeros((64, 24, 24, 1))
     noise = np.asarray(operators.random_gaussian_noise((10, 40))(flat, keys=rng.image_keys(0, range(64))))

@@ -134,7 +134,8 @@ def _add_restore(commands):
         "what to undo; auto: whatever the network finds. sr also enlarges, by --scale"))
     parser.add_argument("--weights", metavar="NAME|PATH", default=DEFAULT_WEIGHTS, help="see: indigo weights list")
     parser.add_argument("--steps", type=_number(int, 1, 10_000), default=1, help=(
-        "1 is nearest to the truth on average; 5 to 10 are sharper"))
+        "1 is nearest to the truth on average; about 5 look sharper where detail was lost, as by blur or 4x sr; "
+        "default: 1"))
     parser.add_argument("--samples", type=_number(int, 1, 1000), default=1, help=(
         "independent restorations of each picture, NAME-1, NAME-2, ..."))
     parser.add_argument("--scale", type=_number(int, 1, 16), help="with --task sr: how much larger (default: 4)",

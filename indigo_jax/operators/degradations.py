@@ -100,7 +100,8 @@ class RandomJpeg:
 
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         keys = base.check_keys(keys, base.check_image(x, "random_jpeg"), "random_jpeg")
-        return Jpeg(jnp.round(_draw(keys, _PARAMETER, self.quality)))(x)
+        low, high = self.quality
+        return Jpeg(jnp.round(jnp.exp(_draw(keys, _PARAMETER, (jnp.log(low), jnp.log(high))))))(x)
 
 
 @base.operator
@@ -154,7 +155,11 @@ def random_super_resolution(factor: int = 4, *, sigma_255=(0.0, 1.0)) -> RandomS
 
 
 def random_jpeg(quality=(5, 60)) -> RandomJpeg:
-    """JPEG at a whole ``quality`` from the range."""
+    """JPEG at a whole ``quality`` from the range, evenly on a logarithmic scale.
+
+    Below 50 the quantisation steps grow as 1 / quality, so this spreads the damage evenly; drawn evenly on the plain
+    scale, strong artefacts would be rare.
+    """
     return RandomJpeg(base.check_range(quality, "quality", 1.0, 100.0))
 
 

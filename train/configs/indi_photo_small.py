@@ -13,11 +13,11 @@ def get_config() -> IndiConfig:
     return IndiConfig(
         model=models.RestorationUNet(width=48, multipliers=(1, 2, 3), num_res_blocks=1, patch_size=2),
         degradation=operators.photo_mixture(
-            dict(motion_blur=0.36, jpeg=0.38, gaussian_noise=0.15, super_resolution=0.06, gaussian_blur=0.05),
+            dict(motion_blur=0.42, jpeg=0.34, gaussian_noise=0.12, super_resolution=0.06, gaussian_blur=0.06),
             gaussian_blur=operators.random_gaussian_blur((0.5, 3.0), sigma_255=(0.0, 0.5)),
             motion_blur=operators.random_motion_blur((7.0, 17.0), sigma_255=(0.0, 0.5)),
             super_resolution=operators.random_super_resolution(4, sigma_255=(0.0, 0.5)),
-            jpeg=operators.random_jpeg((5, 45)),
+            jpeg=operators.random_jpeg((5, 50)),
             gaussian_noise=operators.random_gaussian_noise((5.0, 50.0))),
         tasks=("denoise", "deblur", "sr", "jpeg"),
         num_steps=5_000, batch_size=8, crop=64, margin=16, a=2.0,
