@@ -10,7 +10,7 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBMODULES = frozenset({
-    "checkpoints", "data", "denoisers", "images", "losses", "metrics", "models", "operators",
+    "checkpoints", "data", "denoisers", "guidance", "images", "losses", "metrics", "models", "operators",
     "pipeline", "rng", "samplers", "schedules", "sharding", "typing", "weights",
 })
 

@@ -270,3 +270,47 @@ def sliced_w1(a, b, num_directions: int = 32, seed: int = 0) -> float:
     directions = np.random.default_rng(seed).normal(size=(num_directions, np.shape(a)[-1]))
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     return np.mean(np.abs(np.sort(np.asarray(a) @ directions.T, 0) - np.sort(np.asarray(b) @ directions.T, 0)))
+
+
+# ---------------------------------------------------------------- diffusion of a Gaussian: the law of every step
+
+
+class GaussianDiffusion(NamedTuple):
+    """``x ~ N(mean, std^2)`` per element, seen through ``x_t = sqrt(a) x + sqrt(1 - a) n``."""
+
+    mean: float
+    std: float
+
+    def denoiser(self, schedule) -> Callable:
+        """``E[x | x_t]`` and the eps that belongs to it, as a ``denoiser(x_t, t) -> Prediction``."""
+        from indigo_jax.denoisers import Prediction
+
+        def denoise(x_t, t):
+            a = per_image(schedule.alpha_bar[jnp.searchsorted(schedule.timesteps, t)], x_t)
+            gain = self.std**2 * jnp.sqrt(a) / (a * self.std**2 + 1 - a)
+            x0 = self.mean + gain * (x_t - jnp.sqrt(a) * self.mean)
+            return Prediction(x0, (x_t - jnp.sqrt(a) * x0) / jnp.sqrt(1 - a))
+
+        return denoise
+
+    def output_law(self, schedule, *, eta: float | None = None, variance: str = "small", pull=0.0, towards=0.0):
+        """Mean and std of the sampler's output from standard normal noise: every step is affine, so a recursion in
+        float64. ``eta`` None is DDPM. ``pull``: a drift ``-pull d (x0 - towards)^2 / d x_t`` is added to each step."""
+        a_t, a_s = (np.asarray(a, np.float64) for a in (schedule.alpha_bar, schedule.alpha_bar_prev))
+        m, v = 0.0, 1.0
+        for t, s in zip(a_t[::-1], a_s[::-1]):
+            gain = self.std**2 * np.sqrt(t) / (t * self.std**2 + 1 - t)  # x0 = offset + gain x_t
+            offset = self.mean * (1 - gain * np.sqrt(t))
+            beta = 1 - t / s
+            small = beta * (1 - s) / (1 - t)
+            if eta is None:
+                of_x0, of_x = np.sqrt(s) * beta / (1 - t), np.sqrt(1 - beta) * (1 - s) / (1 - t)
+                added = (beta if variance == "large" else small) if s < 1 else 0.0
+            else:
+                added = eta**2 * small
+                of_eps = np.sqrt(max(1 - s - added, 0.0)) / np.sqrt(1 - t)
+                of_x0, of_x = np.sqrt(s) - of_eps * np.sqrt(t), of_eps
+            factor, constant = of_x0 * gain + of_x, of_x0 * offset
+            factor, constant = factor - 2 * pull * gain * gain, constant - 2 * pull * gain * (offset - towards)
+            m, v = factor * m + constant, factor**2 * v + added
+        return m, np.sqrt(v)

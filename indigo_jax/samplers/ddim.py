@@ -1,0 +1,69 @@
+"""DDIM: a diffusion run backwards with as much new noise per step as one likes, down to none."""
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from indigo_jax import rng
+from indigo_jax.schedules import NoiseSchedule
+from indigo_jax.typing import Array, Denoiser, Kernel
+
+
+class DdimState(NamedTuple):
+    """What the next step needs: ``x`` is ``x_t``, ``[B, H, W, C]``."""
+
+    x: Array
+
+
+class DdimInfo(NamedTuple):
+    """Diagnostics of a step: the timestep ``t`` (a number) from which it started, and the denoiser's ``x0``."""
+
+    t: Array
+    x0: Array | None
+
+
+def ddim(denoiser: Denoiser, schedule: NoiseSchedule, eta: float = 0.0) -> Kernel:
+    """DDIM (Song, Meng & Ermon 2021, Eq. 12) as a kernel for :func:`samplers.sample`.
+
+    ``x_s = sqrt(a_s) x0 + sqrt(1 - a_s - sigma^2) eps + sigma z`` with
+    ``sigma = eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s)`` (Eq. 16), a = alpha_bar, from the schedule's
+    noisiest level to the picture (a_s = 1). Where guidance gives a drift it is added to ``x_s``.
+
+    Args:
+        denoiser: ``denoiser(x_t [B, H, W, C], t [B]) -> Prediction``; see :func:`denoisers.from_eps`.
+        schedule: the levels to visit (:func:`schedules.respace` for fewer steps than in training).
+        eta: 0 is deterministic (keys are not used), 1 is as noisy as DDPM with the smaller variance.
+
+    Returns:
+        ``Kernel(init, step, num_steps)``. Its ``x_init`` is ``x_t`` at the noisiest level: standard normal noise.
+
+    Errors:
+        ValueError for eta outside ``[0, 1]``.
+
+    >>> from indigo_jax import denoisers, samplers, schedules
+    >>> schedule = schedules.respace(schedules.linear(), 4)
+    >>> kernel = ddim(denoisers.from_x0(lambda x, t: 0.5 + 0.0 * x, schedule), schedule)
+    >>> x, _ = samplers.sample(kernel, rng.image_keys(0, [0]), jnp.ones((1, 1, 1, 1)))
+    >>> float(x[0, 0, 0, 0])
+    0.5
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be in [0, 1], from no noise (0) to that of DDPM (1); got {eta}")
+    num_steps = schedule.timesteps.shape[0]
+    a_t, a_s = schedule.alpha_bar, schedule.alpha_bar_prev
+    sigma = eta * jnp.sqrt((1 - a_s) / (1 - a_t)) * jnp.sqrt(1 - a_t / a_s)
+    direction = jnp.sqrt(jnp.maximum(1 - a_s - sigma**2, 0.0))
+
+    def init(x: Array, keys) -> DdimState:
+        del keys
+        return DdimState(x)
+
+    def step(keys, state: DdimState, i) -> tuple[DdimState, DdimInfo]:
+        k = num_steps - 1 - i
+        t = schedule.timesteps[k]
+        prediction = denoiser(state.x, jnp.full(state.x.shape[:1], t))
+        x_s = jnp.sqrt(a_s[k]) * prediction.x0 + direction[k] * prediction.eps
+        if eta > 0:
+            x_s = x_s + sigma[k] * rng.normal(keys, x_s)
+        return DdimState(x_s + prediction.drift), DdimInfo(t, prediction.x0)
+
+    return Kernel(init, step, num_steps)

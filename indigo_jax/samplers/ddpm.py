@@ -1,0 +1,74 @@
+"""DDPM: ancestral sampling, the reverse of the noising process step by step."""
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from indigo_jax import rng
+from indigo_jax.schedules import NoiseSchedule
+from indigo_jax.typing import Array, Denoiser, Kernel
+
+VARIANCES = ("small", "large")
+
+
+class DdpmState(NamedTuple):
+    """What the next step needs: ``x`` is ``x_t``, ``[B, H, W, C]``."""
+
+    x: Array
+
+
+class DdpmInfo(NamedTuple):
+    """Diagnostics of a step: the timestep ``t`` (a number) from which it started, and the denoiser's ``x0``."""
+
+    t: Array
+    x0: Array | None
+
+
+def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small") -> Kernel:
+    """Ancestral sampling (Ho et al. 2020, Algorithm 2) as a kernel for :func:`samplers.sample`.
+
+    ``x_s = sqrt(a_s) beta / (1 - a_t) x0 + sqrt(1 - beta) (1 - a_s) / (1 - a_t) x_t + sqrt(v) z`` (Eq. 7), a =
+    alpha_bar, ``beta = 1 - a_t / a_s``, also for a schedule with fewer levels than in training. The last step adds no
+    noise. Where guidance gives a drift it is added to ``x_s``.
+
+    Args:
+        denoiser: as for :func:`ddim`. If it predicts ``log_var``, ``v = exp(log_var)`` (Nichol & Dhariwal 2021).
+        schedule: the levels to visit.
+        variance: else: "small" is ``v = beta (1 - a_s) / (1 - a_t)``, right for data of no spread; "large" is
+            ``v = beta``, right for standard normal data.
+
+    Returns:
+        ``Kernel(init, step, num_steps)``. Its ``x_init`` is standard normal noise.
+
+    Errors:
+        ValueError for an unknown variance.
+
+    >>> from indigo_jax import denoisers, samplers, schedules
+    >>> schedule = schedules.respace(schedules.linear(), 4)
+    >>> kernel = ddpm(denoisers.from_x0(lambda x, t: 0.5 + 0.0 * x, schedule), schedule)
+    >>> x, _ = samplers.sample(kernel, rng.image_keys(0, [0]), jnp.ones((1, 1, 1, 1)))
+    >>> round(float(x[0, 0, 0, 0]), 4)
+    0.5
+    """
+    if variance not in VARIANCES:
+        raise ValueError(f"variance must be one of {', '.join(VARIANCES)}; got {variance!r}")
+    num_steps = schedule.timesteps.shape[0]
+    a_t, a_s = schedule.alpha_bar, schedule.alpha_bar_prev
+    beta = 1 - a_t / a_s
+    of_x0 = jnp.sqrt(a_s) * beta / (1 - a_t)
+    of_x_t = jnp.sqrt(1 - beta) * (1 - a_s) / (1 - a_t)
+    fixed = jnp.sqrt(beta if variance == "large" else beta * (1 - a_s) / (1 - a_t))
+
+    def init(x: Array, keys) -> DdpmState:
+        del keys
+        return DdpmState(x)
+
+    def step(keys, state: DdpmState, i) -> tuple[DdpmState, DdpmInfo]:
+        k = num_steps - 1 - i
+        t = schedule.timesteps[k]
+        prediction = denoiser(state.x, jnp.full(state.x.shape[:1], t))
+        std = fixed[k] if prediction.log_var is None else jnp.exp(0.5 * prediction.log_var)
+        x_s = of_x0[k] * prediction.x0 + of_x_t[k] * state.x
+        x_s = x_s + jnp.where(k > 0, std, 0.0) * rng.normal(keys, x_s)
+        return DdpmState(x_s + prediction.drift), DdpmInfo(t, prediction.x0)
+
+    return Kernel(init, step, num_steps)
