@@ -10,8 +10,8 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBMODULES = frozenset({
-    "checkpoints", "data", "denoisers", "guidance", "images", "losses", "metrics", "models", "operators",
-    "pipeline", "rng", "samplers", "schedules", "sharding", "typing", "weights",
+    "checkpoints", "convert", "data", "denoisers", "guidance", "images", "losses", "metrics", "models", "operators",
+    "pipeline", "restoration", "rng", "samplers", "schedules", "sharding", "typing", "weights",
 })
 
 

@@ -44,6 +44,7 @@ SHARED = {
     "resize": lambda h, w: operators.resize(4, 6),
     "downsample": lambda h, w: operators.downsample(3),
     "downsample_area": lambda h, w: operators.downsample(2, method="area"),
+    "average_pool": lambda h, w: operators.average_pool(4),
     "downsample_nearest": lambda h, w: operators.downsample(4, method="nearest"),
     "downsample_bilinear": lambda h, w: operators.downsample(4, method="bilinear"),
     "upsample": lambda h, w: operators.upsample(2),

@@ -3,6 +3,7 @@
 Every operator is a callable pytree with the flags ``linear``, ``stochastic`` and ``shape_preserving``; the linear ones
 have an exact ``adjoint``, the stochastic ones need ``keys``, one per image.
 """
+from indigo_jax.operators.blind import blind_blur
 from indigo_jax.operators.blur import blur, defocus_blur, gaussian_blur, motion_blur
 from indigo_jax.operators.compose import clip, compose, mixture, quantize
 from indigo_jax.operators.degradations import (
@@ -13,12 +14,13 @@ from indigo_jax.operators.jpeg import jpeg
 from indigo_jax.operators.kernels import (
     disk_kernel, gaussian_kernel, linear_motion_kernel, load_kernel, motion_kernel)
 from indigo_jax.operators.noise import gaussian_noise, poisson_noise, speckle_noise
-from indigo_jax.operators.resize import downsample, resize, super_resolution, upsample
+from indigo_jax.operators.proximal import proximal
+from indigo_jax.operators.resize import average_pool, downsample, resize, super_resolution, upsample
 
 __all__ = [
-    "blur", "box_mask", "clip", "compose", "defocus_blur", "disk_kernel", "downsample", "gaussian_blur",
-    "gaussian_kernel", "gaussian_noise", "inpaint", "jpeg", "linear_motion_kernel", "load_kernel", "mixture",
-    "motion_blur", "motion_kernel", "photo_mixture", "poisson_noise", "quantize", "random_blur", "random_box_mask",
-    "random_gaussian_blur", "random_gaussian_noise", "random_jpeg", "random_motion_blur", "random_pixel_mask",
-    "random_super_resolution", "resize", "speckle_noise", "super_resolution", "upsample",
+    "average_pool", "blind_blur", "blur", "box_mask", "clip", "compose", "defocus_blur", "disk_kernel", "downsample",
+    "gaussian_blur", "gaussian_kernel", "gaussian_noise", "inpaint", "jpeg", "linear_motion_kernel", "load_kernel",
+    "mixture", "motion_blur", "motion_kernel", "photo_mixture", "poisson_noise", "proximal", "quantize", "random_blur",
+    "random_box_mask", "random_gaussian_blur", "random_gaussian_noise", "random_jpeg", "random_motion_blur",
+    "random_pixel_mask", "random_super_resolution", "resize", "speckle_noise", "super_resolution", "upsample",
 ]

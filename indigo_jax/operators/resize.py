@@ -202,6 +202,16 @@ def downsample(factor: int, *, method: str = "bicubic") -> Rescale:
     return Rescale(int(factor), True, method)
 
 
+def average_pool(factor: int) -> Rescale:
+    """Mean over blocks of ``factor x factor`` pixels, the super-resolution operator of BIRD and DDNM:
+    :func:`downsample` by area. Where the factor divides the sides, its pseudo-inverse repeats pixels.
+
+    >>> average_pool(2)(jnp.arange(4.0).reshape(1, 2, 2, 1)).ravel().tolist()
+    [1.5]
+    """
+    return downsample(factor, method="area")
+
+
 def upsample(factor: int, *, method: str = "bicubic") -> Rescale:
     """Enlarge by a whole factor, ``H -> H factor``; see :func:`resize`."""
     _check(method, factor=factor)

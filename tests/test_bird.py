@@ -1,0 +1,202 @@
+"""BIRD: the official loop's numbers, its gradients against autodiff, and what sharding and batches must not change."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from indigo_jax import convert, denoisers, models, operators, restoration, rng, samplers, schedules, sharding
+from tests.oracles import GaussianDiffusion
+from tests.paths import SHARED, needs_shared
+
+SCHEDULE = schedules.respace(schedules.linear(), 5, "linspace")
+KEYS = rng.image_keys(0, np.arange(8))
+Z = rng.normal(rng.init_keys(KEYS), jnp.zeros((8, 8, 8, 3)))
+Y = jnp.clip(0.4 * rng.normal(KEYS, Z), -1, 1)
+
+
+def bent(x, t):
+    """A noise predictor that is neither linear nor the same for all pixels; strong enough for x0 to be clipped."""
+    exact = GaussianDiffusion(0.1, 0.6).denoiser(SCHEDULE)(x, t)
+    return 0.9 * exact.eps + 0.05 * jnp.sin(3.0 * jnp.roll(x, 1, axis=1))
+
+
+DENOISER = denoisers.from_eps(bent, SCHEDULE)
+BLUR = operators.gaussian_blur(1.0)
+
+
+@needs_shared
+def test_official_loop_of_four_iterations():
+    fixture = np.load(SHARED / "fixtures" / "bird_reference_deblur.npz")
+
+    def nhwc(name):
+        return jnp.asarray(fixture[name].transpose(0, 2, 3, 1))
+
+    state = {name[2:]: fixture[name] for name in fixture.files if name.startswith("w.")}
+    module, params = models.DDPMUNet(**convert.ddpm_unet_arguments(state)), convert.ddpm_unet(state)
+    schedule = schedules.respace(schedules.linear(), 10)
+    np.testing.assert_allclose(schedule.alpha_bar[::-1], fixture["abar"][fixture["timesteps"].astype(int)], rtol=1e-5)
+
+    def eps(x, t):
+        a = schedule.alpha_bar[jnp.searchsorted(schedule.timesteps, t)][:, None, None, None]
+        return jnp.sqrt(1 - a) * x / (a * 0.25 + 1 - a) + 0.1 * module.apply(params, x, t)
+
+    unknowns = {"input": fixture["kin"],
+                "hidden": {"kernel": fixture["k.0.weight"].T, "bias": fixture["k.0.bias"]},
+                "out": {"kernel": fixture["k.2.weight"].T, "bias": fixture["k.2.bias"]}}
+    unknowns = jax.tree.map(lambda a: jnp.asarray(a)[None], unknowns)
+    operator = operators.blind_blur(13, form="mlp", boundary="zero", correlate=True)
+    denoiser = denoisers.from_eps(eps, schedule)
+    optimizer = restoration.bird_optimizer(3e-3, 2e-4, final=1.0)
+
+    objective = restoration.bird_objective(denoiser, schedule, operator, nhwc("y"), clip="hard")
+    first = jax.jit(objective)(nhwc("z0"), unknowns)
+    kernel = restoration.bird(denoiser, schedule, operator, nhwc("y"), optimizer, clip="hard", num_iterations=4,
+                              params=unknowns)
+    step, final, losses = jax.jit(kernel.step), kernel.init(nhwc("z0")), []
+    for i in range(4):
+        final, info = step(KEYS[:1], final, i)
+        losses.append(float(info.loss[0]))
+
+    def relative(a, b):
+        return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+    assert relative(first.x0, nhwc("first_x0")) < 1e-4
+    assert relative(first.grad_z, nhwc("first_grad")) < 1e-4
+    np.testing.assert_allclose(losses, fixture["losses"], rtol=1e-4)
+    assert relative(final.z, nhwc("z_final")) < 1e-4
+
+
+@pytest.mark.parametrize("clip", ["hard", "straight_through"])
+def test_closed_form_gradient_is_autodiff_with_stop_gradient(clip):
+    def stopped(x, t):
+        return jax.lax.stop_gradient(bent(x, t))
+
+    z = 1.5 * Z  # so that some pixels are clipped
+    now = restoration.bird_objective(DENOISER, SCHEDULE, BLUR, Y, "stop", clip=clip)(z)
+    same = denoisers.from_eps(stopped, SCHEDULE)
+    autodiff = restoration.bird_objective(same, SCHEDULE, BLUR, Y, "exact", clip=clip)(z)
+    assert float(jnp.mean(jnp.abs(now.x0) == 1)) > 0.01
+    np.testing.assert_allclose(now.grad_z, autodiff.grad_z, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(now.loss, autodiff.loss, rtol=1e-6)
+
+
+def test_exact_gradient_is_the_directional_derivative_and_needs_no_stored_activations():
+    objective = restoration.bird_objective(DENOISER, SCHEDULE, BLUR, Y, "exact")
+    direction = rng.normal(rng.fold(KEYS, 3), Z)
+    slope = jnp.sum(objective(Z).grad_z * direction, (1, 2, 3))
+
+    def plain(z):  # no remat, no straight-through trick that hides a clip: nothing is clipped here
+        x0, _, _ = restoration.ddim_rollout(DENOISER, SCHEDULE, z)
+        return jnp.mean((BLUR(x0) - Y)**2, (1, 2, 3))
+
+    np.testing.assert_allclose(jax.jvp(plain, (Z,), (direction,))[1], slope, rtol=2e-4, atol=1e-6)
+
+
+def test_rollout_is_ddim_of_a_clipped_denoiser():
+    x0, jacobian, eps = restoration.ddim_rollout(DENOISER, SCHEDULE, Z)
+    clipped = denoisers.from_eps(bent, SCHEDULE, clip=True)
+    expected, _ = samplers.sample(samplers.ddim(clipped, SCHEDULE), KEYS, Z)
+    np.testing.assert_allclose(x0, expected, atol=2e-5)
+    np.testing.assert_allclose(jacobian, 1 / np.sqrt(SCHEDULE.alpha_bar[-1]), rtol=1e-4)
+    assert eps.shape == (5, *Z.shape)
+
+
+def run(keys, z, y, **settings):
+    kernel = restoration.bird(DENOISER, SCHEDULE, BLUR, y, restoration.bird_optimizer(num_iterations=6),
+                              num_iterations=6, **settings)
+    return samplers.sample(kernel, keys, z)
+
+
+def test_loss_falls_and_z_stays_on_the_sphere():
+    x0, info = run(KEYS, Z, Y)
+    assert bool((info.steps.loss[-1] < info.steps.loss[0]).all())
+    state = restoration.bird(DENOISER, SCHEDULE, BLUR, Y, optax.sgd(1.0), num_iterations=1).init(KEYS)
+    np.testing.assert_allclose(jnp.linalg.norm(restoration.to_sphere(state.z).reshape(8, -1), axis=1), 192**0.5,
+                               rtol=1e-6)
+    np.testing.assert_array_equal(state.z, Z)
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient": "exact"}, {"refresh": 1}])
+def test_one_image_alone_in_a_batch_and_on_eight_devices_without_talk(settings):
+    program = jax.jit(lambda *arguments: run(*arguments, **settings)[0])
+    batch = program(KEYS, Z, Y)
+    np.testing.assert_allclose(program(KEYS[5:6], Z[5:6], Y[5:6]), batch[5:6], atol=1e-5)
+    split = NamedSharding(sharding.data_mesh(), PartitionSpec("data"))
+    arguments = [jax.device_put(a, split) for a in (KEYS, Z, Y)]
+    np.testing.assert_allclose(program(*arguments), batch, atol=1e-5)
+    text = program.lower(*arguments).compile().as_text()
+    assert not any(word in text for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"))
+
+
+def test_blind_kernel_is_learned_per_image():
+    operator = operators.blind_blur(5)
+    kernel = restoration.bird(DENOISER, SCHEDULE, operator, Y, restoration.bird_optimizer(num_iterations=4),
+                              num_iterations=4)
+    state = kernel.init(KEYS)
+    start = operator.kernel(state.params)
+    for i in range(4):
+        state, _ = kernel.step(KEYS, state, i)
+    end = operator.kernel(state.params)
+    assert end.shape == (8, 5, 5) and float(jnp.abs(end - start).max()) > 1e-3
+    assert float(jnp.abs(end[0] - end[1]).max()) > 1e-4
+    np.testing.assert_allclose(end.sum((1, 2)), 1.0, rtol=1e-5)
+
+
+def test_refresh_reuses_predictions_in_turn_and_ends_exactly():
+    calls = []
+
+    def counted(x, t):
+        jax.debug.callback(lambda t: calls.append(float(t[0])), t)
+        return bent(x, t)
+
+    kernel = restoration.bird(denoisers.from_eps(counted, SCHEDULE), SCHEDULE, BLUR, Y,
+                              restoration.bird_optimizer(num_iterations=7), num_iterations=7, refresh=1)
+    jax.block_until_ready(samplers.sample(kernel, KEYS, Z))
+    jax.effects_barrier()
+    assert len(calls) == 5 + 5 * 1 + 5
+    assert len(set(calls[5:10])) == 5
+
+
+def test_memory_of_stop_is_that_of_a_forward_pass():
+    """The temporaries of one iteration grow neither with the levels nor with the network's depth."""
+    def deep(x, t):
+        for _ in range(8):
+            x = jnp.sin(jnp.roll(x, 1, axis=1) + x)
+        return x
+
+    z, y = (jnp.zeros((1, 64, 64, 3)) for _ in range(2))
+
+    def temporaries(gradient, num_levels):
+        schedule = schedules.respace(schedules.linear(), num_levels, "linspace")
+        objective = restoration.bird_objective(denoisers.from_eps(deep, schedule), schedule, lambda x: x, y, gradient)
+
+        def needed(z):
+            now = objective(z)
+            return now.loss, now.grad_z
+
+        return jax.jit(needed).lower(z).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries("stop", 20) < 1.2 * temporaries("stop", 5)
+    assert temporaries("stop", 20) < 0.5 * temporaries("exact", 20)
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"gradient": "full"}, "stop, exact, prox"), ({"clip": "soft"}, "straight_through, hard"),
+    ({"gradient": "prox"}, "belong together"), ({"refresh": 6}, "between 1 and the 5"),
+    ({"num_iterations": 0}, "at least 1"),
+])
+def test_refusals(settings, words):
+    with pytest.raises(ValueError, match=words):
+        restoration.bird(DENOISER, SCHEDULE, BLUR, Y, optax.sgd(1.0), **settings)
+
+
+def test_operator_that_changes_the_shape_needs_the_shape_of_the_pictures():
+    operator = operators.downsample(4)
+    with pytest.raises(ValueError, match="image_shape="):
+        restoration.bird(DENOISER, SCHEDULE, operator, Y[:, :2, :2], optax.sgd(1.0))
+    kernel = restoration.bird(DENOISER, SCHEDULE, operator, Y[:, :2, :2], optax.sgd(1.0), image_shape=(8, 8, 3))
+    assert kernel.init(KEYS).z.shape == (8, 8, 8, 3)
+    with pytest.raises(ValueError, match="of the pictures' shape"):
+        kernel.init(Z[:, :4])
