@@ -37,6 +37,22 @@ class Operator(Protocol):
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array: ...
 
 
+@runtime_checkable
+class BlindOperator(Protocol):
+    """``A(x, params) -> y``: an operator with unknowns, as :func:`indigo_jax.restoration.bird` finds them.
+
+    ``init(keys)`` makes the unknowns to start from, every leaf ``[B, ...]``: each image has its own.
+
+    Any operator, with unknowns or without (then ``params`` is None), may say how well a picture explains a measurement:
+    ``A.loss(x, y, params) -> [B]``, differentiable in ``x`` and ``params``, a mean over the elements of ``y`` so that
+    its scale does not depend on the size. Without it, the loss is the mean of ``(A(x) - y)^2``.
+    """
+
+    def init(self, keys: Key) -> Params: ...
+
+    def __call__(self, x: Array, params: Params, *, keys: Key | None = None) -> Array: ...
+
+
 class Kernel(NamedTuple):
     """One algorithm as two pure functions, run by :func:`indigo_jax.samplers.sample`.
 

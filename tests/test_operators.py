@@ -1,4 +1,4 @@
-"""One property matrix over all operators; known answers are in test_operators_{blur,resize,jpeg}.py."""
+"""One property matrix over all operators; known answers are in test_operators_{blur,varying,resize,jpeg,radon}.py."""
 import functools
 import zlib
 
@@ -41,6 +41,8 @@ SHARED = {
     "gaussian_blur": lambda h, w: operators.gaussian_blur(1.6),
     "motion_blur": lambda h, w: operators.motion_blur(9.0, 0.7),
     "defocus_blur": lambda h, w: operators.defocus_blur(2.5),
+    "varying_blur": lambda h, w: operators.varying_blur(
+        _stack(_kernel(3, 4), _kernel(3, 4)[::-1], _kernel(3, 4)[:, ::-1]), operators.patch_weights(h, w, 3, 1)),
     "resize": lambda h, w: operators.resize(4, 6),
     "downsample": lambda h, w: operators.downsample(3),
     "downsample_area": lambda h, w: operators.downsample(2, method="area"),
@@ -74,15 +76,26 @@ PER_IMAGE = {
     "blur_per_image": lambda h, w: operators.blur(_stack(*(_kernel(3, 3) ** p / (_kernel(3, 3) ** p).sum()
                                                            for p in (1, 2, 3)))),
     "blur_large_per_image": lambda h, w: operators.blur(operators.gaussian_kernel(jnp.array([0.0, 1.0, 2.0]), 11)),
+    "varying_blur_per_image": lambda h, w: operators.varying_blur(
+        operators.gaussian_kernel(jnp.linspace(0.0, 2.0, 6), 9).reshape(3, 2, 9, 9),
+        _stack(operators.patch_weights(h, w, 2, 1), operators.patch_weights(h, w, 1, 2),
+               operators.patch_weights(h, w, 2, 1)[::-1])),
     "gaussian_noise_per_image": lambda h, w: operators.gaussian_noise(sigma=jnp.array([0.0, 0.1, 0.5])),
     "poisson_noise_per_image": lambda h, w: operators.poisson_noise(jnp.array([5.0, 10.0, 500.0])),
     "jpeg_per_image": lambda h, w: operators.jpeg(jnp.array([5.0, 50.0, 100.0])),
     "inpaint_per_image": lambda h, w: operators.inpaint(
         operators.random_pixel_mask(rng.image_keys(5, range(BATCH)), h, w)),
 }
-CASES = SHARED | PER_IMAGE
+SQUARE = {  # for square pictures only
+    "radon": lambda h, w: operators.radon(operators.sparse_view_angles(5), h),
+    "radon_wide": lambda h, w: operators.radon([0.0, 33.3, 90.0, 200.0], h, num_detectors=2 * h),
+}
+SQUARE_SIZES = [(7, 7), (2, 2), (20, 20)]
+CASES = SHARED | PER_IMAGE | SQUARE
 SLOW_TO_COMPILE = {"photo_mixture", "random_blur", "random_jpeg", "jpeg_per_image", "poisson_noise_per_image"}
-PAIRS = [(name, size) for name in CASES for size in SIZES if size == SIZES[0] or name not in SLOW_TO_COMPILE]
+PAIRS = [(name, size) for name in SHARED | PER_IMAGE for size in SIZES
+         if size == SIZES[0] or name not in SLOW_TO_COMPILE]
+PAIRS += [(name, size) for name in SQUARE for size in SQUARE_SIZES]
 LINEAR = [name for name, make in CASES.items() if make(8, 8).linear]
 STOCHASTIC = [name for name, make in CASES.items() if make(8, 8).stochastic]
 
@@ -90,6 +103,10 @@ STOCHASTIC = [name for name, make in CASES.items() if make(8, 8).stochastic]
 # compiling is nearly all of the time here, so let it be quick rather than good
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 fast_compile = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+def _first_size(name):
+    return SQUARE_SIZES[0] if name in SQUARE else SIZES[0]
 
 
 def _normal(name, *shape):
@@ -165,20 +182,20 @@ def test_gradient_is_finite_and_not_zero(name, size):
 
 @every
 def test_an_image_does_not_depend_on_its_batch_and_vmap_works(name):
-    operator, x, keys, y, _ = _case(name, (7, 5))
+    operator, x, keys, y, _ = _case(name, _first_size(name))
     alone = _one_by_one_with_its_parameters if name in PER_IMAGE else _one_by_one
     _assert_same_picture(name, alone(operator, x, keys), y)
 
 
 @every
 def test_same_keys_same_result(name):
-    operator, x, keys, y, _ = _case(name, (7, 5))
+    operator, x, keys, y, _ = _case(name, _first_size(name))
     np.testing.assert_array_equal(_apply(operator, x, keys)[0], y)
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_operators_need_keys_and_use_them(name):
-    operator, x, keys, y, _ = _case(name, (7, 5))
+    operator, x, keys, y, _ = _case(name, _first_size(name))
     assert not np.array_equal(_apply(operator, x, rng.fold(keys, 1))[0], y)
     with pytest.raises(ValueError, match="image_keys"):
         operator(x)
@@ -188,7 +205,7 @@ def test_stochastic_operators_need_keys_and_use_them(name):
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - set(STOCHASTIC)))
 def test_the_others_need_no_keys(name):
-    operator, x, _, y, _ = _case(name, (7, 5))
+    operator, x, _, y, _ = _case(name, _first_size(name))
     _assert_same_picture(name, operator(x), y)
 
 
@@ -206,7 +223,7 @@ def test_linear_with_an_exact_adjoint(name, size):
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - set(LINEAR)))
 def test_the_others_say_that_they_have_no_adjoint(name):
-    operator, x, _, y, _ = _case(name, (7, 5))
+    operator, x, _, y, _ = _case(name, _first_size(name))
     assert not operator.linear
     if hasattr(operator, "adjoint"):
         with pytest.raises(ValueError, match="only linear operators"):

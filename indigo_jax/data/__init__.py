@@ -7,13 +7,15 @@ source into training batches, :func:`evaluation_batches` into evaluation batches
 import os
 import pathlib
 
+from indigo_jax.data.ellipses import EllipsePhantoms, open_ellipses
 from indigo_jax.data.folder import arrays, folder, gopro, paired_folders
 from indigo_jax.data.packed import packed
 from indigo_jax.data.preprocess import evaluation_batches, pipeline
+from indigo_jax.data.resized import resized
 from indigo_jax.data.tfds import tfds
 
-__all__ = ["arrays", "evaluation_batches", "folder", "gopro", "open_source", "packed", "paired_folders", "pipeline",
-           "tfds"]
+__all__ = ["EllipsePhantoms", "arrays", "evaluation_batches", "folder", "gopro", "open_source", "packed",
+           "paired_folders", "pipeline", "resized", "tfds"]
 
 _FOLDER_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}
 
@@ -27,6 +29,7 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
     ``tfds:NAME``          a prepared tensorflow-datasets data set; "val" is its "validation" (else "test")
     ``gopro:FOLDER``       pairs in folders sharp/ and blur/; with subfolders train/ and test/, those of the split
     ``pairs:SHARP,BLURRED``  pairs from two folders, by name
+    ``ellipses:SIZE``      random phantoms for tomography, see :class:`EllipsePhantoms`: 20,000, and 200 for "val"
     ====================== =============================================================================
 
     Args:
@@ -43,10 +46,12 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
     kind, _, rest = spec.partition(":")
     if kind == "tfds":
         return _open_tfds(rest, split, data_dir, cache)
-    if kind not in ("gopro", "pairs") and spec.lower().endswith(".npz"):
+    if kind not in ("gopro", "pairs", "ellipses") and spec.lower().endswith(".npz"):
         return packed(spec, split=split, cache=cache)
     if split not in ("train", "val", "all"):
         raise ValueError(f"{spec}: unknown split {split!r}; use 'train', 'val' or 'all'")
+    if kind == "ellipses":
+        return open_ellipses(rest, split, cache)
     if kind == "gopro":
         return gopro(_split_folder(rest, split), cache=cache)
     if kind == "pairs":
@@ -59,9 +64,9 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
         return folder(_split_folder(path, split), cache=cache)
     if path.exists():
         raise ValueError(f"{spec}: a file, but not an .npz pack; give a folder of pictures, FILE.npz, tfds:NAME, "
-                         "gopro:FOLDER or pairs:SHARP,BLURRED")
+                         "gopro:FOLDER, pairs:SHARP,BLURRED or ellipses:SIZE")
     raise FileNotFoundError(f"{spec}: no such folder or file; give a folder of pictures, FILE.npz, tfds:NAME, "
-                            "gopro:FOLDER or pairs:SHARP,BLURRED")
+                            "gopro:FOLDER, pairs:SHARP,BLURRED or ellipses:SIZE")
 
 
 def _split_folder(path, split):

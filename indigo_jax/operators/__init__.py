@@ -3,7 +3,8 @@
 Every operator is a callable pytree with the flags ``linear``, ``stochastic`` and ``shape_preserving``; the linear ones
 have an exact ``adjoint``, the stochastic ones need ``keys``, one per image.
 """
-from indigo_jax.operators.blind import blind_blur
+from indigo_jax.operators.blind import blind_blur, blind_gaussian_blur, blind_varying_blur
+from indigo_jax.operators.blind_noise import blind_noise
 from indigo_jax.operators.blur import blur, defocus_blur, gaussian_blur, motion_blur
 from indigo_jax.operators.compose import clip, compose, mixture, quantize
 from indigo_jax.operators.degradations import (
@@ -15,12 +16,16 @@ from indigo_jax.operators.kernels import (
     disk_kernel, gaussian_kernel, linear_motion_kernel, load_kernel, motion_kernel)
 from indigo_jax.operators.noise import gaussian_noise, poisson_noise, speckle_noise
 from indigo_jax.operators.proximal import proximal
+from indigo_jax.operators.radon import filtered_backprojection, radon, sparse_view_angles
 from indigo_jax.operators.resize import average_pool, downsample, resize, super_resolution, upsample
+from indigo_jax.operators.varying_blur import patch_weights, varying_blur
 
 __all__ = [
-    "average_pool", "blind_blur", "blur", "box_mask", "clip", "compose", "defocus_blur", "disk_kernel", "downsample",
-    "gaussian_blur", "gaussian_kernel", "gaussian_noise", "inpaint", "jpeg", "linear_motion_kernel", "load_kernel",
-    "mixture", "motion_blur", "motion_kernel", "photo_mixture", "poisson_noise", "proximal", "quantize", "random_blur",
-    "random_box_mask", "random_gaussian_blur", "random_gaussian_noise", "random_jpeg", "random_motion_blur",
-    "random_pixel_mask", "random_super_resolution", "resize", "speckle_noise", "super_resolution", "upsample",
+    "average_pool", "blind_blur", "blind_gaussian_blur", "blind_noise", "blind_varying_blur", "blur", "box_mask",
+    "clip", "compose", "defocus_blur", "disk_kernel", "downsample", "filtered_backprojection", "gaussian_blur",
+    "gaussian_kernel", "gaussian_noise", "inpaint", "jpeg", "linear_motion_kernel", "load_kernel", "mixture",
+    "motion_blur", "motion_kernel", "patch_weights", "photo_mixture", "poisson_noise", "proximal", "quantize", "radon",
+    "random_blur", "random_box_mask", "random_gaussian_blur", "random_gaussian_noise", "random_jpeg",
+    "random_motion_blur", "random_pixel_mask", "random_super_resolution", "resize", "sparse_view_angles",
+    "speckle_noise", "super_resolution", "upsample", "varying_blur",
 ]

@@ -41,7 +41,7 @@ class BirdState(NamedTuple):
 
 
 class BirdInfo(NamedTuple):
-    """Diagnostics of an iteration: ``loss`` ``[B]``, mean over pixels of ``(A(x0) - y)^2``; the picture ``x0``."""
+    """Diagnostics of an iteration: ``loss`` ``[B]``, see :class:`Objective`; the picture ``x0``."""
 
     loss: Array
     x0: Array | None
@@ -51,7 +51,7 @@ class Objective(NamedTuple):
     """What :func:`bird_objective` says at one z.
 
     Attributes:
-        loss: ``[B]``, mean squared residual of each image.
+        loss: ``[B]``, mean squared residual of each image, or the operator's own loss where it has one.
         grad_z: the descent direction for z that the mode asks for, ``[B, H, W, C]``.
         grad_params: exact gradient for the operator's unknowns; None for a known operator.
         x0: the picture ``[B, H, W, C]``.
@@ -78,7 +78,9 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         denoiser: not clipped (its eps is used; BIRD clips by itself), as ``denoisers.from_eps(fn, schedule)``.
         schedule: the few levels of the fast sampler, as ``schedules.respace(schedule, 5, "linspace")``. The released
             code takes 10, "leading".
-        operator: ``A(x) -> y``, or with unknowns ``A(x, params) -> y`` and ``A.init(keys)``.
+        operator: ``A(x) -> y``, or with unknowns ``A(x, params) -> y`` and ``A.init(keys)``
+            (:class:`indigo_jax.typing.BlindOperator`). ``A.loss(x, y, params)`` replaces the squared residual, as for
+            :func:`operators.blind_noise`.
         y: the measurements ``[B, ...]``.
         optimizer: over the tree ``{"z": z, "params": params}``; see :func:`bird_optimizer`.
         gradient: "stop" takes the noise predictions as constants, so that d x0 / d z is a known diagonal: no network is
@@ -160,6 +162,8 @@ def bird_objective(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operat
     blind = hasattr(operator, "init")
 
     def losses(x0, params):
+        if hasattr(operator, "loss"):
+            return operator.loss(x0, y, params)
         residual = (operator(x0, params) if blind else operator(x0)) - y
         return jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
 

@@ -1,0 +1,115 @@
+"""Random phantoms of ellipses, drawn when asked for: pictures to train a prior for tomography on."""
+import numpy as np
+
+from indigo_jax import rng
+
+MIN_SIZE = 16
+NUM_VAL, NUM_TRAIN = 200, 20_000  # of ``ellipses:SIZE``
+
+
+class EllipsePhantoms:
+    """A source of random phantoms in the manner of Shepp and Logan: grey ellipses in a body, most within a skull.
+
+    Picture i depends on (seed, start + i) alone; its shapes do not depend on the size. It is 0 outside the inscribed
+    circle, whatever symmetry of the square is applied to it, so that no ray of :func:`indigo_jax.operators.radon`
+    misses any of it.
+
+    Args:
+        count: how many pictures.
+        size: their side in pixels, at least 16.
+        seed: 0 ... 2**32 - 1.
+        start: number of the first one.
+        cache: keep every picture that was drawn (3 bytes per pixel).
+
+    A source: ``len(source)`` and ``source[i] -> {"image": uint8 [size, size, 3] grey, "id": int}``, with
+    ``id = rng.name_id(source.names[i])``.
+
+    Errors:
+        ValueError for numbers out of range; IndexError for a picture that it does not have.
+
+    >>> EllipsePhantoms(2, 32, 0)[1]["image"].shape
+    (32, 32, 3)
+    """
+
+    def __init__(self, count: int, size: int, seed: int, *, start: int = 0, cache: bool = False):
+        for name, value, low in (("count", count, 1), ("size", size, MIN_SIZE), ("seed", seed, 0), ("start", start, 0)):
+            if int(value) != value or value < low:
+                raise ValueError(f"ellipses: {name} is {value}; it must be a whole number, at least {low}")
+        if seed >= 2**32:
+            raise ValueError(f"ellipses: seed is {seed}; it must be in 0 ... 2**32 - 1")
+        self._size, self._seed, self._numbers = int(size), int(seed), range(int(start), int(start) + int(count))
+        self.names = [f"ellipses/{self._seed}/{number}" for number in self._numbers]
+        self._ids = [rng.name_id(name) for name in self.names]
+        self._cache = [None] * len(self.names) if cache else None
+
+    def __len__(self):
+        return len(self.names)
+
+    def __repr__(self):
+        return f"EllipsePhantoms({len(self)} pictures of {self._size} x {self._size}, seed {self._seed})"
+
+    def __getitem__(self, index):
+        image = None if self._cache is None else self._cache[index]
+        if image is None:
+            image = _draw(_ellipses(self._seed, self._numbers[index]), self._size)
+            if self._cache is not None:
+                self._cache[index] = image
+        return {"image": image, "id": self._ids[index]}
+
+
+def open_ellipses(size: str, split: str, cache: bool) -> EllipsePhantoms:
+    """``ellipses:SIZE``: 20,000 pictures to train on and 200 others for validation, all of seed 0."""
+    if not (size.isascii() and size.isdigit() and int(size) >= MIN_SIZE):
+        raise ValueError(f"ellipses:{size}: give the side of the pictures, a whole number of at least {MIN_SIZE}, "
+                         "as ellipses:64")
+    start = {"val": 0, "train": NUM_VAL, "all": 0}[split]
+    count = {"val": NUM_VAL, "train": NUM_TRAIN, "all": NUM_VAL + NUM_TRAIN}[split]
+    return EllipsePhantoms(count, int(size), 0, start=start, cache=cache)
+
+
+def _ellipses(seed, number):
+    """(body, additions): rows of (grey, x, y, semi-axis, semi-axis, angle), the unit disc being the field of view.
+
+    The body is painted first, each ellipse over the one before; the grey of the additions is added inside it.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, number]))
+    uniform = generator.uniform
+    axes = uniform(0.55, 0.95, 2)
+    reach, turn, direction = uniform(0.0, 1.0), uniform(0.0, np.pi), uniform(0.0, 2.0 * np.pi)
+    shift = reach * (0.95 - axes.max()) * np.array([np.cos(direction), np.sin(direction)])
+    body = [[uniform(0.1, 0.9), *shift, *axes, turn]]
+    if generator.random() < 0.75:  # a bright skull about darker tissue
+        body = [[uniform(0.6, 1.0), *shift, *axes, turn],
+                [uniform(0.1, 0.5), *shift, *(axes - uniform(0.02, 0.12)), turn]]
+    additions = []
+    for _ in range(generator.integers(2, 15)):
+        radius, around = np.sqrt(uniform(0.0, 0.7)) * axes.min(), uniform(0.0, 2.0 * np.pi)
+        semi = 0.02 * (0.4 / 0.02) ** uniform(0.0, 1.0, 2)
+        grey = uniform(0.05, 0.4) * (1 if generator.random() < 0.5 else -1)
+        additions.append([grey, shift[0] + radius * np.cos(around), shift[1] + radius * np.sin(around), *semi,
+                          uniform(0.0, np.pi)])
+    return np.array(body), np.array(additions)
+
+
+def _cover(ellipses, size):
+    """How much of each pixel lies inside each ellipse, nearly: ``[n, size, size]`` in ``[0, 1]``."""
+    half = size / 2.0
+    y, x = (np.mgrid[:size, :size] + 0.5) / half - 1.0
+    _, x0, y0, a, b, angle = (column[:, None, None] for column in ellipses.T)
+    u = ((x - x0) * np.cos(angle) + (y - y0) * np.sin(angle)) / a
+    v = ((y - y0) * np.cos(angle) - (x - x0) * np.sin(angle)) / b
+    level = np.sqrt(u**2 + v**2) + 1e-9
+    slope = np.sqrt((u / a) ** 2 + (v / b) ** 2) / level + 1e-9  # of the level
+    return np.clip(0.5 - half * (level - 1.0) / slope, 0.0, 1.0)  # distance to the edge in pixels
+
+
+def _draw(ellipses, size):
+    body, additions = ellipses
+    grey = np.zeros((size, size))
+    for cover, ellipse in zip(_cover(body, size), body):
+        grey += cover * (ellipse[0] - grey)
+    inside = _cover(body[-1:], size)[0]
+    grey += inside * np.tensordot(additions[:, 0], _cover(additions, size), axes=1)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2.0
+    grey[x**2 + y**2 > (size / 2.0 - 0.75) ** 2] = 0.0
+    return np.repeat(np.round(255.0 * np.clip(grey, 0.0, 1.0)).astype(np.uint8)[..., None], 3, axis=2)
