@@ -92,6 +92,16 @@ def keras_arrays(module):
     return arrays
 
 
+@pytest.mark.parametrize("make", [lambda **o: models.DDPMUNet(**SMALL, **o), lambda **o: models.KerasUNet(
+    widths=(8, 16), has_attention=(False, True), num_res_blocks=1, first_channels=8, **o)], ids=["ddpm", "keras"])
+def test_bfloat16_is_close_to_float32(make):
+    x, t = jax.random.normal(jax.random.key(0), (1, 16, 16, 3)), jnp.full((1,), 7.0)
+    params = make().init(jax.random.key(1), x, t)
+    full, half = (jax.jit(make(dtype=dtype).apply)(params, x, t) for dtype in (jnp.float32, jnp.bfloat16))
+    assert half.dtype == jnp.float32
+    assert 0 < float(jnp.abs(full - half).max()) < 0.1 * float(jnp.abs(full).max())
+
+
 TINY = models.KerasUNet(widths=(8, 16), has_attention=(False, True), num_res_blocks=1, first_channels=8)
 
 

@@ -1,6 +1,7 @@
 """Neural networks: flax.linen modules only. They know nothing of schedules, samplers or files."""
+from indigo_jax.models.adm_unet import ADMUNet
 from indigo_jax.models.ddpm_unet import DDPMUNet
 from indigo_jax.models.keras_unet import KerasUNet
 from indigo_jax.models.restoration_unet import RestorationUNet
 
-__all__ = ["DDPMUNet", "KerasUNet", "RestorationUNet"]
+__all__ = ["ADMUNet", "DDPMUNet", "KerasUNet", "RestorationUNet"]

@@ -1,0 +1,106 @@
+"""The torch checkpoints of guided diffusion as parameters of :class:`models.ADMUNet`."""
+import re
+
+import numpy as np
+
+from indigo_jax import models
+from indigo_jax.convert import strict
+from indigo_jax.typing import Params
+
+_BLOCK = {"in_layers.0": "norm_in", "in_layers.2": "conv_in", "emb_layers.1": "time", "out_layers.0": "norm_out",
+          "out_layers.3": "conv_out", "skip_connection": "shortcut", "norm": "norm", "qkv": "qkv",
+          "proj_out": "proj_out"}
+_ALONE = {"time_embed.0": "time_embed_0", "time_embed.2": "time_embed_2", "out.0": "norm_out", "out.2": "conv_out"}
+_STAGE = re.compile(r"(?:(input|output)_blocks\.(\d+)|(middle)_block)\.(\d+)(?:\.(.+))?")
+
+
+def adm_unet(state_dict: dict[str, np.ndarray], *, image_size: int | None = None,
+             num_head_channels: int = 64) -> Params:
+    """Parameters for ``models.ADMUNet(**adm_unet_arguments(state_dict))``.
+
+    Args:
+        state_dict: ``{torch parameter name: numpy array}``, in any precision; a leading ``module.`` (of
+            DataParallel) is dropped.
+        image_size: as for :func:`adm_unet_arguments`.
+        num_head_channels: as for :func:`adm_unet_arguments`.
+
+    Returns:
+        The linen variables dict, in float32.
+
+    Errors:
+        ValueError unless every array is used once and every parameter is found, with its shape.
+    """
+    arguments = adm_unet_arguments(state_dict, image_size=image_size, num_head_channels=num_head_channels)
+    tensors, sources = {}, {}
+    for name, value in state_dict.items():
+        ours, value = _translate(name.removeprefix("module."), np.asarray(value))
+        if ours in tensors:
+            raise ValueError(f"the state_dict has the same parameter twice: {sources[ours]} and {name}")
+        tensors[ours], sources[ours] = value, name
+    module = models.ADMUNet(**arguments)
+    size = 2 ** (len(module.multipliers) - 1)
+    return strict.check(strict.nest(tensors), module, size=size, source="the state_dict")
+
+
+def adm_unet_arguments(state_dict: dict[str, np.ndarray], *, image_size: int | None = None,
+                       num_head_channels: int = 64) -> dict:
+    """The constructor arguments of :class:`models.ADMUNet` that a checkpoint's names and shapes tell.
+
+    Args:
+        state_dict: as for :func:`adm_unet`.
+        image_size: side of the pictures of its training; default: such that its last level is 8 x 8, as in all
+            released networks.
+        num_head_channels: width of one head of attention, of which a checkpoint says nothing; default: that of all
+            released networks.
+
+    Errors:
+        ValueError if it is no such checkpoint, or one with classes.
+    """
+    shapes = {name.removeprefix("module."): np.shape(value) for name, value in state_dict.items()}
+
+    def shape(name, ndim):
+        if len(shapes.get(name, ())) != ndim:
+            raise ValueError(f"not a guided-diffusion UNet: no {name} of {ndim} axes among its {len(shapes)} names")
+        return shapes[name]
+
+    channels = shape("time_embed.0.weight", 2)[1]
+    out_channels = shape("out.2.weight", 4)[0]
+    if "label_emb.weight" in shapes:
+        raise ValueError("a guided-diffusion UNet with classes (label_emb.weight); only those without can be converted")
+    num_blocks = len({match[1] for name in shapes if (match := re.match(r"output_blocks\.(\d+)\.", name))})
+    ups = [name for name in shapes if re.fullmatch(r"output_blocks\.\d+\.[12]\.(in_layers\.2|conv)\.weight", name)]
+    levels = len(ups) + 1
+    if not num_blocks or num_blocks % levels or num_blocks == levels:
+        raise ValueError(f"not a guided-diffusion UNet: {num_blocks} output_blocks on {levels} levels")
+    per_level = num_blocks // levels
+    first = [(levels - 1 - level) * per_level for level in range(levels)]  # the way up begins at the last level
+    widths = [shape(f"output_blocks.{i}.0.out_layers.3.weight", 4)[0] for i in first]
+    attends = [level for level, i in enumerate(first) if f"output_blocks.{i}.1.qkv.weight" in shapes]
+    image_size = image_size or 8 * 2 ** (levels - 1)
+    return {"channels": channels,
+            "multipliers": tuple(width // channels if width % channels == 0 else width / channels for width in widths),
+            "num_res_blocks": per_level - 1, "attention_resolutions": tuple(image_size // 2**i for i in attends),
+            "image_size": image_size, "num_head_channels": num_head_channels,
+            "resblock_updown": not any(name.endswith(".conv.weight") for name in ups),
+            "use_scale_shift_norm": shape("middle_block.0.emb_layers.1.weight", 2)[0] == 2 * widths[-1],
+            "out_channels": out_channels}
+
+
+def _translate(name, value):
+    """Our name and layout of a torch parameter; a name that is none keeps its own, for the check to refuse."""
+    scope, _, leaf = name.rpartition(".")
+    match = _STAGE.fullmatch(scope)
+    if scope in _ALONE:
+        path = _ALONE[scope]
+    elif match and match[5] in _BLOCK:
+        path = f"{match[1] or match[3]}_{f'{match[2]}_' if match[2] else ''}{match[4]}/{_BLOCK[match[5]]}"
+    elif match and match[1] and match[5] in (None, {"input": "op", "output": "conv"}[match[1]]):
+        path = f"{match[1]}_{match[2]}_{match[4]}"
+    else:
+        return name, value
+    if leaf == "weight":
+        leaf = "scale" if value.ndim == 1 else "kernel"
+        if value.shape[2:] == (1,):  # a convolution over a list of pixels
+            value = value[..., 0]
+        value = value.transpose(*range(2, value.ndim), 1, 0) if value.ndim > 1 else value
+    return f"{path}/{leaf}", value
