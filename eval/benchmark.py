@@ -156,7 +156,8 @@ def _rollout_gradient(module, size, batch, num_steps, remat):
 def _train_step(module, size, batch):
     """``train.indi``'s own step: degradation on the device, loss, gradient, AdamW, moving average."""
     from train import indi, indi_config
-    config = indi_config.IndiConfig(module, operators.photo_mixture(), batch_size=batch, crop=size, margin=16)
+    config = indi_config.IndiConfig(model=module, degradation=operators.photo_mixture(), batch_size=batch,
+                                    crop=size, margin=16)
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch, mesh)
     optimizer = indi.make_optimizer(config)

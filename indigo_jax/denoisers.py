@@ -4,6 +4,7 @@ from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 
+from indigo_jax import schedules
 from indigo_jax.schedules import NoiseMode, NoiseSchedule
 from indigo_jax.typing import Array, Denoiser
 
@@ -123,10 +124,7 @@ def _consistent(x0, eps, x_t, signal, noise, clip):
 
 
 def _learned_log_variance(schedule, index, v):
-    before = schedule.alpha_bar_prev
-    beta = 1 - schedule.alpha_bar / before
-    posterior = beta * (1 - before) / (1 - schedule.alpha_bar)
-    posterior = posterior.at[0].set(posterior[1] if posterior.shape[0] > 1 else beta[0])  # 0 at the first level: no log
+    low, high = schedules.log_variances(schedule)
     shape = (-1,) + (1,) * (v.ndim - 1)
-    high, low = jnp.log(beta)[index].reshape(shape), jnp.log(posterior)[index].reshape(shape)
+    low, high = low[index].reshape(shape), high[index].reshape(shape)
     return 0.5 * (v + 1) * high + 0.5 * (1 - v) * low

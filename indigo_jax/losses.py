@@ -1,11 +1,17 @@
-"""Training objectives: InDI's path, its distribution of times, and its loss."""
+"""Training objectives: InDI's path, its distribution of times, and its loss; the denoising losses of diffusion."""
+import math
+from typing import Callable
+
+import jax
 import jax.numpy as jnp
 
-from indigo_jax import rng
-from indigo_jax.schedules import NoiseMode
+from indigo_jax import rng, schedules
+from indigo_jax.schedules import NoiseMode, NoiseSchedule
 from indigo_jax.typing import Array, Key, Restorer
 
 LOSSES = ("l1", "l2")
+PREDICTIONS = ("eps", "x0", "v")
+WEIGHTINGS = ("simple", "min_snr")
 _TIME, _NOISE = 0, 1  # what an image's key is folded with
 
 
@@ -62,3 +68,94 @@ def indi(restorer: Restorer, x: Array, y: Array, keys: Key, *, noise: NoiseMode,
     x_t = indi_path(x, y, t, noise, rng.normal(rng.fold(keys, _NOISE), x))
     error = restorer(x_t, t) - x
     return jnp.mean(jnp.abs(error) if loss == "l1" else error**2, axis=(1, 2, 3))
+
+
+# ------------------------------------------------------------------------------------------------ diffusion
+
+def diffusion_levels(keys: Key, count: int, *, stratified: bool = True) -> Array:
+    """Indices ``[B]`` int32, uniform in ``0 ... count - 1``; ``stratified`` as in :func:`indi_times`."""
+    u = rng.uniform(keys)
+    if stratified:
+        u = (jnp.arange(u.shape[0], dtype=jnp.float32) + u) / u.shape[0]
+    return jnp.minimum((u * count).astype(jnp.int32), count - 1)
+
+
+def diffusion(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, *, prediction: str = "eps",
+              weighting: str = "simple", learned_variance: bool = False, index: Array | None = None) -> Array:
+    """Denoising loss ``w_t || f(x_t, t) - target ||^2`` for one draw of t and n per image (Ho et al. 2020, Eq. 14).
+
+    ``x_t = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) n``; the target is n ("eps"), x ("x0") or
+    ``sqrt(alpha_bar) n - sqrt(1 - alpha_bar) x`` ("v", Salimans & Ho 2022, App. D). The least loss is reached by the
+    conditional mean of the target.
+
+    With ``learned_variance`` the network has a second half of channels and ``0.001 L_vlb`` is added, through which
+    only that half learns (Nichol & Dhariwal 2021, Sec. 3.1).
+
+    Args:
+        apply_fn: ``apply_fn(x_t [B, H, W, C], t [B]) -> [B, H, W, C]`` (or 2 C), t the schedule's timesteps.
+        x: pictures ``[B, H, W, C]`` in ``[-1, 1]``.
+        keys: one per image ``[B]``.
+        schedule: the whole schedule.
+        prediction: "eps", "x0" or "v".
+        weighting: "simple" (w = 1), or "min_snr": ``min(SNR, 5)`` on the error of x0 (Hang et al. 2023).
+        learned_variance: only with prediction "eps".
+        index: levels of the schedule ``[B]`` int32; drawn by :func:`diffusion_levels` where None.
+
+    Returns:
+        Mean over each image, ``[B]`` float32.
+
+    Errors:
+        ValueError for an unknown prediction or weighting, or an output of other shape than the target's.
+    """
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}; got {weighting!r}")
+    if learned_variance and prediction != "eps":
+        raise ValueError(f"a learned variance goes with prediction 'eps', not {prediction!r}")
+    if index is None:
+        index = diffusion_levels(rng.fold(keys, _TIME), schedule.timesteps.shape[0])
+    alpha_bar = schedule.alpha_bar[index]
+    signal, sigma = (jnp.sqrt(a)[:, None, None, None] for a in (alpha_bar, 1 - alpha_bar))
+    n = rng.normal(rng.fold(keys, _NOISE), x)
+    x_t = signal * x + sigma * n
+
+    output = apply_fn(x_t, schedule.timesteps[index])
+    channels = x.shape[-1] * (2 if learned_variance else 1)
+    if output.shape != (*x.shape[:-1], channels):
+        raise ValueError(f"the network gives {output.shape} for pictures of shape {x.shape}; {channels} channels are "
+                         "needed")
+    if learned_variance:
+        output, v = jnp.split(output, 2, axis=-1)
+    target = {"eps": n, "x0": x, "v": signal * n - sigma * x}[prediction]
+    loss = jnp.mean((output - target) ** 2, axis=(1, 2, 3))
+    if weighting == "min_snr":
+        snr = alpha_bar / (1 - alpha_bar)
+        loss = loss * jnp.minimum(snr, 5.0) / {"eps": snr, "x0": jnp.ones_like(snr), "v": snr + 1}[prediction]
+    if learned_variance:
+        x0 = jax.lax.stop_gradient((x_t - sigma * output) / signal)
+        loss = loss + 0.001 * schedule.timesteps.shape[0] * _variational_bound(schedule, index, x, x_t, x0, v)
+    return loss
+
+
+def _variational_bound(schedule, index, x, x_t, x0, v):
+    """The term of level ``index`` in L_vlb, in bits per number, ``[B]``."""
+    def at(values):
+        return values[index][:, None, None, None]
+
+    low, high = (at(a) for a in schedules.log_variances(schedule))
+    log_var = 0.5 * (v + 1) * high + 0.5 * (1 - v) * low  # Nichol & Dhariwal, Eq. 15
+    a, before = at(schedule.alpha_bar), at(schedule.alpha_bar_prev)
+    from_x0 = jnp.sqrt(before) * (1 - a / before) / (1 - a)  # Ho et al., Eq. 7
+    kl = 0.5 * (log_var - low - 1 + jnp.exp(low - log_var) + (from_x0 * (x - x0)) ** 2 * jnp.exp(-log_var))
+    mean = from_x0 * x0 + jnp.sqrt(a / before) * (1 - before) / (1 - a) * x_t
+    bound = jnp.where(index[:, None, None, None] == 0, -_log_likelihood(x, mean, 0.5 * log_var), kl)
+    return jnp.mean(bound, axis=(1, 2, 3)) / math.log(2.0)
+
+
+def _log_likelihood(x, mean, log_std):
+    """Of 256 grey values in ``[-1, 1]`` under a Gaussian integrated over their bins (Ho et al. 2020, Eq. 13)."""
+    inverse = jnp.exp(-log_std)
+    above = jnp.where(x > 0.999, 1.0, jax.scipy.special.ndtr((x - mean + 1 / 255) * inverse))
+    below = jnp.where(x < -0.999, 0.0, jax.scipy.special.ndtr((x - mean - 1 / 255) * inverse))
+    return jnp.log(jnp.maximum(above - below, 1e-12))

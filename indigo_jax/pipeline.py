@@ -232,8 +232,11 @@ class Restoration:
 
 
 def load(name_or_path, *, devices=None) -> Restoration:
-    """The restoration by named weights or a weights file; see :func:`weights.load`."""
-    return Restoration(*weights.load(name_or_path), devices=devices)
+    """The restoration by named weights or a weights file; see :func:`weights.load`. A diffusion prior is refused."""
+    module, params, info = weights.load(name_or_path)
+    if "noise" not in info:
+        raise weights.WeightsError(f"{name_or_path}: a diffusion prior; use --method bird")
+    return Restoration(module, params, info, devices=devices)
 
 
 def degrade(picture: images.Picture, operator, *, seed: int = 0) -> images.Picture:

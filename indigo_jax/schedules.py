@@ -5,6 +5,7 @@ A diffusion schedule is a struct of arrays, ascending in noise: ``x_t = sqrt(alp
 InDI walks ``x_t = (1 - t) x + t y + t eps_t n`` from t = 1 (the measurement) to t = 0 (the clean picture). A grid says
 where it stops on the way; a noise mode is the function ``eps_t``, which must not increase with t.
 """
+import inspect
 from typing import Callable, NamedTuple
 
 import jax
@@ -73,6 +74,73 @@ def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -
     alpha_bar = schedule.alpha_bar[index]
     return NoiseSchedule(schedule.timesteps[index], alpha_bar,
                          jnp.concatenate([jnp.ones(1, jnp.float32), alpha_bar[:-1]]))
+
+
+_MAKERS = {"linear": linear, "scaled_linear": scaled_linear, "cosine": cosine}
+_MOST_TIMESTEPS = 100_000  # of a stored schedule, so that a forged file cannot ask for a monster
+
+
+def to_json(name: str, **arguments) -> dict:
+    """A schedule of this module as ``{"name": ..., argument: ...}`` with its defaults written out, for files.
+
+    Errors:
+        ValueError for an unknown name, or arguments that the schedule does not take. Whether the numbers make a
+        schedule is seen by :func:`from_json`.
+
+    >>> to_json("linear", num_timesteps=10)
+    {'name': 'linear', 'num_timesteps': 10, 'beta_start': 0.0001, 'beta_end': 0.02}
+    """
+    if name not in _MAKERS:
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(_MAKERS)}")
+    try:
+        bound = inspect.signature(_MAKERS[name]).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"schedule {name}: {error}") from error
+    bound.apply_defaults()
+    wrong = [key for key, value in bound.arguments.items()
+             if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value)]
+    if wrong or bound.arguments["num_timesteps"] > _MOST_TIMESTEPS:
+        wrong = wrong[0] if wrong else "num_timesteps"
+        raise ValueError(f"schedule {name}: {wrong} = {bound.arguments[wrong]!r} is not a number that it takes")
+    return {"name": name, **bound.arguments}
+
+
+def from_json(stored: dict) -> NoiseSchedule:
+    """Inverse of :func:`to_json`; the same errors.
+
+    >>> from_json({"name": "cosine", "num_timesteps": 300}).timesteps.shape
+    (300,)
+    """
+    if not isinstance(stored, dict) or not isinstance(stored.get("name"), str):
+        raise ValueError(f"a stored schedule is a table with a name and numbers; got {stored!r}")
+    arguments = to_json(**stored)
+    return _MAKERS[arguments.pop("name")](**arguments)
+
+
+def truncate(schedule: NoiseSchedule, alpha_bar_min: float) -> NoiseSchedule:
+    """The levels with ``alpha_bar >= alpha_bar_min``: a sampler of few steps wastes none of them where all is noise.
+
+    Errors:
+        ValueError where no level is left.
+
+    >>> truncate(linear(), 0.5).timesteps.shape
+    (259,)
+    """
+    count = int(np.sum(np.asarray(schedule.alpha_bar) >= alpha_bar_min))
+    if not count:
+        raise ValueError(f"alpha_bar_min {alpha_bar_min:g} is above all levels of the schedule, which begin at "
+                         f"{float(schedule.alpha_bar[0]):g}")
+    return NoiseSchedule(*(level[:count] for level in schedule))
+
+
+def log_variances(schedule: NoiseSchedule) -> tuple[Array, Array]:
+    """Bounds of the reverse step's log-variance, ``[S]`` each: of the posterior ``q(x_{t-1} | x_t, x_0)`` and of
+    ``q(x_t | x_{t-1})`` (Ho et al. 2020, Sec. 3.2). The first posterior variance is 0 and takes the second's place."""
+    before = schedule.alpha_bar_prev
+    beta = 1 - schedule.alpha_bar / before
+    posterior = beta * (1 - before) / (1 - schedule.alpha_bar)
+    posterior = posterior.at[0].set(posterior[1] if posterior.shape[0] > 1 else beta[0])
+    return jnp.log(posterior), jnp.log(beta)
 
 
 def _from_betas(betas):

@@ -76,3 +76,99 @@ def test_refusals():
         losses.indi(lambda x_t, t: x_t, x, x, KEYS[:1], noise=schedules.no_noise(), loss="huber")
     with pytest.raises(ValueError, match="a must be at least 0"):
         losses.indi_times(KEYS[:1], a=-1.0)
+
+
+# ---------------------------------------------------------------- diffusion
+
+@pytest.mark.parametrize("prediction", losses.PREDICTIONS)
+@pytest.mark.parametrize("level", [0, 40, 99])
+def test_the_optimal_predictor_of_a_gaussian_attains_the_closed_form_loss(prediction, level):
+    """x ~ N(0, s^2): each target is jointly Gaussian with x_t, so the best predictor is linear and its error is
+    ``a (1 - a) s^2 / var(x_t)`` times the square of what divides x in the target's noise."""
+    s, schedule = 0.5, schedules.linear(100)
+    a = float(schedule.alpha_bar[level])
+    var = a * s**2 + 1 - a
+    gain = {"x0": a**0.5 * s**2 / var, "eps": (1 - a) ** 0.5 / var,
+            "v": (a * (1 - a)) ** 0.5 * (1 - s**2) / var}[prediction]
+    least = {"x0": s**2 * (1 - a), "eps": a * s**2, "v": s**2}[prediction] / var
+    keys = rng.image_keys(2, np.arange(2000))
+    x = s * rng.normal(rng.fold(keys, 10), jnp.zeros((2000, 4, 4, 1)))
+    value = losses.diffusion(lambda x_t, t: gain * x_t, x, keys, schedule, prediction=prediction,
+                             index=jnp.full(2000, level))
+    np.testing.assert_allclose(value.mean(), least, rtol=0.04)
+    worse = losses.diffusion(lambda x_t, t: 0.8 * gain * x_t, x, keys, schedule, prediction=prediction,
+                             index=jnp.full(2000, level))
+    assert worse.mean() > value.mean()
+
+
+def test_min_snr_weighs_the_error_of_x0_alike_for_every_prediction():
+    schedule, keys = schedules.cosine(50), KEYS[:64]
+    x = jax.random.uniform(jax.random.key(0), (64, 4, 4, 3), minval=-1.0)
+    index = losses.diffusion_levels(keys, 50)
+    a = schedule.alpha_bar[index][:, None, None, None]
+    wrong = x + 0.3  # this estimate of x, said in the three ways
+
+    def says(prediction):
+        def network(x_t, t):
+            eps = (x_t - jnp.sqrt(a) * wrong) / jnp.sqrt(1 - a)
+            return {"x0": wrong, "eps": eps, "v": jnp.sqrt(a) * eps - jnp.sqrt(1 - a) * wrong}[prediction]
+        return losses.diffusion(network, x, keys, schedule, prediction=prediction, weighting="min_snr", index=index)
+
+    snr = (a / (1 - a))[:, 0, 0, 0]
+    for prediction in losses.PREDICTIONS:
+        np.testing.assert_allclose(says(prediction), 0.09 * jnp.minimum(snr, 5.0), rtol=2e-3)
+
+
+def test_levels_are_uniform_and_cover_a_batch():
+    index = np.asarray(losses.diffusion_levels(KEYS, 10))
+    assert (np.bincount(index, minlength=10) >= 408).all() and index.dtype == np.int32
+    assert sorted(losses.diffusion_levels(KEYS[:8], 8)) == list(range(8))
+    assert len(set(np.asarray(losses.diffusion_levels(KEYS, 10, stratified=False)))) == 10
+
+
+def test_an_image_has_the_loss_it_has_alone():
+    schedule, x = schedules.linear(100), jax.random.normal(jax.random.key(0), (4, 4, 4, 3))
+    index = jnp.arange(4) * 20
+    together = losses.diffusion(lambda x_t, t: 0.5 * x_t, x, KEYS[:4], schedule, index=index)
+    alone = losses.diffusion(lambda x_t, t: 0.5 * x_t, x[2:3], KEYS[2:3], schedule, index=index[2:3])
+    np.testing.assert_allclose(together[2:3], alone, rtol=1e-6)
+
+
+def _learned(v, x, index, gain=0.0):
+    schedule = schedules.linear(100)
+    return losses.diffusion(lambda x_t, t: jnp.concatenate([gain * x_t, v + 0.0 * x_t], -1), x, KEYS[:len(x)], schedule,
+                            learned_variance=True, index=jnp.full(len(x), index))
+
+
+def test_the_learned_variance_minimises_the_bound_at_the_posterior_for_a_perfect_mean():
+    """With x = 0 the noise is a known multiple of x_t: the KL is 0 at v = -1 and rises with v."""
+    x, index, schedule = jnp.zeros((8, 4, 4, 1)), 5, schedules.linear(100)
+    gain = float(1 / jnp.sqrt(1 - schedule.alpha_bar[index]))
+    np.testing.assert_allclose(_learned(-1.0, x, index, gain), 0.0, atol=1e-5)
+    low, high = (a[index] for a in schedules.log_variances(schedule))
+    gap = float(high - low)
+    expected = 0.001 * 100 * 0.5 * (gap - 1 + np.exp(-gap)) / np.log(2)
+    np.testing.assert_allclose(_learned(1.0, x, index, gain), expected, rtol=2e-2, atol=1e-6)
+
+
+def test_only_the_variance_learns_through_the_bound():
+    """The gradient of the noise half is that of the plain loss; at level 0 the likelihood of the grey values counts."""
+    x = jax.random.uniform(jax.random.key(1), (4, 4, 4, 3), minval=-1.0)
+    for index in (0, 60):
+        hybrid = jax.grad(lambda gain: _learned(0.3, x, index, gain).mean())(0.5)
+        plain = jax.grad(lambda gain: losses.diffusion(lambda x_t, t: gain * x_t, x, KEYS[:4], schedules.linear(100),
+                                                       index=jnp.full(4, index)).mean())(0.5)
+        np.testing.assert_allclose(hybrid, plain, rtol=1e-5)
+        assert jax.grad(lambda v: _learned(v, x, index, 0.5).mean())(0.3) != 0
+    assert np.isfinite(_learned(0.0, x, 0)).all()
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(prediction="score"), "prediction must be one of eps, x0, v; got 'score'"),
+    (dict(weighting="p2"), "weighting must be one of simple, min_snr; got 'p2'"),
+    (dict(prediction="v", learned_variance=True), "goes with prediction 'eps', not 'v'"),
+    (dict(learned_variance=True), "6 channels are needed"),
+])
+def test_diffusion_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        losses.diffusion(lambda x_t, t: x_t, jnp.zeros((2, 4, 4, 3)), KEYS[:2], schedules.linear(10), **options)

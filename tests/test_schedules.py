@@ -1,4 +1,6 @@
 """InDI's time grids and noise modes."""
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -145,3 +147,34 @@ def test_respacing(spacing, expected):
 def test_bad_schedules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name, arguments", [("linear", {}), ("scaled_linear", dict(num_timesteps=30)),
+                                             ("cosine", dict(num_timesteps=300, min_beta=1e-4, max_beta=0.9999))])
+def test_a_schedule_is_the_same_after_storing_it(name, arguments):
+    stored = schedules.to_json(name, **arguments)
+    assert json.loads(json.dumps(stored)) == stored == schedules.to_json(**stored)
+    for a, b in zip(schedules.from_json(stored), getattr(schedules, name)(**arguments)):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("stored, message", [
+    ({"name": "magic"}, "unknown schedule 'magic'; known: linear, scaled_linear, cosine"),
+    ({"name": "cosine"}, "missing a required argument: 'num_timesteps'"),
+    ({"name": "linear", "s": 1}, "unexpected keyword argument 's'"),
+    ({"name": "linear", "beta_end": float("nan")}, "beta_end = nan is not a number"),
+    ({"name": "linear", "num_timesteps": 10**7}, "num_timesteps = 10000000 is not"),
+    ({"name": "linear", "beta_end": 2.0}, "every beta must be in"),
+    ({"num_timesteps": 3}, "a table with a name and numbers"),
+    ("linear", "a table with a name and numbers"),
+])
+def test_stored_schedules_that_are_none(stored, message):
+    with pytest.raises(ValueError, match=message):
+        schedules.from_json(stored)
+
+
+def test_the_posterior_variance_lies_below_the_prior_one():
+    schedule = schedules.linear(50)
+    low, high = schedules.log_variances(schedule)
+    assert (low[1:] < high[1:]).all() and low[0] == low[1]
+    np.testing.assert_allclose(np.exp(high), np.linspace(1e-4, 0.02, 50), rtol=2e-3)

@@ -19,7 +19,7 @@ from tests.paths import ROOT
 from train import common, indi
 from train.indi_config import IndiConfig
 
-CONFIGS = sorted((ROOT / "train" / "configs").glob("[!_]*.py"))
+CONFIGS = sorted((ROOT / "train" / "configs").glob("indi_*.py"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load as tensors_of
 from safetensors.numpy import save as file_of
 
-from indigo_jax import checkpoints, weights
+from indigo_jax import checkpoints, models, pipeline, schedules, weights
 from tests import networks
 
 
@@ -306,3 +306,64 @@ def test_export_of_no_workdir(tmp_path):
     with pytest.raises(weights.WeightsError, match="no whole checkpoint"):
         weights.export(tmp_path, tmp_path / "net.safetensors")
     assert not (tmp_path / "net.safetensors").exists()
+
+
+# ---------------------------------------------------------------- diffusion priors
+
+PRIORS = {
+    "DDPMUNet": {"channels": 8, "multipliers": [1, 2], "num_res_blocks": 1, "attention_resolutions": [8],
+                 "image_size": 16, "num_groups": 4, "patch_size": 2},
+    "KerasUNet": {"widths": [8, 16], "has_attention": [False, True], "num_res_blocks": 1, "first_channels": 8,
+                  "num_groups": 4},
+    "ADMUNet": {"channels": 8, "multipliers": [1, 2], "num_res_blocks": 1, "attention_resolutions": [8],
+                "image_size": 16, "num_groups": 4, "num_head_channels": 8},
+}
+
+
+def prior(architecture, **changes):
+    """The info of a tiny prior, and random parameters."""
+    info = {"architecture": architecture, "arguments": PRIORS[architecture], "prediction": "eps",
+            "schedule": schedules.to_json("cosine", num_timesteps=20), **changes}
+    if architecture == "ADMUNet":
+        info["learned_variance"] = True
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in info["arguments"].items()}
+    shapes = jax.eval_shape(getattr(models, architecture)(**arguments).init, jax.random.key(0),
+                            jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32), jax.ShapeDtypeStruct((1,), np.float32))
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: (0.1 * random.standard_normal(leaf.shape)).astype(np.float32), shapes), info
+
+
+@pytest.mark.parametrize("architecture", PRIORS)
+def test_round_trip_of_a_prior(architecture, tmp_path):
+    params, info = prior(architecture)
+    weights.save(tmp_path / "prior.safetensors", params, info)
+    module, loaded, facts = weights.load(tmp_path / "prior.safetensors")
+    assert type(module).__name__ == architecture and {key: facts[key] for key in info} == info
+    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params)):
+        np.testing.assert_array_equal(a, b.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(schedules.from_json(facts["schedule"]).alpha_bar, schedules.cosine(20).alpha_bar)
+    with pytest.raises(weights.WeightsError, match="prior.safetensors: a diffusion prior; use --method bird"):
+        pipeline.load(tmp_path / "prior.safetensors")
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(schedule="linear"), "the schedule linear in its info is none of ours .it has no name"),
+    (dict(schedule={"name": "magic"}), "unknown schedule 'magic'"),
+    (dict(schedule={"name": "linear", "num_timesteps": 10**9}), "num_timesteps = 1000000000 is not"),
+    (dict(schedule={"name": "linear", "beta_end": "much"}), "beta_end = 'much' is not a number"),
+    (dict(schedule={"name": "linear", "gamma": 2}), "unexpected keyword argument 'gamma'"),
+    (dict(prediction="score"), "'prediction' in its info is score, not one of eps, x0, v"),
+    (dict(learned_variance="yes"), "not true or false"),
+])
+def test_bad_info_of_a_prior(changes, message, tmp_path):
+    params, info = prior("DDPMUNet", **changes)
+    with pytest.raises(weights.WeightsError, match=message):
+        weights.save(tmp_path / "prior.safetensors", params, info)
+
+
+def test_a_prior_needs_a_schedule_and_not_a_noise_mode(tmp_path):
+    params, info = prior("DDPMUNet")
+    with pytest.raises(weights.WeightsError, match="its info lacks schedule, prediction"):
+        weights.save(tmp_path / "prior.safetensors", params,
+                     {"architecture": info["architecture"], "arguments": info["arguments"], "noise": {"name": "none"}})

@@ -4,9 +4,11 @@ from typing import Any, Literal
 
 import tyro
 
+from train.run_config import RunConfig
 
-@dataclasses.dataclass(frozen=True)
-class IndiConfig:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IndiConfig(RunConfig):
     """One training run of InDI. Components (network, degradation) are made in the config file by their constructors."""
 
     model: tyro.conf.Suppress[Any]
@@ -16,23 +18,8 @@ class IndiConfig:
     tasks: tyro.conf.Suppress[tuple[str, ...]] = ()
     """What the network will have learned, of: denoise, deblur, sr, jpeg."""
 
-    data: str = ""
-    """Pictures: a folder, a pack .npz, tfds:NAME, or pairs as gopro:FOLDER or pairs:SHARP_FOLDER,BLURRED_FOLDER."""
-    workdir: str = ""
-    """Where checkpoints, logs and pictures go; an interrupted run in it is continued."""
-    start_from: str = ""
-    """Weights (a name or a .safetensors file) of the same network to start from instead of random ones."""
-    num_steps: int = 300_000
-    """Optimiser steps in all."""
-    batch_size: int = 32
-    """Pictures per step over all devices and processes."""
-    crop: int = 128
-    """Side of the training crops in pixels."""
     margin: int = 16
     """Pixels around the crop that are degraded with it and cut off afterwards, so that no border is learned."""
-    seed: int = 0
-    """Of the parameters, the order of the data and all noise."""
-
     noise: Literal["none", "constant", "brownian"] = "constant"
     """The path's noise mode. It travels with the weights."""
     eps: float = 0.01
@@ -42,38 +29,7 @@ class IndiConfig:
     a: float = 1.0
     """Weight of t = 1 in p_a(t)."""
 
-    learning_rate: float = 2e-4
-    """Peak of AdamW's learning rate."""
-    warmup_steps: int = 1000
-    """Linear warm-up."""
-    final_learning_rate: float = 1e-6
-    """End of the cosine."""
-    weight_decay: float = 1e-4
-    """AdamW's."""
-    clip_norm: float = 1.0
-    """Largest global norm of the gradient."""
-    ema: float = 0.9999
-    """Decay of the moving average of the parameters (smaller in the first steps)."""
-
-    checkpoint_every: int = 5000
-    """Steps between checkpoints."""
-    log_every: int = 100
-    """Steps between lines of the log."""
-    eval_every: int = 5000
-    """Steps between evaluation pictures; 0 for none."""
-    eval_steps: int = 1
-    """Sampling steps of the evaluation pictures."""
-    data_threads: int = 4
-    """Threads that read and crop pictures; 0 reads when asked."""
-    cache: bool = False
-    """Keep decoded pictures of a pack in memory."""
-
     def __post_init__(self):
-        positive = {"num_steps", "batch_size", "crop", "log_every", "checkpoint_every", "learning_rate", "clip_norm"}
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        super().__post_init__()
         if self.noise != "none" and self.eps <= 0:
             raise ValueError(f"noise {self.noise!r} needs eps above 0, got {self.eps}; or say --noise none")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema}")

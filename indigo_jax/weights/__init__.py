@@ -1,7 +1,8 @@
 """Named network weights in safetensors files: bundled, cached or anywhere; checked before they are believed.
 
 A file holds the tensors of one network under the names of its parameters (``params/conv_in/kernel``) and, as JSON under
-the key ``info`` of its metadata, what is needed to use it: architecture, constructor arguments, noise mode, tasks.
+the key ``info`` of its metadata, what is needed to use it: architecture and constructor arguments; of a restoration
+network the noise mode and the tasks, of a diffusion prior the schedule and what it predicts.
 """
 import functools
 import hashlib
@@ -19,11 +20,13 @@ from indigo_jax.typing import Params
 
 FOLDER = pathlib.Path(__file__).parent
 MANIFEST = "manifest.json"
-ARCHITECTURES = ("RestorationUNet",)
+_PRIOR = ("schedule", "prediction")
+_KINDS = {"RestorationUNet": ("noise", "tasks"), "ADMUNet": _PRIOR, "DDPMUNet": _PRIOR, "KerasUNet": _PRIOR}
+ARCHITECTURES = tuple(_KINDS)
 _SUFFIX = ".safetensors"
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".msgpack")
 _DTYPES = ("F16", "BF16", "F32")
-_NEEDED = ("architecture", "arguments", "noise", "tasks")
+_EXPORTED = ("loss", "range", "steps", "learned_variance", "image_size")  # travel from a training run where it has them
 _LARGEST = 4096  # of any number among the constructor arguments
 
 
@@ -57,7 +60,8 @@ def load(name_or_path):
 
     Returns:
         ``(module, params, info)``: the linen module, its variables in float32, and the dict that was stored with
-        them, plus ``info["sha256"]``, of the file. ``module.apply(params, x_t, t)`` restores.
+        them, plus ``info["sha256"]``, of the file. ``module.apply(params, x_t, t)`` restores, or predicts
+        ``info["prediction"]`` where the info has a "schedule" (:func:`schedules.from_json`).
 
     Errors:
         :class:`WeightsError` for an unknown name (the known ones are listed), a file that is damaged, is not
@@ -92,7 +96,9 @@ def save(path, params: Params, info: dict) -> None:
         path: the file, ``NAME.safetensors``; missing folders are made.
         params: a linen variables dict.
         info: JSON-able: "architecture" and "arguments" (the module's class and constructor arguments), "noise"
-            (:func:`schedules.noise_to_json`), "tasks", and whatever should travel with the weights.
+            (:func:`schedules.noise_to_json`) and "tasks", or for a diffusion prior "schedule"
+            (:func:`schedules.to_json`), "prediction" (eps, x0 or v) and "learned_variance" where it is True; and
+            whatever should travel with the weights.
 
     Errors:
         :class:`WeightsError` for another extension, params that are not those of the module, or that are not finite in
@@ -118,7 +124,7 @@ def export(workdir, path, name: str | None = None) -> None:
     """The averaged parameters of the newest whole checkpoint of a training run as one weights file.
 
     Args:
-        workdir: ``--workdir`` of ``train.indi``.
+        workdir: ``--workdir`` of ``train.indi`` or ``train.diffusion``.
         path: the file to write, ``NAME.safetensors``.
         name: what it calls itself; the file's name where None.
 
@@ -129,7 +135,8 @@ def export(workdir, path, name: str | None = None) -> None:
     try:
         config = checkpoints.read_config(workdir)
         params = checkpoints.restore_params(workdir)
-        info = {key: config[key] for key in (*_NEEDED, "loss", "range", "steps")}
+        info = {key: config[key] for key in ("architecture", "arguments", *_KINDS[config["architecture"]])}
+        info.update({key: config[key] for key in _EXPORTED if key in config})
         info["num_steps"] = checkpoints.latest_step(workdir)
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = f"config.json has no {error}" if isinstance(error, KeyError) else _line(error)
@@ -253,18 +260,45 @@ def _parse_info(path, metadata):
 def _check_info(path, info):
     if not isinstance(info, dict) or not isinstance(info.get("arguments", {}), dict):
         raise WeightsError(f"{_show(path)}: 'info' in its metadata is not a table of names and values")
-    missing = [key for key in _NEEDED if key not in info]
-    if missing:
-        raise WeightsError(f"{_show(path)}: its info lacks {', '.join(missing)}")
+    _check_has(path, info, ("architecture", "arguments"))
     if info["architecture"] not in ARCHITECTURES:
         raise WeightsError(f"{_show(path)}: unknown architecture {_brief(info['architecture'])}; this version knows "
                            f"{', '.join(ARCHITECTURES)}")
+    needed = _KINDS[info["architecture"]]
+    _check_has(path, info, needed)
+    if needed is _PRIOR:
+        _check_prior(path, info)
+        return
     noise = info["noise"]
     if (not isinstance(noise, dict) or not isinstance(noise.get("name"), str)
             or not isinstance(noise.get("eps", 0.0), (int, float)) or not math.isfinite(noise.get("eps", 0.0))):
         raise WeightsError(f"{_show(path)}: the noise mode {_brief(noise)} in its info is not a name and a level")
     if not isinstance(info["tasks"], list) or not all(isinstance(task, str) for task in info["tasks"]):
         raise WeightsError(f"{_show(path)}: 'tasks' in its info is {_brief(info['tasks'])}, not a list of names")
+
+
+def _check_has(path, info, needed):
+    missing = [key for key in needed if key not in info]
+    if missing:
+        raise WeightsError(f"{_show(path)}: its info lacks {', '.join(missing)}")
+
+
+def _check_prior(path, info):
+    from indigo_jax import losses, schedules
+    schedule = info["schedule"]
+    try:
+        if not isinstance(schedule, dict) or "name" not in schedule:
+            raise ValueError("it has no name")
+        schedules.to_json(**schedule)
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{_show(path)}: the schedule {_brief(schedule)} in its info is none of ours "
+                           f"({_line(error)})") from error
+    if info["prediction"] not in losses.PREDICTIONS:
+        raise WeightsError(f"{_show(path)}: 'prediction' in its info is {_brief(info['prediction'])}, not one of "
+                           f"{', '.join(losses.PREDICTIONS)}")
+    if not isinstance(info.get("learned_variance", False), bool):
+        raise WeightsError(f"{_show(path)}: 'learned_variance' in its info is {_brief(info['learned_variance'])}, not "
+                           "true or false")
 
 
 def _module(path, info, count):
@@ -321,8 +355,10 @@ def _check_shapes(path, shapes, module):
 def _expected_shapes(module):
     import jax
     import jax.numpy as jnp
-    x, t = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
-    inputs = (x, t, x) if module.condition_on_y else (x, t)
+    levels = len(getattr(module, "multipliers", None) or module.widths)
+    side = max(16, getattr(module, "patch_size", 1) * 2 ** (levels - 1))
+    x, t = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    inputs = (x, t, x) if getattr(module, "condition_on_y", False) else (x, t)
     variables = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *inputs)
     return {name: tuple(leaf.shape) for name, leaf in _flatten(variables)}
 

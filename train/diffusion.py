@@ -1,0 +1,155 @@
+"""Train a diffusion prior: a network that takes the noise out of pictures at every level of a schedule.
+
+    python -m train.diffusion --config train/configs/diffusion_faces64.py --data PICTURES --workdir RUN
+
+Runs on one CPU, one GPU or a pod slice with the same command: the batch is split over all devices of all processes,
+parameters are replicated. Killed at any moment and started again with the same command, it goes on from the newest
+whole checkpoint and ends with the parameters of an uninterrupted run.
+
+Papers: Ho, Jain & Abbeel, DDPM, NeurIPS 2020 (arXiv 2006.11239); Nichol & Dhariwal, ICML 2021 (arXiv 2102.09672) for
+the cosine schedule and learned variances; Salimans & Ho, ICLR 2022 (arXiv 2202.00512) for v.
+"""
+import functools
+import math
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from indigo_jax import data, denoisers, images, losses, rng, samplers, schedules, sharding
+from train import common, loop
+from train.diffusion_config import DiffusionConfig
+
+_IDENTITY = ("architecture", "arguments", "schedule", "prediction", "learned_variance")  # what weights are good for
+
+
+# ---------------------------------------------------------------------------------------------------- one step
+
+def make_optimizer(config: DiffusionConfig) -> optax.GradientTransformation:
+    """AdamW with clipping, linear warm-up and the config's decay."""
+    return loop.make_optimizer(config, decay=config.decay)
+
+
+def init_state(config: DiffusionConfig, optimizer: optax.GradientTransformation) -> loop.TrainState:
+    """Fresh state; a pure function of the seed, to be jitted."""
+    image = jnp.zeros((1, config.crop, config.crop, 3))
+    return loop.fresh_state(config.model.init(jax.random.key(config.seed), image, jnp.zeros(1)), optimizer)
+
+
+def denoising_loss(config: DiffusionConfig, params, x, keys, index=None) -> jax.Array:
+    """The loss of each picture ``[B]``, at random levels or those of ``index``."""
+    return losses.diffusion(functools.partial(config.model.apply, params), x, keys,
+                            schedules.from_json(config.schedule), prediction=config.prediction,
+                            weighting=config.weighting, learned_variance=config.learned_variance, index=index)
+
+
+def train_step(config: DiffusionConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
+    """One optimiser step. Randomness comes from (seed, step, slot in the batch) alone."""
+    keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
+    x = loop.in_unit_range(batch["image"])
+    return loop.update(config, optimizer, state, lambda params: jnp.mean(denoising_loss(config, params, x, keys)))
+
+
+# ---------------------------------------------------------------------------------------------------- evaluation
+
+class Evaluation:
+    """A grid of samples from the same noise every time (DDIM), and the loss of held-out pictures at fixed levels."""
+
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)  # as shares of the schedule
+    columns = ("eval_loss", *(f"eval_loss_{level}" for level in levels))
+    caption = "samples"
+
+    def __init__(self, config: DiffusionConfig, source):
+        self.config, count = config, config.eval_samples
+        batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)), crop=config.crop))
+        self.x = loop.in_unit_range(jnp.asarray(batch["image"]))
+        self.keys = rng.image_keys(config.seed, batch["id"])
+        sample_keys = rng.image_keys(config.seed, np.arange(count))
+        self.start = rng.normal(sample_keys, jnp.zeros((count, config.crop, config.crop, 3)))
+
+        whole = schedules.from_json(config.schedule)
+        # The noisiest level of a cosine schedule holds no picture at all, and x0 cannot be told from eps there.
+        spacing = "leading" if config.prediction == "eps" else "trailing"
+        schedule = schedules.respace(whole, config.eval_steps, spacing)
+        options = dict(learned_variance=True) if config.learned_variance else {}
+
+        @jax.jit
+        def sample(params, start):
+            make = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}[config.prediction]
+            denoiser = make(functools.partial(config.model.apply, params), schedule, clip=True, **options)
+            return samplers.sample(samplers.ddim(denoiser, schedule), sample_keys, start)[0]
+
+        @jax.jit
+        def loss(params, x, index):
+            return jnp.mean(denoising_loss(config, params, x, self.keys, jnp.full(x.shape[:1], index)))
+
+        self.sample, self.loss, self.count = sample, loss, whole.timesteps.shape[0]
+
+    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
+        """Scores (the loss at each level and their mean) and the picture, also written to ``path``."""
+        at_levels = {f"eval_loss_{level}": float(self.loss(params, self.x, jnp.int32(level * self.count)))
+                     for level in self.levels}
+        out = np.clip(np.asarray(self.sample(params, self.start)), -1, 1)
+        columns = math.ceil(len(out) ** 0.5)
+        pixels = images.grid([list(out[i:i + columns]) for i in range(0, len(out), columns)])
+        images.write(path, pixels)
+        return {"eval_loss": sum(at_levels.values()) / len(at_levels), **at_levels}, loop.as_pixels(pixels)
+
+    def describe(self, scores: dict) -> str:
+        """The scores in one line."""
+        return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+
+
+# ---------------------------------------------------------------------------------------------------- the run
+
+def open_data(config: DiffusionConfig, split: str):
+    """The source of pictures, resized if the config says so; refuses pairs."""
+    source = data.open_source(config.data, split=split, cache=config.cache and not config.resize)
+    if "measurement" in source[0]:
+        raise ValueError(f"{config.data} holds pairs; a prior learns from pictures alone: give a folder or a pack")
+    return data.resized(source, config.resize, cache=config.cache) if config.resize else source
+
+
+def config_to_json(config: DiffusionConfig) -> dict:
+    """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
+    fields = {name: value for name, value in vars(config).items() if name != "model"}
+    return {**common.module_to_json(config.model), "schedule": config.schedule, "prediction": config.prediction,
+            "learned_variance": config.learned_variance, "weighting": config.weighting, "range": [-1, 1],
+            "image_size": config.crop, "code": common.code_version(), "config": fields}
+
+
+def train(config: DiffusionConfig, mesh: jax.sharding.Mesh | None = None) -> loop.TrainState:
+    """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
+    mesh = sharding.data_mesh() if mesh is None else mesh
+    loop.check(config, mesh)
+    source, optimizer = open_data(config, "train"), make_optimizer(config)
+    return loop.run(
+        config, mesh=mesh, source=source, crop=config.crop, augment="flip" if config.flip else False,
+        init_state=functools.partial(init_state, config, optimizer),
+        train_step=functools.partial(train_step, config, optimizer),
+        description=config_to_json(config), identity=_IDENTITY,
+        start_from=functools.partial(_start_from, config),
+        evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
+        columns=Evaluation.columns)
+
+
+def _start_from(config, state, mesh):
+    def check_info(info):
+        for name in ("schedule", "prediction"):
+            if info.get(name) != getattr(config, name):
+                raise ValueError(f"--start-from {config.start_from} was trained with {name} {info.get(name)}, the "
+                                 f"config says {getattr(config, name)}")
+
+    return loop.state_from_weights(config, state, mesh, check_info)
+
+
+def main(argv=None) -> int:
+    """Command line; see the module's text."""
+    return loop.main("train.diffusion", train, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""The run itself, the same for every training script: state, optimiser step, resume, loop, checkpoints, logs.
+
+A script brings what it learns: a train step made with :func:`update`, and an evaluation (see :class:`Evaluation`).
+"""
+import contextlib
+import json
+import pathlib
+import sys
+import time
+from typing import Any, Callable, NamedTuple, Protocol
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from tqdm import tqdm
+
+from indigo_jax import checkpoints, data, sharding, weights
+from train import common
+from train.run_config import RunConfig
+
+
+class TrainState(NamedTuple):
+    """Everything a step needs. ``bad_step`` is the first step whose loss was not finite, or -1."""
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+    bad_step: jax.Array
+
+
+class Evaluation(Protocol):
+    """What looks at the averaged parameters every now and then, always on the same pictures and noise."""
+
+    caption: str  # of its picture
+
+    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
+        """Scores, and a picture as uint8 ``[H, W, 3]``, which is also written to ``path``."""
+
+    def describe(self, scores: dict) -> str:
+        """The scores in one line."""
+
+
+# ---------------------------------------------------------------------------------------------------- one step
+
+def make_optimizer(config: RunConfig, *, decay: str = "cosine") -> optax.GradientTransformation:
+    """AdamW with clipping, linear warm-up and cosine decay (or ``decay="constant"``: none)."""
+    warmup = min(config.warmup_steps, max(config.num_steps // 10, 1))
+    if decay == "constant":
+        schedule = optax.linear_schedule(0.0, config.learning_rate, warmup)
+    else:
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, config.learning_rate, warmup, max(config.num_steps, warmup + 1),
+            min(config.final_learning_rate, config.learning_rate))
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm),
+                       optax.adamw(schedule, weight_decay=config.weight_decay))
+
+
+def fresh_state(params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params),
+                      jnp.full((), -1, jnp.int32))
+
+
+def step_keys(seed: int, step: jax.Array, count: int) -> jax.Array:
+    """Keys ``[count]`` of a step's pictures: they come from (seed, step, slot in the batch) alone."""
+    slots = jnp.arange(count, dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(jax.random.key(seed), step), slots)
+
+
+def in_unit_range(pixels: jax.Array) -> jax.Array:
+    """uint8 as float32 in ``[-1, 1]``."""
+    return pixels.astype(jnp.float32) / 127.5 - 1
+
+
+def update(config: RunConfig, optimizer, state: TrainState, loss_fn: Callable) -> tuple[TrainState, dict]:
+    """One optimiser step on ``loss_fn(params)``, and the moving average of the parameters."""
+    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts with float32
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    k = state.step.astype(jnp.float32)
+    decay = jnp.minimum(config.ema, (1 + k) / (10 + k))
+    ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
+    is_bad = (state.bad_step < 0) & ~jnp.isfinite(loss)
+    bad_step = jnp.where(is_bad, state.step, state.bad_step)
+    return (TrainState(state.step + 1, params, ema, opt_state, bad_step),
+            {"loss": loss, "grad_norm": optax.tree.norm(grads)})
+
+
+# ---------------------------------------------------------------------------------------------------- the run
+
+def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a run without data or folder, or with a batch that the devices cannot share."""
+    if not config.data or not config.workdir:
+        raise ValueError("say where the pictures are and where the run goes: --data PATH --workdir FOLDER")
+    sharding.check_batch_size(config.batch_size, mesh)
+
+
+def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int, init_state: Callable, train_step: Callable,
+        description: dict, start_from: Callable, evaluation: Callable[[], Evaluation], columns: tuple[str, ...],
+        augment: bool | str = True, identity: tuple[str, ...] = ("architecture", "arguments")) -> TrainState:
+    """Run (or continue) a training and return its final state.
+
+    Args:
+        config: what the runs of all scripts have in common.
+        mesh: with the axis "data", over which batches are split.
+        source: of the pictures.
+        crop, augment: see :func:`data.pipeline`.
+        init_state: ``init_state() -> TrainState``, a pure function of the seed, to be jitted.
+        train_step: ``train_step(state, batch) -> (state, values)``.
+        description: what ``config.json`` will hold.
+        start_from: ``start_from(state, mesh) -> TrainState``, for ``config.start_from``.
+        evaluation: makes the evaluation; called once, if there is to be any.
+        columns: names of its scores.
+        identity: what of the description a run may not change when it is continued.
+    """
+    workdir = pathlib.Path(config.workdir)
+
+    # ---- data
+    stream = data.pipeline(source, batch_size=config.batch_size, crop=crop, seed=config.seed, augment=augment,
+                           num_threads=config.data_threads, process_index=jax.process_index(),
+                           process_count=jax.process_count())
+    batches = iter(stream)
+
+    # ---- state
+    state = jax.jit(init_state, out_shardings=sharding.replicated(mesh))()
+    step_fn = jax.jit(train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+
+    # ---- resume: newest whole step of parameters, optimiser, average and position in the data; or given weights
+    _check_same_network(workdir, description, identity)
+    checkpoints.write_config(workdir, description)
+    with contextlib.ExitStack() as stack:
+        manager = stack.enter_context(checkpoints.manager(workdir))
+        if manager.latest_step() is not None:
+            restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(_abstract(state, sharding.replicated(mesh))),
+                data=grain.checkpoint.CheckpointRestore(batches)))
+            state = TrainState(**restored["state"])
+        elif config.start_from:
+            state = start_from(state, mesh)
+        start = int(state.step)
+        if start >= config.num_steps:
+            print(f"{workdir} has already run its {config.num_steps} steps", file=sys.stderr)
+            return state
+
+        def save(step):
+            if int(state.bad_step) >= 0:
+                raise FloatingPointError(f"the loss was not finite at step {int(state.bad_step)}; the newest good "
+                                         f"checkpoint is step {manager.latest_step()}. Lower --learning-rate")
+            manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()),
+                                                       data=grain.checkpoint.CheckpointSave(batches)))
+
+        # ---- loop
+        evaluate = evaluation() if config.eval_every else None
+        logger = stack.enter_context(common.Logger(
+            workdir, ("loss", "grad_norm", "images_per_second", *columns), start=start))
+        bar = stack.enter_context(tqdm(total=config.num_steps, initial=start, unit="step", mininterval=1.0,
+                                       disable=jax.process_index() > 0))
+        since, mark = time.perf_counter(), start
+        for step in range(start, config.num_steps):
+            state, values = step_fn(state, sharding.put_batch(next(batches), mesh))
+            done = step + 1
+            bar.update()
+            if done % config.log_every == 0 or done == config.num_steps:
+                values = {name: float(value) for name, value in values.items()}
+                rate = (done - mark) * config.batch_size / (time.perf_counter() - since)
+                bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_s=f"{rate:.1f}")
+                logger.scalars(done, {**values, "images_per_second": rate})
+                since, mark = time.perf_counter(), done
+                if int(state.bad_step) >= 0:
+                    save(done)  # raises, naming the step
+            if done % config.checkpoint_every == 0 or done == config.num_steps:
+                save(done)
+            if evaluate and (done % config.eval_every == 0 or done == config.num_steps):
+                scores, pixels = evaluate(state.ema, workdir / "pictures" / f"{done:07d}.png")
+                logger.scalars(done, scores)
+                logger.picture(evaluate.caption, done, pixels)
+                bar.write(f"step {done}: {evaluate.describe(scores)}")
+                since, mark = time.perf_counter(), done
+        manager.wait_until_finished()
+    return state
+
+
+def _check_same_network(workdir, description, identity):
+    """Refuse to continue a run with another network."""
+    if checkpoints.latest_step(workdir) is None:
+        return
+    stored, wanted = checkpoints.read_config(workdir), json.loads(json.dumps(description))
+    if any(stored.get(name) != wanted[name] for name in ("architecture", "arguments")):
+        raise ValueError(f"{workdir} holds a run of {stored['architecture']}({stored['arguments']}), not of the "
+                         f"config's {wanted['architecture']}({wanted['arguments']}): give another --workdir")
+    for name in identity:
+        if stored.get(name) != wanted[name]:
+            raise ValueError(f"{workdir} holds a run with {name} {stored.get(name)}, not the config's {wanted[name]}: "
+                             "give another --workdir")
+
+
+def _abstract(state, placement):
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placement), state._asdict())
+
+
+def state_from_weights(config: RunConfig, state: TrainState, mesh, check_info: Callable) -> TrainState:
+    """The fresh state with parameters out of the file ``config.start_from``; refuses another network.
+
+    ``check_info(info)`` raises for what else is wrong with them.
+    """
+    module, params, info = weights.load(config.start_from)
+    if module != config.model:
+        raise ValueError(f"--start-from {config.start_from} holds {module!r}, but the config trains {config.model!r}")
+    check_info(info)
+    params, ema = jax.device_put((params, jax.tree.map(np.copy, params)), sharding.replicated(mesh))
+    return state._replace(params=params, ema=ema)
+
+
+def held_out(open_data: Callable):
+    """``open_data("val")``, or without such a split pictures of the training set, good enough to look at."""
+    try:
+        return open_data("val")
+    except (ValueError, FileNotFoundError):
+        return open_data("train")
+
+
+def as_pixels(picture) -> np.ndarray:
+    """``[H, W, 3]`` in ``[-1, 1]`` as uint8."""
+    return np.asarray(np.clip(np.round((np.asarray(picture) + 1) * 127.5), 0, 255), np.uint8)
+
+
+def main(name: str, train: Callable, argv=None) -> int:
+    """Command line of a script: the exit code, and one line for whatever is wrong."""
+    config = common.config_from_command_line(argv)
+    try:
+        train(config)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2 if not isinstance(error, FloatingPointError) else 1
+    return 0
