@@ -89,7 +89,7 @@ def wrong_usage(run, *argv):
     ("restor a.png -o b.png", "did you mean 'restore'"),
     ("restore a.png -o b.png --task denoize", "did you mean 'denoise'"),
     ("restore a.png -o b.png --task ct", "There is: auto, denoise, deblur, sr, jpeg"),
-    ("restore a.png -o b.png --method bird", "There is: indi"),
+    ("restore a.png -o b.png --method brid", "There is: indi, bird"),
     ("restore a.png -o b.png --stpes 3", "did you mean '--steps'"),
     ("restore a.png -o b.png --steps 0", "whole number from 1"),
     ("restore a.png -o b.png --steps 1e-4", "whole number"),

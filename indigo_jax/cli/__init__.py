@@ -5,21 +5,17 @@ says what to type instead. Only the standard library is imported before somethin
 """
 import argparse
 import difflib
-import json
 import math
 import os
-import pathlib
 import re
 import sys
 
 from indigo_jax import __version__
-from indigo_jax.cli import evaluate, weights
-from indigo_jax.cli.jobs import choose_targets, gather, refuse_shared, run_all
-from indigo_jax.cli.messages import UsageError, one_line, write_text
+from indigo_jax.cli import evaluate, restore, weights
+from indigo_jax.cli.jobs import choose_targets, gather, run_all
+from indigo_jax.cli.messages import UsageError, one_line
 
-METHODS = ("indi",)
-TASKS = ("auto", "denoise", "deblur", "sr", "jpeg")
-DEFAULT_WEIGHTS = "indi-photo"
+TASKS = ("auto", "denoise", "deblur", "sr", "jpeg", "inpaint")
 
 OPERATORS = {  # name: the flags it takes, with their defaults
     "gaussian-noise": {"sigma_255": 25.0},
@@ -127,15 +123,28 @@ def _add_files(parser, verb):
 
 
 def _add_restore(commands):
-    parser = _command(commands, "restore", _restore, "Restore pictures.")
+    parser = _command(commands, "restore", restore.run, "Restore pictures.")
     _add_files(parser, "restored")
-    parser.add_argument("--method", choices=METHODS, default="indi", help="the algorithm")
+    parser.add_argument("--method", choices=restore.METHODS, default="indi", help=(
+        "indi: a network that restores directly; bird: a diffusion prior and what is known of the damage"))
     parser.add_argument("--task", choices=TASKS, default="auto", help=(
         "what to undo; auto: whatever the network finds. sr also enlarges, by --scale"))
-    parser.add_argument("--weights", metavar="NAME|PATH", default=DEFAULT_WEIGHTS, help="see: indigo weights list")
-    parser.add_argument("--steps", type=_number(int, 1, 10_000), default=1, help=(
-        "1 is nearest to the truth on average; about 5 look sharper where detail was lost, as by blur or 4x sr; "
-        "default: 1"))
+    parser.add_argument("--weights", metavar="NAME|PATH", default=argparse.SUPPRESS, help=(
+        "see: indigo weights list (default: " + ", ".join(f"{name} for {method}" for method, name in
+                                                          restore.DEFAULT_WEIGHTS.items() if name) + ")"))
+    parser.add_argument("--steps", type=_number(int, 1, 10_000), default=argparse.SUPPRESS, help=(
+        "indi: 1 is nearest to the truth on average; about 5 look sharper where detail was lost, as by blur or 4x sr "
+        "(default: 1)"))
+    parser.add_argument("--mask", metavar="FILE", default=argparse.SUPPRESS, help=(
+        "bird, inpaint: a picture of the same size, white where the other is to be filled"))
+    parser.add_argument("--kernel", metavar="FILE", default=argparse.SUPPRESS, help=(
+        "bird, deblur: the blur kernel where it is known: .npy, .npz or .png"))
+    parser.add_argument("--kernel-size", type=_number(int, 3, 63, " pixels"), metavar="N", default=argparse.SUPPRESS,
+                        help="bird, deblur: side of the unknown kernel, odd (default: 9)")
+    parser.add_argument("--candidates", type=_number(int, 1, 64), metavar="N", default=argparse.SUPPRESS,
+                        help="bird, deblur: of so many tries the one that explains the picture best (default: 1)")
+    parser.add_argument("--sigma-255", type=_number(float, 0, 255), metavar="N", default=argparse.SUPPRESS,
+                        help="bird: noise level of the picture on the 0..255 scale (default: estimated)")
     parser.add_argument("--samples", type=_number(int, 1, 1000), default=1, help=(
         "independent restorations of each picture, NAME-1, NAME-2, ..."))
     parser.add_argument("--scale", type=_number(int, 1, 16), help="with --task sr: how much larger (default: 4)",
@@ -192,79 +201,13 @@ def _add_weights(commands):
     verify = _command(actions, "verify", weights.verify, "Check weights files, by default all known ones.")
     verify.add_argument("names", nargs="*", metavar="NAME|PATH", help="names or .safetensors files")
     convert = _command(actions, "convert", weights.convert, "Make a weights file.")
-    convert.add_argument("source", metavar="SOURCE", help="for --from indigo: the --workdir of a training run")
+    convert.add_argument("source", metavar="SOURCE", help=(
+        "for --from indigo: the --workdir of a training run; for keras-ddpm: an .npz of the quantised arrays of the "
+        "Keras DDPM example"))
     convert.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", default=argparse.SUPPRESS,
                          help="the file to write")
-    convert.add_argument("--from", dest="kind", required=True, choices=("indigo",), default=argparse.SUPPRESS,
+    convert.add_argument("--from", dest="kind", required=True, choices=weights.KINDS, default=argparse.SUPPRESS,
                          help="what SOURCE is")
-
-
-def _restore(args):
-    scale = getattr(args, "scale", None)
-    if scale is not None and args.task != "sr":
-        raise UsageError("--scale enlarges, which is for --task sr; add --task sr, or leave --scale out")
-    scale = (scale or 4) if args.task == "sr" else None
-    tile, report = getattr(args, "tile", None), getattr(args, "report", None)
-    jobs, failed = gather(args.inputs, args.output)
-    targets = choose_targets(args, jobs, args.output, args.samples, "--output")
-    comparisons = choose_targets(args, jobs, args.compare, 1, "--compare") if hasattr(args, "compare") else None
-    if comparisons:
-        refuse_shared(comparisons, targets)
-    if report is not None and (pathlib.Path(report).suffix.lower() != ".json" or pathlib.Path(report).is_dir()):
-        raise UsageError(f"--report writes JSON: name it {pathlib.Path(report).with_suffix('.json')}, not {report}")
-
-    restoration = _load_restoration(args)
-
-    def work(picture, device):
-        return [restoration.picture(picture, scale=scale, steps=args.steps, seed=args.seed, sample=sample, tile=tile,
-                                    device=device) for sample in range(args.samples)], device
-
-    rows = []
-
-    def finish(job, picture, result, seconds):
-        from indigo_jax import images, pipeline
-        restored, device = result
-        for target, one in zip(targets[job], restored):
-            images.write(target, one)
-        if comparisons:
-            labels = ["after"] if args.samples == 1 else [f"after, sample {i + 1}" for i in range(args.samples)]
-            row = images.side_by_side([one.pixels for one in (picture, *restored)], ["before", *labels])
-            images.write(comparisons[job][0], row)
-        height, width = restored[0].pixels.shape[:2]
-        layout = pipeline.plan(height, width, tile)
-        rows.append({"input": str(job.path), "outputs": [str(target) for target in targets[job]], "width": width,
-                     "height": height, "seconds": round(seconds, 4), "steps": args.steps,
-                     "network_evaluations": args.samples * args.steps * layout.rows * layout.columns,
-                     "weights": restoration.info.get("name", args.weights), "sha256": restoration.info["sha256"],
-                     "device": f"{device.platform}:{device.id} ({device.device_kind})"})
-        steps = f"{args.steps} step{'s' if args.steps > 1 else ''}"
-        return f"{width} x {height} pixels, {steps}, {seconds:.1f} s"
-
-    code = run_all(args, jobs, targets, failed, work, finish, restoration.devices, "restored")
-    if report is not None:
-        settings = {"version": __version__, "method": args.method, "task": args.task, "seed": args.seed,
-                    "samples": args.samples, "scale": scale}
-        text = json.dumps({**settings, "files": rows, "failed": [
-            {"input": name, "reason": reason} for name, reason in failed]}, indent=2, ensure_ascii=False) + "\n"
-        if not write_text(report, text):
-            return 1
-    return code
-
-
-def _load_restoration(args):
-    from indigo_jax import pipeline
-    from indigo_jax.weights import WeightsError
-    try:
-        restoration = pipeline.load(args.weights)
-    except WeightsError as error:
-        raise UsageError(f"--weights {error}") from error
-    except RuntimeError as error:
-        raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
-    tasks = restoration.info["tasks"]
-    if args.task not in ("auto", *tasks):
-        raise UsageError(f"--task {args.task}: the weights {args.weights} were not trained for it; use auto or one of "
-                         f"{', '.join(tasks)}, or other weights")
-    return restoration
 
 
 def _degrade(args):

@@ -1,0 +1,168 @@
+"""From a picture to its restoration with a diffusion prior: sizes, tiles, keys. What ``--method bird`` runs.
+
+As in :mod:`indigo_jax.pipeline`, each picture is one program call with a key drawn from its content.
+"""
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from indigo_jax import denoisers, images, operators, pipeline, restoration, rng, schedules, weights
+from indigo_jax.typing import Params
+
+TASKS = ("deblur", "sr", "denoise", "inpaint")
+DEFAULT_SIZE = 9  # of an unknown blur kernel, pixels
+_CLEAN = 2.5 / 127.5  # noise of a good photograph
+_PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
+_FIXED = ("module", "schedule", "prediction", "learned_variance", "task", "layout", "size", "scale", "candidates")
+
+
+class Report(NamedTuple):
+    """What is known about a restoration beside its picture.
+
+    Attributes:
+        evaluations: network evaluations, tiles counted.
+        residual: root mean square of ``A(x) - y`` in ``[-1, 1]`` units.
+        sigma: noise level that was assumed, the same units.
+        kernel: the blur kernel that was found ``[size, size]``, or None.
+        layout: see :func:`pipeline.plan`.
+    """
+
+    evaluations: int
+    residual: float
+    sigma: float
+    kernel: np.ndarray | None
+    layout: pipeline.Plan
+
+
+class PriorRestoration:
+    """A diffusion prior ready to restore pictures; see :func:`load`.
+
+    Attributes:
+        module: the linen module.
+        info: what travels with its weights: schedule, prediction, image size, sha256, ...
+        image_size: side of the pictures that it has learned.
+    """
+
+    def __init__(self, module, params: Params, info: dict):
+        self.module, self.params, self.info = module, params, info
+        self.image_size = int(info.get("image_size") or getattr(module, "image_size", 64))
+
+    def picture(self, picture: images.Picture, task: str, *, mask=None, kernel=None, sigma=None, scale: int = 4,
+                size: int = DEFAULT_SIZE, candidates: int = 1, seed: int = 0,
+                sample: int = 0) -> tuple[images.Picture, Report]:
+        """Restore a picture; what is not RGB of it (transparency, one grey channel) is kept.
+
+        The network sees pieces of the side it has learned: a smaller picture is continued by reflection, a larger one
+        is cut into overlapping tiles in every network call, while the operator, its unknowns and the noise belong to
+        the whole.
+
+        Args:
+            picture: from :func:`images.read`.
+            task: of :data:`TASKS`.
+            mask: for inpaint: ``[H, W]``, 1 where the picture is to be kept, 0 where it is to be filled.
+            kernel: for deblur: the blur kernel ``[h, w]`` where it is known.
+            sigma: noise level in ``[-1, 1]`` units; default: estimated from the picture, but 2.5 / 127.5 for inpaint.
+            scale: for sr: how many times larger; one pixel is taken as the mean of ``scale x scale``.
+            size: for deblur: side of the unknown kernel's support, odd.
+            candidates: for deblur: of so many restorations the one that explains the picture best.
+            seed, sample: of the noise, and which of its draws.
+
+        Errors:
+            ValueError for an unknown task, a mask or a kernel that is missing, does not fit or belongs to another
+            task.
+        """
+        if task not in TASKS:
+            raise ValueError(f"a diffusion prior does {', '.join(TASKS)}; not {task!r}")
+        if (mask is None) == (task == "inpaint"):
+            raise ValueError("inpaint needs a mask, white = the area to fill" if mask is None
+                             else f"a mask is for inpaint, not for {task}")
+        if kernel is not None and task != "deblur":
+            raise ValueError(f"a kernel is for deblur, not for {task}")
+        pixels, alpha = picture.pixels, picture.alpha
+        height, width = pixels.shape[:2]
+        if mask is not None and mask.shape != (height, width):
+            raise ValueError(f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, the picture {width} x {height}")
+        keys = rng.fold(rng.image_keys(seed, [pipeline.content_id(pixels)]), sample)
+        if alpha is not None:
+            pixels = images.fill_hidden(pixels, alpha)
+        factor = scale if task == "sr" else 1
+        layout = self.plan(height * factor, width * factor, multiple=factor)
+        canvas = tuple(side // factor for side in layout.canvas)
+
+        def fill(array):
+            padding = [(0, canvas[0] - height), (0, canvas[1] - width)] + [(0, 0)] * (array.ndim - 2)
+            return jnp.asarray(np.pad(array, padding, "symmetric")[None], jnp.float32)
+
+        if sigma is None:
+            sigma = _CLEAN if task == "inpaint" else _estimated_noise(pixels)
+        found = _restore(self.params, keys, fill(np.asarray(pixels, np.float32)), jnp.float32(sigma),
+                         None if mask is None else fill(np.asarray(mask, np.float32)),
+                         None if kernel is None else jnp.asarray(kernel, jnp.float32), module=self.module,
+                         schedule=tuple(sorted(self.info["schedule"].items())), prediction=self.info["prediction"],
+                         learned_variance=bool(self.info.get("learned_variance")), task=task, layout=layout, size=size,
+                         scale=scale, candidates=candidates)
+        restored = np.asarray(found.x)[0, :height * factor, :width * factor]
+        if picture.grey:
+            restored = np.broadcast_to(restored.mean(axis=-1, keepdims=True), restored.shape)
+        if alpha is not None and factor == 1:
+            restored = np.where(alpha[..., None] > 0, restored, picture.pixels)
+        elif alpha is not None:
+            alpha = images.resize_alpha(alpha, height * factor, width * factor)
+        report = Report(int(found.evaluations) * layout.rows * layout.columns, float(found.residual[0]),
+                        float(found.sigma[0]), None if found.kernel is None else np.asarray(found.kernel[0]), layout)
+        return picture._replace(pixels=restored, alpha=alpha), report
+
+    def plan(self, height: int, width: int, *, multiple: int = 1) -> pipeline.Plan:
+        """Tiles of the prior's side that share a quarter; ``multiple`` must divide the canvas."""
+        side, overlap = self.image_size, self.image_size // 4
+        if side % multiple or overlap % multiple:
+            raise ValueError(f"scale {multiple} does not divide a quarter of the prior's side of {side} pixels; use 2, "
+                             "4 or another power of two")
+        rows, columns = (max(1, -(-(length - overlap) // (side - overlap))) for length in (height, width))
+        return pipeline.Plan(rows, columns, side, side, (overlap if rows > 1 else 0, overlap if columns > 1 else 0))
+
+
+@functools.partial(jax.jit, static_argnames=_FIXED)
+def _restore(params, keys, y, sigma, mask, kernel, *, module, schedule, prediction, learned_variance, task, layout,
+             size, scale, candidates):
+    with jax.ensure_compile_time_eval():  # numbers, not part of the program
+        levels = schedules.from_json(dict(schedule))
+
+    def network(x, t):
+        return module.apply(params, x, t)
+
+    options = {"learned_variance": True} if learned_variance else {}
+    denoiser = _PREDICTIONS[prediction](pipeline.tiled(network, layout), levels, **options)
+    prior = restoration.Prior(denoiser, levels)
+    if task == "inpaint":
+        return restoration.inpaint(prior, y, mask, keys, sigma=sigma)
+    if task == "denoise":
+        return restoration.bird_restore(prior, operators.compose(), y, keys, settings=restoration.DEFAULT["denoise"],
+                                        sigma=sigma)
+    if task == "sr":
+        return restoration.bird_restore(prior, operators.average_pool(scale), y, keys, sigma=sigma,
+                                        settings=restoration.DEFAULT["sr"], image_shape=(*layout.canvas, 3))
+    if kernel is not None:
+        return restoration.bird_restore(prior, operators.blur(kernel), y, keys, settings=restoration.DEFAULT["deblur"],
+                                        sigma=sigma)
+    return restoration.deblur(prior, y, keys, size=size, sigma=sigma, num_candidates=candidates)
+
+
+def _estimated_noise(pixels):
+    return max(float(restoration.noise_level(jnp.asarray(pixels[None], jnp.float32))[0]), 0.005)
+
+
+def load(name_or_path) -> PriorRestoration:
+    """The prior by named weights or a weights file; see :func:`weights.load`.
+
+    Errors:
+        :class:`weights.WeightsError`, also for a network that is no diffusion prior.
+    """
+    module, params, info = weights.load(name_or_path)
+    if "schedule" not in info:
+        raise weights.WeightsError(f"{name_or_path}: not a diffusion prior but a network for --method indi; see: "
+                                   "indigo weights list")
+    return PriorRestoration(module, params, info)
