@@ -19,6 +19,7 @@ LAYERS = (  # lowest first; the modules of one string may import one another, th
     ["restoration"],
     [FILES],
     ["pipeline"],
+    ["prior"],
     ["cli demo"],
     ["train eval"],
 )
