@@ -1,96 +1,34 @@
-"""Speed of the sampler, of the training step, and of the gradient through a rollout.
+"""Speed and memory: of InDI's sampler, training step and rollout gradient; of BIRD's iterations.
 
     python -m eval.benchmark indi [--json] [--sizes 64] [--batch 8] [--steps 1 10] [--large]
+    python -m eval.benchmark bird [--json] [--sizes 64] [--batch 1 4] [--large]
 
-Each row is one compiled program on all devices, timed after a run that is not counted; compilation is apart. FLOPs are
-XLA's count for one picture (of one step, times the steps: XLA counts the body of a loop once); peak bytes are those
-that the compiler reserves, per device. Times depend on the machine and on what else runs there.
+Each row is one compiled program on all devices (bird: on as many as divide the batch), timed after a run that is not
+counted; compilation is apart. FLOPs are XLA's count for one picture (of one step, times the steps: XLA counts the body
+of a loop once); peak bytes are those that the compiler reserves, per device. Times depend on the machine and on what
+else runs there.
 """
 import functools
+import itertools
 import json
-import statistics
 import sys
-import time
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from eval import common
+from eval import benchmark_bird, common
+from eval.measuring import Program, flops, measure, parameter_count, random_parameters, scaled, shapes, table
 from indigo_jax import models, operators, rng, samplers, sharding
 
-_COLUMNS = (("task", "task", "s"), ("network", "network", "s"), ("parameters", "params", ",d"),
-            ("batch", "batch", "d"), ("image_size", "size", "d"), ("num_steps", "steps", "d"),
-            ("convolution", "conv", "s"), ("remat", "remat", ""), ("images_per_second", "images/s", ".3g"),
-            ("run_seconds_min", "min s", ".4g"), ("run_seconds_median", "median s", ".4g"),
-            ("compile_seconds", "compile s", ".3g"), ("flops_per_image", "GFLOP/image", ".4g"),
-            ("peak_bytes", "peak MB", ".4g"))
-_UNITS = {"flops_per_image": 1e9, "peak_bytes": 1e6}
-
-
-# ---------------------------------------------------------------------------------------------------- one row
-
-class Program(NamedTuple):
-    """What is measured.
-
-    Attributes:
-        facts: columns that are known beforehand.
-        make: ``make() -> (jitted, arguments, flops)``: ``flops`` of the whole batch.
-        carries: the first output takes the place of the first argument (which is donated) in the next run.
-    """
-
-    facts: dict
-    make: Callable
-    carries: bool = False
-
-
-def measure(program: Program, *, repeats: int, seconds: float) -> dict:
-    """Compile and time a program: one row, ready for JSON.
-
-    Args:
-        repeats: at most so many timed runs.
-        seconds: no further run is begun after so long, so that slow programs run once.
-    """
-    function, arguments, flops = program.make()
-    began = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
-    compile_seconds = time.perf_counter() - began
-    times = []
-    began = time.perf_counter()
-    for repeat in range(1 + repeats):
-        if repeat > 1 and time.perf_counter() - began > seconds:
-            break
-        mark = time.perf_counter()
-        outputs = jax.block_until_ready(compiled(*arguments))
-        times.append(time.perf_counter() - mark)
-        if program.carries:
-            arguments = (outputs[0], *arguments[1:])
-    times = times[1:]  # the first run also warms up
-    batch = program.facts["batch"]
-    device = jax.devices()[0]
-    return {**program.facts, "platform": device.platform, "device_kind": device.device_kind,
-            "device_count": jax.device_count(), "compile_seconds": compile_seconds,
-            "run_seconds_min": min(times), "run_seconds_median": statistics.median(times), "repeats": len(times),
-            "images_per_second": batch / min(times), "flops_per_image": flops / batch, **_memory(compiled),
-            "jax_version": jax.__version__}
-
-
-def _memory(compiled) -> dict:
-    """Bytes per device: arguments, results and temporaries together, and the temporaries (which remat saves).
-
-    (The compiler's own peak is left aside: on the CPU it leaves out most temporaries.)
-    """
-    stats = compiled.memory_analysis()
-    peak = (stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
-            - stats.alias_size_in_bytes)
-    return {"peak_bytes": int(peak), "temporary_bytes": int(stats.temp_size_in_bytes)}
-
-
-def _flops(function, *arguments) -> float:
-    """XLA's count for a function without loops; nothing is compiled."""
-    return float(jax.jit(function).lower(*arguments).cost_analysis()["flops"])
+COLUMNS = (("task", "task", "s"), ("network", "network", "s"), ("parameters", "params", ",d"),
+           ("batch", "batch", "d"), ("image_size", "size", "d"), ("num_steps", "steps", "d"),
+           ("convolution", "conv", "s"), ("remat", "remat", ""), ("images_per_second", "images/s", ".3g"),
+           ("run_seconds_min", "min s", ".4g"), ("run_seconds_median", "median s", ".4g"),
+           ("compile_seconds", "compile s", ".3g"), ("flops_per_image", "GFLOP/image", scaled(1e9)),
+           ("peak_bytes", "peak MB", scaled(1e6)))
 
 
 # ---------------------------------------------------------------------------------------------------- indi
@@ -108,23 +46,11 @@ def setting(module, *, size: int, batch: int) -> Setting:
     """Random parameters and pictures: speed does not depend on the values."""
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch, mesh)
-    params = jax.device_put(_random(_shapes(module)), sharding.replicated(mesh))
+    params = jax.device_put(random_parameters(shapes(module)), sharding.replicated(mesh))
     y = np.random.default_rng(0).uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
     place = sharding.batch_sharding(mesh)
     return Setting(module, params, jax.device_put(y, place),
                    jax.device_put(rng.image_keys(0, np.arange(batch)), place))
-
-
-def _shapes(module):
-    """Parameters as shapes; nothing is computed."""
-    return jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32),
-                          jax.ShapeDtypeStruct((1,), jnp.float32))
-
-
-def _random(shapes):
-    """Small random numbers of the given shapes."""
-    random = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: 0.02 * random.standard_normal(leaf.shape, np.float32), shapes)
 
 
 def rollout(module, params, y, keys, *, num_steps: int, remat: bool = False):
@@ -135,8 +61,8 @@ def rollout(module, params, y, keys, *, num_steps: int, remat: bool = False):
 
 def _sample(module, size, batch, num_steps):
     module, params, y, keys = setting(module, size=size, batch=batch)
-    flops = num_steps * _flops(module.apply, params, y, jnp.ones(batch))
-    return jax.jit(functools.partial(rollout, module, num_steps=num_steps)), (params, y, keys), flops
+    operations = num_steps * flops(module.apply, params, y, jnp.ones(batch))
+    return jax.jit(functools.partial(rollout, module, num_steps=num_steps)), (params, y, keys), operations
 
 
 def _rollout_gradient(module, size, batch, num_steps, remat):
@@ -147,10 +73,10 @@ def _rollout_gradient(module, size, batch, num_steps, remat):
         return jnp.sum(rollout(module, params, y, keys, num_steps=num_steps, remat=remat) ** 2)
 
     plain, t = module.clone(convolution="plain"), jnp.ones(batch)  # of the other one XLA would also count dead code
-    forward = _flops(plain.apply, inputs.params, inputs.y, t)
-    both = _flops(jax.grad(lambda y, params: jnp.sum(plain.apply(params, y, t) ** 2)), inputs.y, inputs.params)
-    flops = num_steps * (both + forward * remat)
-    return jax.jit(jax.grad(total)), (inputs.y, inputs.params, inputs.keys), flops
+    forward = flops(plain.apply, inputs.params, inputs.y, t)
+    both = flops(jax.grad(lambda y, params: jnp.sum(plain.apply(params, y, t) ** 2)), inputs.y, inputs.params)
+    operations = num_steps * (both + forward * remat)
+    return jax.jit(jax.grad(total)), (inputs.y, inputs.params, inputs.keys), operations
 
 
 def _train_step(module, size, batch):
@@ -161,9 +87,10 @@ def _train_step(module, size, batch):
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch, mesh)
     optimizer = indi.make_optimizer(config)
-    shapes = jax.eval_shape(functools.partial(indi.init_state, config, optimizer))
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    state = state._replace(params=_random(shapes.params), ema=_random(shapes.ema), bad_step=np.full((), -1, np.int32))
+    template = jax.eval_shape(functools.partial(indi.init_state, config, optimizer))
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
+    state = state._replace(params=random_parameters(template.params), ema=random_parameters(template.ema),
+                           bad_step=np.full((), -1, np.int32))
     state = jax.device_put(state, sharding.replicated(mesh))
     side = size + 2 * config.margin
     pictures = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
@@ -185,17 +112,17 @@ def networks(large: bool) -> dict:
 
 def indi(args) -> list[Program]:
     """Sampling and training for each network and size; both convolutions through a rollout, for the first network."""
-    programs, chosen = [], networks(args.large)
+    programs, chosen, batches = [], networks(args.large), args.batch or [8]
     for name, module in chosen.items():
-        for size in args.sizes:
-            facts = {"benchmark": "indi", "network": name, "parameters": parameter_count(module), "batch": args.batch,
+        for size, batch in itertools.product(args.sizes, batches):
+            facts = {"benchmark": "indi", "network": name, "parameters": parameter_count(module), "batch": batch,
                      "image_size": size, "convolution": "plain", "remat": False}
             programs += [Program({"task": "sample", **facts, "num_steps": n},
-                                 functools.partial(_sample, module, size, args.batch, n)) for n in args.steps]
+                                 functools.partial(_sample, module, size, batch, n)) for n in args.steps]
             programs.append(Program({"task": "train_step", **facts, "num_steps": 1},
-                                    functools.partial(_train_step, module, size, args.batch), carries=True))
+                                    functools.partial(_train_step, module, size, batch), carries=True))
     name, module = next(iter(chosen.items()))
-    size, batch = min(args.sizes), args.rollout_batch or args.batch
+    size, batch = min(args.sizes), args.rollout_batch or min(batches)
     for convolution in ("plain", "flipped"):
         for remat in (False, True):
             facts = {"benchmark": "indi", "task": "rollout_gradient", "network": name,
@@ -206,28 +133,20 @@ def indi(args) -> list[Program]:
     return programs
 
 
-def parameter_count(module) -> int:
-    """How many numbers the network learns; nothing is computed."""
-    return sum(leaf.size for leaf in jax.tree.leaves(_shapes(module)))
-
-
-BENCHMARKS = {"indi": indi}
+BENCHMARKS = {"indi": indi, "bird": benchmark_bird.bird}
+_TABLES = {"indi": (COLUMNS, ()), "bird": (benchmark_bird.COLUMNS, benchmark_bird.NOTES)}
 
 
 # ---------------------------------------------------------------------------------------------------- command line
 
 def to_text(rows: list[dict]) -> str:
     """A table for people."""
-    cells = [[title for _, title, _ in _COLUMNS]]
-    for row in rows:
-        cells.append([format(row[key] / _UNITS[key] if key in _UNITS else row[key], form)
-                      for key, _, form in _COLUMNS])
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = ["  ".join(cell.rjust(width) if i > 1 else cell.ljust(width)
-                       for i, (cell, width) in enumerate(zip(line, widths))).rstrip() for line in cells]
-    return "\n".join([*lines, "", f"{rows[0]['device_count']} x {rows[0]['device_kind']} ({rows[0]['platform']}), jax "
-                      f"{rows[0]['jax_version']}; images/s from the fastest of up to {max(r['repeats'] for r in rows)} "
-                      "runs; memory per device"])
+    first = rows[0]
+    columns, notes = _TABLES[first["benchmark"]]
+    return "\n".join([table(rows, columns), "", *notes,
+                      f"{first['device_count']} x {first['device_kind']} ({first['platform']}), jax "
+                      f"{first['jax_version']}; from the fastest of up to {max(row['repeats'] for row in rows)} runs; "
+                      "memory per device"])
 
 
 def _parser():
@@ -236,14 +155,17 @@ def _parser():
     parser.add_argument("--json", action="store_true", help="print a JSON list with one object per row, nothing else")
     parser.add_argument("--sizes", type=common.whole, nargs="+", default=[64], metavar="PX",
                         help="sides of the square pictures; default: 64")
-    parser.add_argument("--batch", type=common.whole, default=8, metavar="B",
-                        help="pictures in a batch, split over all devices; default: 8")
+    parser.add_argument("--batch", type=common.whole, nargs="+", metavar="B",
+                        help="pictures in a batch, split over the devices; default: 8; bird: 1 4")
     parser.add_argument("--steps", type=common.whole, nargs="+", default=[1, 10], metavar="N",
-                        help="numbers of sampling steps; default: 1 10")
-    parser.add_argument("--large", action="store_true", help="also the network of 26 million parameters")
+                        help="indi: numbers of sampling steps; default: 1 10")
+    parser.add_argument("--large", action="store_true",
+                        help="indi: also the network of 26 million parameters; bird: that of 114 million, at 256 px")
     parser.add_argument("--rollout-steps", type=common.whole, default=10, metavar="N",
-                        help="steps of the rollout that is differentiated; default: 10")
+                        help="indi: steps of the rollout that is differentiated; default: 10")
     parser.add_argument("--rollout-batch", type=common.whole, metavar="B", help="its batch; default: --batch")
+    parser.add_argument("--iterations", type=common.whole, default=2, metavar="N",
+                        help="bird: iterations in one compiled program; default: 2")
     parser.add_argument("--repeats", type=common.whole, default=5, metavar="R", help="timed runs of a row; default: 5")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S",
                         help="begin no further run of a row after so long; default: 20")
@@ -262,7 +184,7 @@ def main(argv=None) -> int:
         programs = BENCHMARKS[args.name](args)
         bar = tqdm(programs, unit="row", desc="measuring")
         rows = [measure(program, repeats=args.repeats, seconds=args.seconds) for program in bar]
-        print(json.dumps(rows, indent=2) if args.json else to_text(rows))
+        print(json.dumps(rows, indent=2, allow_nan=False) if args.json else to_text(rows))
 
     return common.run(parser, work)
 

@@ -119,9 +119,18 @@ class Model(NamedTuple):
     info: dict
 
 
-def load_model(name_or_path: str) -> Model:
-    """Weights by name or path."""
-    return Model(*weights.load(name_or_path))
+def load_model(name_or_path: str, *, method: str = "indi") -> Model:
+    """Weights by name or path, of a network for ``method``: "indi", or "bird" for a diffusion prior.
+
+    Errors:
+        :class:`weights.WeightsError` for weights that cannot be used, or belong to the other method.
+    """
+    model = Model(*weights.load(name_or_path))
+    if ("schedule" in model.info) != (method == "bird"):
+        kind, other = (("a diffusion prior", "bird") if "schedule" in model.info
+                       else ("a network that restores directly", "indi"))
+        raise weights.WeightsError(f"{name_or_path}: {kind}, for --method {other}; give that, or other --weights")
+    return model
 
 
 def restorer(model: Model, num_steps: int, spacing: str = "uniform") -> Callable:

@@ -1,12 +1,20 @@
 """Figures of the InDI paper, drawn anew: Fig. 1 (the toy with four modes) and Fig. 3 (perception against distortion).
 
     python -m eval.figures [--figure toy|perception-distortion|all] [-o FOLDER]
+    python -m eval.figures --method bird --weights PRIOR [--figure iterations|kernels|levels|wrong-kernel|all]
 
 toy.png                      exact restorers in the plane: paths from observations to data, one step against many
 perception_distortion.png    the weights that ship, on real pictures: PSNR against LPIPS for 1 to 20 steps (without
                              LPIPS weights: against the energy of high frequencies, relative to the truth's)
 strip.png                    details of the same pictures: input, N = 1, N = 10, truth
 perception_distortion.csv    the numbers behind it
+
+and those of BIRD, on a diffusion prior:
+
+bird_iterations.png          the picture at iterations of inpainting and of blind deblurring
+bird_kernels.png             kernels that blind deblurring finds, beside the true ones
+bird_levels.png, .csv        step size: PSNR and time for few or many DDIM steps at equal network evaluations
+bird_wrong_kernel.png, .csv  deblurring with a known kernel that is wrong: BIRD, DiffPIR, DPS, and the blind method
 
 Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 2303.11435).
 """
@@ -18,15 +26,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval import common, tables
+from eval import bird_figures, common, tables
 from eval.configs import photo_degradations
+from eval.drawing import COLOURS, pyplot, save
 from indigo_jax import metrics, rng, samplers
 from indigo_jax.schedules import NoiseMode
 
 FIGURES = ("toy", "perception-distortion")
+OF_METHOD = {"indi": FIGURES, "bird": bird_figures.FIGURES}
 STEPS = (1, 2, 3, 5, 10, 20)
 MODES = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], np.float32)
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # distinct for the colour-blind, too
 _RED = "#D7263D"
 
 
@@ -100,7 +109,7 @@ def observations(toy: FourModes, num: int = 24) -> np.ndarray:
 
 def draw_toy(steps=(1, 5, 50), *, num_scored: int = 10_000):
     """Fig. 1: one row per :data:`TOYS`, one column per number of steps."""
-    plt = _pyplot()
+    plt = pyplot()
     limits = [2.4 if toy.sigma else 1.5 for toy in TOYS]
     figure, axes = plt.subplots(len(TOYS), len(steps), figsize=(3.3 * len(steps) + 1.2, 1.42 * sum(limits) + 1),
                                 sharex=True, sharey="row", squeeze=False, layout="constrained",
@@ -129,7 +138,7 @@ def _draw_paths(ax, cloud, paths, limit):
     mode, _ = nearest_mode(paths[-1])
     one_step = len(paths) == 2
     for k in range(paths.shape[1]):
-        colour = "0.45" if one_step else _COLOURS[mode[k]]
+        colour = "0.45" if one_step else COLOURS[mode[k]]
         ax.plot(*paths[:, k].T, color=colour, linewidth=0.9, alpha=0.9, zorder=2)
         ax.plot(*paths[0, k], marker="o", markersize=3, color="0.25", zorder=3)
         ax.plot(*paths[-1, k], marker="o", markersize=5, color=_RED if one_step else colour, zorder=5)
@@ -186,7 +195,7 @@ def draw_perception_distortion(rows: list[dict], perception, title: str):
         perception: the protocol on the vertical axis.
         title: what was measured.
     """
-    plt = _pyplot()
+    plt = pyplot()
     distortion = metrics.by_name("psnr").name
     psnr, seen = tables.means(rows, distortion), tables.means(rows, perception.name)
     labels = {row["task"]: _label(row["task"], row["variant"]) for row in rows}
@@ -194,7 +203,7 @@ def draw_perception_distortion(rows: list[dict], perception, title: str):
     for i, (ax, task) in enumerate(zip(axes[0], psnr)):
         steps = sorted(n for n in psnr[task] if n)
         x, y = [psnr[task][n] for n in steps], [seen[task][n] for n in steps]
-        ax.plot(x, y, "-o", color=_COLOURS[i % len(_COLOURS)], markersize=6, linewidth=1.5)
+        ax.plot(x, y, "-o", color=COLOURS[i % len(COLOURS)], markersize=6, linewidth=1.5)
         for k, n in enumerate(steps):
             left = x[k] == max(x)
             ax.annotate(f"N = {n}" if n == 1 else f"{n}", (x[k], y[k]), textcoords="offset points", fontsize=9,
@@ -219,7 +228,7 @@ def _span(values, least: float) -> tuple[float, float]:
 
 def draw_strip(results: list[common.Result], steps=(1, 10), *, size: int = 96):
     """Details of pictures: one row per task with input, restorations and truth, each task from another picture."""
-    plt = _pyplot()
+    plt = pyplot()
     names = list(dict.fromkeys(result.name for result in results))
     tasks = list(dict.fromkeys(result.degradation.task for result in results))
     found = {(result.degradation.task, result.name, result.num_steps): result for result in results}
@@ -258,30 +267,6 @@ def detail(image, size: int) -> tuple[slice, slice]:
 
 # ---------------------------------------------------------------------------------------------------- command line
 
-def _pyplot():
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError('figures need matplotlib: pip install "indigo_jax[train]"') from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-    return matplotlib.pyplot
-
-
-def save(figure, path) -> None:
-    """Write a figure as PNG, whole or not at all, and forget it."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        _pyplot().close(figure)
-    print(path)
-
-
 def _real_pictures(args, folder):
     perception = metrics.by_name("lpips", lpips_params=metrics.load_lpips(args.lpips)) if args.lpips else (
         HighFrequencies())
@@ -302,18 +287,29 @@ def _real_pictures(args, folder):
 def main(argv=None) -> int:
     """Command line; see the module's text."""
     parser = common.Parser(prog="eval.figures", description=__doc__)
-    parser.add_argument("--figure", choices=(*FIGURES, "all"), default="all", help="default: all")
+    parser.add_argument("--method", choices=tuple(OF_METHOD), default="indi", help="default: indi")
+    parser.add_argument("--figure", choices=(*FIGURES, *bird_figures.FIGURES, "all"), default="all",
+                        help="one of the method's; default: all")
     parser.add_argument("-o", "--output", default=str(common.RESULTS), metavar="FOLDER",
                         help="where the pictures go; default: eval/results")
     common.add_model_arguments(parser)
     parser.add_argument("--steps", type=common.whole, nargs="+", default=list(STEPS), metavar="N",
-                        help=f"numbers of steps; default: {' '.join(map(str, STEPS))}")
+                        help=f"indi: numbers of steps; default: {' '.join(map(str, STEPS))}")
     parser.add_argument("--crop", type=common.whole, default=256, metavar="PX",
-                        help="use the central square of at most this side; default: 256")
+                        help="indi: use the central square of at most this side; default: 256")
     args = parser.parse_args(argv)
+    if args.figure not in (*OF_METHOD[args.method], "all"):
+        other = next(method for method, names in OF_METHOD.items() if args.figure in names)
+        parser.error(f"--figure {args.figure} is one of --method {other}")
     folder = pathlib.Path(args.output)
 
     def work():
+        if args.method == "bird":
+            model = common.load_model(args.weights, method="bird")
+            pictures = common.open_pictures(args.data, limit=args.limit or 3)
+            bird_figures.draw(model, pictures, folder, OF_METHOD["bird"] if args.figure == "all" else [args.figure],
+                              seed=args.seed)
+            return
         if args.figure in ("toy", "all"):
             save(draw_toy(), folder / "toy.png")
         if args.figure in ("perception-distortion", "all"):

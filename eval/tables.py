@@ -1,10 +1,15 @@
 """The table of results: fixed degradations, restored with several numbers of steps, measured, written.
 
     python -m eval.tables [--data FOLDER] [--weights indi-photo] [--steps 1 5 10] [--lpips FILE] [--readme README.md]
+    python -m eval.tables --method bird --weights PRIOR [--data FOLDER] [--tasks ...] [--methods ...] [--seeds 0 1]
 
 Prints a Markdown table and writes it with one CSV row per picture into eval/results/. Without --data it measures on
 four photographs that scikit-image carries. Nothing in the result depends on the clock or on the machine, up to the
 rounding of its floating point arithmetic.
+
+--method bird compares BIRD with its official settings and with cheap methods, on a diffusion prior. It adds every
+number that it has measured to a .jsonl file beside the .csv and takes it from there next time, as long as weights,
+pictures and the method itself are the same: a run that was stopped goes on where it was.
 """
 import csv
 import io
@@ -19,7 +24,7 @@ import jax
 import numpy as np
 
 import indigo_jax
-from eval import common
+from eval import bird, bird_tables, common
 from eval.configs import photo_degradations
 from indigo_jax import metrics
 
@@ -109,7 +114,7 @@ def to_markdown(rows: list[dict], measures) -> str:
 def provenance(model: common.Model, pictures: common.Pictures, measures, command: str) -> str:
     """What was measured, on what, how, and the command: no date, no machine."""
     info, count = model.info, sum(leaf.size for leaf in jax.tree.leaves(model.params))
-    trained = f", {info['num_steps']:,} training steps" if info.get("num_steps") else ""
+    trained = f", {info['num_steps']:,} steps in its last training run" if info.get("num_steps") else ""
     return "\n".join([
         f"`{info.get('name', 'unnamed')}` ({count:,} parameters{trained}, sha256 `{info.get('sha256', 'none')[:12]}`) "
         f"on {len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`), indigo_jax "
@@ -149,12 +154,24 @@ def replace_between(text: str, body: str, *, start: str = START, end: str = END)
 
 # ---------------------------------------------------------------------------------------------------- command line
 
+OWN_FLAGS = {"indi": ("steps", "lpips", "spacing"), "bird": ("tasks", "methods", "seeds")}
+MARKS = {"indi": (START, END), "bird": (bird_tables.START, bird_tables.END)}
+
+
 def _parser():
     parser = common.Parser(prog="eval.tables", description=__doc__)
+    parser.add_argument("--method", choices=tuple(OWN_FLAGS), default="indi", help="default: indi")
     common.add_model_arguments(parser)
     parser.add_argument("--steps", type=common.whole, nargs="+", default=[1, 5, 10], metavar="N",
-                        help="numbers of sampling steps; default: 1 5 10")
-    parser.add_argument("--readme", metavar="FILE", help=f"also write the table between {START} and {END} of this file")
+                        help="indi: numbers of sampling steps; default: 1 5 10")
+    parser.add_argument("--tasks", choices=tuple(bird.TASKS), nargs="+", default=list(bird.TASKS), metavar="TASK",
+                        help=f"bird: some of {', '.join(bird.TASKS)}; default: all")
+    methods = tuple(dict.fromkeys(name for by_task in bird.METHODS.values() for name in by_task))
+    parser.add_argument("--methods", choices=methods, nargs="+", metavar="NAME",
+                        help=f"bird: some of {', '.join(methods)}; default: all but {', '.join(bird.ON_REQUEST)}")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="bird: several seeds; default: --seed")
+    parser.add_argument("--readme", metavar="FILE", help=f"also write the table between {START} and {END} of this file "
+                        f"(bird: {' and '.join(MARKS['bird'])})")
     parser.add_argument("-o", "--output", default=str(common.RESULTS), metavar="FOLDER",
                         help="where the .md and the .csv go; default: eval/results")
     return parser
@@ -162,39 +179,66 @@ def _parser():
 
 def _command(args) -> str:
     """The command that was run, without this machine's folders."""
-    words = ["python", "-m", "eval.tables"]
-    for flag, path in (("--data", args.data), ("--weights", args.weights), ("--lpips", args.lpips)):
+    words = ["python", "-m", "eval.tables"] + (["--method", args.method] if args.method != "indi" else [])
+    for flag, path in (("--data", args.data), ("--weights", args.weights),
+                       ("--lpips", args.lpips if args.method == "indi" else None)):
         words += [flag, pathlib.Path(path).resolve().name] if path else []
-    words += ["--steps", *map(str, args.steps)]
+    if args.method == "indi":
+        words += ["--steps", *map(str, args.steps)]
     for flag, value, default in (("--spacing", args.spacing, "uniform"), ("--limit", args.limit, None),
-                                 ("--seed", args.seed, 0)):
-        words += [flag, str(value)] if value != default else []
+                                 ("--seed", args.seed, 0), ("--tasks", args.tasks, list(bird.TASKS)),
+                                 ("--methods", args.methods, None), ("--seeds", args.seeds, None)):
+        words += [flag, *map(str, value if isinstance(value, list) else [value])] if value != default else []
     return shlex.join(words)
 
 
-def _work(args):
+def _work(args, parser):
+    for method, flags in OWN_FLAGS.items():
+        for flag in flags:
+            if method != args.method and getattr(args, flag) != parser.get_default(flag):
+                raise ValueError(f"--{flag} is for --method {method}; leave it out")
     readme = pathlib.Path(args.readme).read_text(encoding="utf-8") if args.readme else None
     if readme is not None:
-        _with_name(args.readme, readme, "")  # refuses before the long work
+        _with_name(args.readme, readme, "", args.method)  # refuses before the long work
     pictures = common.open_pictures(args.data, limit=args.limit)
+    stem = re.sub(r"\W+", "_", pathlib.Path(args.weights).stem) + ("" if args.data else "_scikit_image")
+    path = pathlib.Path(args.output) / (stem if args.method == "indi" else f"{stem}_{args.method}")
+    name, rows, body = {"indi": _indi, "bird": _bird}[args.method](args, pictures, path)
+    common.write_text(path.with_suffix(".csv"), to_csv(rows))
+    common.write_text(path.with_suffix(".md"), f"# Results of {name or stem}\n\n{body}\n")
+    if readme is not None:
+        common.write_text(args.readme, _with_name(args.readme, readme, body, args.method))
+    print(body)
+
+
+def _indi(args, pictures, path):
+    """The weights' name, the rows, the Markdown."""
+    del path
     measures = protocols(args.lpips)
     model = common.load_model(args.weights)
     rows = measure(common.restorations(model, pictures, photo_degradations.get_config(), sorted(set(args.steps)),
                                        batch_size=args.batch, seed=args.seed, spacing=args.spacing), measures)
-    table = to_markdown(rows, measures)
-    notes = "\n\n".join([provenance(model, pictures, measures, _command(args)), *references(pictures)])
-    stem = re.sub(r"\W+", "_", pathlib.Path(args.weights).stem) + ("" if args.data else "_scikit_image")
-    folder = pathlib.Path(args.output)
-    common.write_text(folder / f"{stem}.csv", to_csv(rows))
-    common.write_text(folder / f"{stem}.md", f"# Results of {model.info.get('name', stem)}\n\n{table}\n\n{notes}\n")
-    if readme is not None:
-        common.write_text(args.readme, _with_name(args.readme, readme, f"{table}\n\n{notes}"))
-    print(f"{table}\n\n{notes}")
+    notes = [provenance(model, pictures, measures, _command(args)), *references(pictures)]
+    return model.info.get("name"), rows, "\n\n".join([to_markdown(rows, measures), *notes])
 
 
-def _with_name(path, text, body):
+def _bird(args, pictures, path):
+    """As :func:`_indi`; numbers that are known are taken from ``path``'s .jsonl."""
+    model = common.load_model(args.weights, method="bird")
+    pairs = bird_tables.chosen(args.tasks, args.methods)
+    seeds = list(dict.fromkeys(args.seeds or [args.seed]))
+    rows = bird_tables.measure(model, pictures, pairs, seeds, bird_tables.Cache(path.with_suffix(".jsonl")),
+                               batch_size=args.batch)
+    both = bird_tables.against_official(rows)
+    body = [bird_tables.to_markdown(rows), both and f"BIRD against its official settings:\n\n{both}",
+            bird_tables.provenance(model, pictures, pairs, seeds, _command(args))]
+    return model.info.get("name"), rows, "\n\n".join(filter(None, body))
+
+
+def _with_name(path, text, body, method):
+    start, end = MARKS[method]
     try:
-        return replace_between(text, body)
+        return replace_between(text, body, start=start, end=end)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 
@@ -203,7 +247,7 @@ def main(argv=None) -> int:
     """Command line; see the module's text."""
     parser = _parser()
     args = parser.parse_args(argv)
-    return common.run(parser, lambda: _work(args))
+    return common.run(parser, lambda: _work(args, parser))
 
 
 if __name__ == "__main__":

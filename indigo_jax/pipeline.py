@@ -90,7 +90,7 @@ def tiled(apply_fn: Callable, layout: Plan) -> Callable:
     nearer than a quarter of the overlap to a cut is used.
 
     Args:
-        apply_fn: ``(x_t [B, h, w, C], t [B], ...) -> [B, h, w, C]``; further arguments are images, too.
+        apply_fn: ``(x_t [B, h, w, C], t [B], ...) -> [B, h, w, D]``; further arguments are images, too.
         layout: from :func:`plan`; the images are of its canvas.
     """
     if layout.rows == layout.columns == 1:
@@ -100,6 +100,10 @@ def tiled(apply_fn: Callable, layout: Plan) -> Callable:
     places = np.stack(np.meshgrid(np.arange(layout.rows), np.arange(layout.columns), indexing="ij"), -1).reshape(-1, 2)
 
     def whole(x_t: Array, t: Array, *others: Array) -> Array:
+        piece = [jax.ShapeDtypeStruct((image.shape[0], layout.height, layout.width, image.shape[3]), image.dtype)
+                 for image in (x_t, *others)]
+        channels = jax.eval_shape(apply_fn, piece[0], t, *piece[1:]).shape[-1]  # twice as many with a learned variance
+
         def one(canvas, place):
             top = place[0] * (layout.height - layout.overlap[0])
             left = place[1] * (layout.width - layout.overlap[1])
@@ -113,7 +117,8 @@ def tiled(apply_fn: Callable, layout: Plan) -> Callable:
             out = cut(canvas) + weight * apply_fn(cut(x_t), t, *map(cut, others))
             return jax.lax.dynamic_update_slice(canvas, out, (zero, top, left, zero)), None
 
-        return jax.lax.scan(one, jnp.zeros_like(x_t), jnp.asarray(places, jnp.int32))[0]
+        start = jnp.zeros((*x_t.shape[:3], channels), x_t.dtype)
+        return jax.lax.scan(one, start, jnp.asarray(places, jnp.int32))[0]
 
     return whole
 

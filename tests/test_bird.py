@@ -3,10 +3,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as orbax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from indigo_jax import convert, denoisers, models, operators, restoration, rng, samplers, schedules, sharding
+from indigo_jax import (checkpoints, convert, denoisers, models, operators, restoration, rng, samplers, schedules,
+                        sharding)
 from tests.oracles import GaussianDiffusion
 from tests.paths import SHARED, needs_shared
 
@@ -182,14 +184,148 @@ def test_memory_of_stop_is_that_of_a_forward_pass():
     assert temporaries("stop", 20) < 0.5 * temporaries("exact", 20)
 
 
+def steps(kernel, state=None, start=0, stop=None):
+    """A run step by step: the state and info after each."""
+    step, states, infos = jax.jit(kernel.step), [kernel.init(Z) if state is None else state], []
+    for i in range(start, kernel.num_steps if stop is None else stop):
+        state, info = step(KEYS, states[-1], i)
+        states.append(state)
+        infos.append(info)
+    return states[1:], infos
+
+
+def bird(num_iterations=8, gradient="stop", **settings):
+    optimizer = restoration.bird_optimizer(num_iterations=num_iterations)
+    return restoration.bird(DENOISER, SCHEDULE, BLUR, Y, optimizer, gradient, num_iterations=num_iterations, **settings)
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_average_of_the_pictures():
+    state, info = steps(bird(4, average=0.75))
+    expected = np.asarray(info[0].x0)
+    for now in info[1:]:
+        expected = 0.75 * expected + 0.25 * np.asarray(now.x0)
+    np.testing.assert_allclose(state[-1].x, expected, atol=1e-6)
+    assert float(jnp.abs(state[-1].x - state[-1].x0).max()) > 1e-2
+
+
+def expected_stops(below, exact, patience):
+    """Where each image of a run that nothing stops should have stopped; N where none of its N iterations is it."""
+    good, stops = np.zeros(below.shape[1], int), np.full(below.shape[1], len(below))
+    for i, row in enumerate(below):
+        if exact[i]:
+            good = np.where(row, good + 1, 0)
+        stops = np.where((good >= patience) & (stops == len(below)), i, stops)
+    return stops
+
+
+@pytest.mark.parametrize("refresh, patience", [(None, 2), (1, 1)])
+def test_an_image_whose_residual_is_noise_stays_as_it_is(refresh, patience):
+    """When each image should stop follows from its losses in a run that does not stop."""
+    checks = {"check_every": 2, "patience": patience, "refresh": refresh}
+    states, infos = steps(bird(stop_at=1e-9, **checks))
+    losses = np.stack([info.loss for info in infos])
+    limit = 1.0001 * np.sqrt(losses[np.arange(8), np.arange(8)])  # that of image i lies at its loss of iteration i
+    limit[7] = 1e-9
+    stops = expected_stops(losses <= limit**2, [refresh is None or i % 2 == 0 or i == 7 for i in range(8)], patience)
+    assert len(set(stops)) > 3 and stops[7] == 8
+
+    own_states, own = steps(bird(stop_at=jnp.asarray(limit), **checks))
+    for i, info in enumerate(own):
+        np.testing.assert_array_equal(info.stopped, stops <= i)
+        np.testing.assert_array_equal(np.asarray(info.evaluations) == 0, stops < i)
+    for image, at in enumerate(np.minimum(stops, 7)):
+        np.testing.assert_allclose(own_states[-1].x0[image], states[at].x0[image], atol=1e-5)
+        np.testing.assert_allclose(own[-1].loss[image], losses[at, image], rtol=1e-4)
+        if stops[image] < 8:  # z is the one that gave this picture
+            before = Z if at == 0 else states[at - 1].z
+            np.testing.assert_allclose(own_states[-1].z[image], before[image], atol=1e-5)
+            np.testing.assert_array_equal(own_states[-1].z[image], own_states[at].z[image])
+
+
+def test_nothing_is_evaluated_when_all_have_stopped():
+    calls = []
+
+    def counted(x, t):
+        jax.debug.callback(lambda t: calls.append(float(t[0])), t)
+        return bent(x, t)
+
+    kernel = restoration.bird(denoisers.from_eps(counted, SCHEDULE), SCHEDULE, BLUR, Y, optax.sgd(1.0),
+                              num_iterations=9, stop_at=10.0, patience=2)
+    _, info = samplers.sample(kernel, KEYS, Z)
+    jax.effects_barrier()
+    assert len(calls) == 2 * 5 and info.steps.evaluations.sum() == 2 * 5 * 8
+
+
+def test_guard_gives_exact_rollouts_to_the_images_that_were_led_astray():
+    checks = {"refresh": 1, "check_every": 3}
+    _, infos = steps(bird(guard=1e9, **checks))
+    losses = np.stack([info.loss for info in infos])
+    assert [int(info.evaluations[0]) for info in infos] == [5, 1, 1, 5, 1, 1, 5, 5]
+    jump = losses[3] / losses[2]
+    guard = float(np.median(jump))
+    assert guard > 1 and (jump > 1.01 * guard).any() and (jump < 0.99 * guard).any()
+    _, own = steps(bird(guard=guard, **checks))
+    astray = jump > guard
+    for i in (4, 5):
+        np.testing.assert_array_equal(own[i].evaluations, np.where(astray, 5, 1))
+    np.testing.assert_allclose(own[5].loss[~astray], losses[5][~astray], rtol=1e-4)
+    assert not np.isclose(own[5].loss[astray], losses[5][astray], rtol=1e-3).any()
+
+
+@pytest.mark.parametrize("settings", [{}, {"refresh": 1, "average": 0.9, "stop_at": 0.3, "check_every": 2}])
+def test_a_run_saved_half_way_ends_as_the_whole_one_bit_by_bit(settings, tmp_path):
+    kernel = bird(7, **settings)
+
+    @jax.jit
+    def advance(state, numbers):
+        return jax.lax.scan(lambda state, i: kernel.step(KEYS, state, i), state, numbers)[0]
+
+    whole = advance(kernel.init(Z), jnp.arange(7))
+    half = advance(kernel.init(Z), jnp.arange(3))
+    manager = checkpoints.manager(tmp_path)
+    manager.save(3, args=orbax.args.StandardSave(half))
+    manager.wait_until_finished()
+    again = manager.restore(3, args=orbax.args.StandardRestore(jax.tree.map(jnp.zeros_like, half)))
+    manager.close()
+    same(half, again)
+    same(whole, advance(again, jnp.arange(3, 7)))
+    alone = steps(kernel)[0][-1]  # other programs, other roundings
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), (whole.z, whole.x),
+                 (alone.z, alone.x))
+
+
+def test_a_cheap_start_can_be_continued_exactly():
+    start = steps(bird(refresh=1, average=0.5), stop=5)[0][-1]
+    kernel = bird(gradient="exact")
+    states, infos = steps(kernel, start, 5)
+    objective = restoration.bird_objective(DENOISER, SCHEDULE, BLUR, Y, "exact")
+    with jax.numpy_dtype_promotion("standard"):
+        update, _ = restoration.bird_optimizer(num_iterations=8).update(
+            {"z": objective(start.z).grad_z, "params": None}, start.opt_state)
+    np.testing.assert_allclose(states[0].z, restoration.to_sphere(start.z + update["z"]), atol=1e-5)
+    assert bool((infos[-1].loss < infos[0].loss).all())
+    same((start.eps, start.average), (states[-1].eps, states[-1].average))
+
+
 @pytest.mark.parametrize("settings, words", [
     ({"gradient": "full"}, "stop, exact, prox"), ({"clip": "soft"}, "straight_through, hard"),
     ({"gradient": "prox"}, "belong together"), ({"refresh": 6}, "between 1 and the 5"),
-    ({"num_iterations": 0}, "at least 1"),
+    ({"num_iterations": 0}, "at least 1"), ({"average": 1.0}, "below 1"), ({"guard": 2.0}, "needs refresh"),
+    ({"stop_at": 0.1, "patience": 0}, "patience and check_every"),
+    ({"refresh": 1, "guard": 0.5}, "guard must be at least 1"),
 ])
 def test_refusals(settings, words):
     with pytest.raises(ValueError, match=words):
         restoration.bird(DENOISER, SCHEDULE, BLUR, Y, optax.sgd(1.0), **settings)
+
+
+def test_stopping_needs_a_residual():
+    with pytest.raises(ValueError, match="loss of its own"):
+        restoration.bird(DENOISER, SCHEDULE, operators.blind_noise(), Y, optax.sgd(1.0), stop_at=0.1)
 
 
 def test_operator_that_changes_the_shape_needs_the_shape_of_the_pictures():

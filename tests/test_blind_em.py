@@ -7,6 +7,7 @@ from PIL import Image
 
 from indigo_jax import convert, denoisers, metrics, models, operators, restoration, rng, samplers, schedules
 from indigo_jax.restoration import kernel_estimate
+from indigo_jax.restoration.blind_em import largest_size
 from tests.oracles import GaussianDiffusion
 from tests.paths import SHARED, needs_shared
 
@@ -22,6 +23,41 @@ def test_the_kernel_of_an_exact_pair_is_found():
     assert float(jnp.abs(found - true).sum((1, 2)).max()) < 0.1  # 2 is the largest that it can be
     np.testing.assert_allclose(found.sum((1, 2)), 1.0, rtol=1e-5)
     assert bool((found >= 0).all())
+
+
+def test_large_pictures_are_fitted_strip_by_strip(monkeypatch):
+    y, windows = operators.blur(TRUE)(X), operators.patch_weights(40, 36, 1, 2)
+    pairs = jnp.stack([TRUE, FLAT], axis=1)
+    whole, cells = (kernel_estimate._normal_equations(X[0], y[0], shape.shape[1:], w)
+                    for shape, w in ((FLAT, None), (pairs, windows)))
+    monkeypatch.setattr(kernel_estimate, "_LARGEST", 81 * 36 * 3 * 14)  # 14 rows at a time, 7 for two cells
+    for expected, shape, w in ((whole, FLAT, None), (cells, pairs, windows)):
+        found = kernel_estimate._normal_equations(X[0], y[0], shape.shape[1:], w)
+        for a, b in zip(found, expected):
+            np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+def test_the_kernels_of_a_blur_that_changes_are_found():
+    cells = operators.motion_kernel(rng.image_keys(5, [0, 1, 2, 3]), size=5, length=5.0)
+    cells = jax.vmap(kernel_estimate.centred)(cells)
+    windows = operators.patch_weights(40, 36, 2, 2)
+    y = operators.varying_blur(cells, windows)(X)
+    found = restoration.estimate_kernel(X, y, jnp.full((2, 4, 5, 5), 1 / 25), windows=windows, strength=1e-6,
+                                        threshold=0.0, num_iterations=3000)
+    assert float(jnp.abs(found - cells).sum((2, 3)).max()) < 0.1
+    np.testing.assert_allclose(found.sum((2, 3)), 1.0, rtol=1e-5)
+    one = restoration.estimate_kernel(X, y, jnp.full((2, 5, 5), 1 / 25), strength=1e-6)
+    assert float(jnp.abs(one[:, None] - cells).sum((2, 3)).min()) > 0.2  # no one kernel does
+
+
+@pytest.mark.parametrize("family, true", [
+    ("gaussian", operators.gaussian_kernel(1.3, 9)), ("motion", operators.linear_motion_kernel(6.0, 0.8, 9))])
+def test_the_member_of_a_family_is_found(family, true):
+    noisy = operators.blur(true)(X) + 0.02 * jax.random.normal(jax.random.key(2), X.shape)
+    found = restoration.estimate_kernel(X, noisy, FLAT, family=family, strength=1e-6)
+    assert float(jnp.abs(found - true).sum((1, 2)).max()) < 0.15
+    members = kernel_estimate.family_kernels(family, 9)
+    np.testing.assert_allclose(members.sum((1, 2)), 1.0, rtol=1e-5)
 
 
 def test_a_strong_prior_keeps_the_previous_kernel():
@@ -61,8 +97,42 @@ def test_plan_counts_evaluations_and_ends_at_the_picture():
     assert x.shape == X.shape and info.steps.residual.shape == (10, 2) and float(jnp.abs(x).max()) <= 1
 
 
+def test_a_kernel_of_unknown_size_is_found():
+    """A denoiser that knows the pictures: what is left to find is the kernel."""
+    x = jnp.clip(operators.gaussian_blur(0.7)(jax.random.normal(jax.random.key(4), (2, 28, 32, 3))), -1, 1)
+    true = jnp.stack([operators.linear_motion_kernel(length, 0.0, 13) for length in (11.0, 3.0)])
+    y, schedule = operators.blur(true)(x), schedules.linear(100)
+    knows = restoration.Prior(lambda x_t, t: denoisers.Prediction(x, x_t), schedule)
+    found = jax.jit(lambda y, keys: restoration.deblur(knows, y, keys, sigma=0.01))(y, rng.image_keys(0, [0, 1]))
+    assert found.kernel.shape == (2, 13, 13)
+    assert float(jnp.abs(found.kernel - true).sum((1, 2)).max()) < 0.3
+
+
+@pytest.mark.parametrize("sides, cells, largest", [
+    ((64, 80), 1, 25), ((51, 64), 1, 25), ((50, 64), 1, 23), ((16, 99), 1, 7), ((1, 1), 1, 1), ((64, 64), 9, 9)])
+def test_largest_size_is_odd_and_less_than_half(sides, cells, largest):
+    assert largest_size(*sides, cells=cells) == largest
+
+
+def test_a_grid_of_kernels_runs_and_restores():
+    """As above, with a kernel for each half."""
+    x = jnp.clip(operators.gaussian_blur(0.7)(jax.random.normal(jax.random.key(4), (1, 32, 40, 3))), -1, 1)
+    true = jnp.stack([operators.linear_motion_kernel(5.0, angle, 5) for angle in (0.0, 1.5)])
+    y, schedule = operators.varying_blur(true, operators.patch_weights(32, 40, 1, 2))(x), schedules.linear(100)
+    kernel = restoration.blind_em(lambda x_t, t: denoisers.Prediction(x, x_t), schedule, y, size=5, sigma=0.01,
+                                  grid=(1, 2), rounds=5, steps_per_round=1, final_steps=1)
+    state, step = kernel.init(y, None), jax.jit(kernel.step)
+    assert state.kernel.shape == (1, 2, 5, 5)
+    for i in range(kernel.num_steps):
+        state, info = step(rng.image_keys(i, [0]), state, i)
+    assert float(info.residual[0]) < 0.01
+    assert float(jnp.abs(state.kernel[0] - true).sum((1, 2)).max()) < 0.2
+
+
 def test_refusals():
     schedule = schedules.linear()
+    with pytest.raises(ValueError, match="family must be one of free, gaussian, motion"):
+        restoration.blind_em(GaussianDiffusion(0.0, 0.5).denoiser(schedule), schedule, X, family="disk")
     for size in (4, 41):
         with pytest.raises(ValueError, match="size must be odd and at most"):
             restoration.blind_em(GaussianDiffusion(0.0, 0.5).denoiser(schedule), schedule, X, size=size)

@@ -115,7 +115,7 @@ def test_table_goes_into_the_readme_and_to_the_terminal(table, files):
     assert readme.startswith(f"above\n{tables.START}\n| task | metric | input | N = 1 | N = 2 |\n")
     assert readme.endswith(f"\n{tables.END}\nbelow\n") and "old numbers" not in readme
     assert printed.strip() in text and printed.strip() in readme
-    assert "`tiny`" in text and "1,234 training steps" in text and "psnr-rgb-crop0-u8" in text
+    assert "`tiny`" in text and "1,234 steps in its last training run" in text and "psnr-rgb-crop0-u8" in text
     assert "`python -m eval.tables --data pictures --weights tiny-net.safetensors --steps 2 1`" in text
     assert str(files) not in text
 
@@ -336,7 +336,7 @@ def test_unknown_benchmark_names_those_there_are(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         benchmark.main(arguments)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and error.rstrip().endswith("there are: indi")
+    assert stop.value.code == 2 and error.count("\n") == 1 and error.rstrip().endswith("there are: indi, bird")
 
 
 @pytest.mark.skipif(jax.device_count() == 1, reason="one device shares any batch")

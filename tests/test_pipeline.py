@@ -109,6 +109,12 @@ def test_every_other_image_argument_is_cut_as_well():
     np.testing.assert_allclose(out, x + y, atol=1e-6)
 
 
+def test_tiles_of_a_network_with_more_outputs_than_inputs():
+    x = jax.random.normal(jax.random.key(4), (1, *LAYOUT.canvas, 1))
+    out = pipeline.tiled(lambda x, t: jnp.concatenate([x, 2 * x], -1), LAYOUT)(x, jnp.ones(1))
+    np.testing.assert_allclose(out, np.concatenate([x, 2 * x], -1), atol=1e-6)
+
+
 # ---------------------------------------------------------------- one picture
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (1, 64), (61, 64)])

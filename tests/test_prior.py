@@ -44,7 +44,7 @@ def test_any_size_comes_back_at_its_own(tiny, size, tiles):
     y = picture(*size)
     restored, report = tiny.picture(y, "inpaint", mask=mask)
     assert restored.pixels.shape == y.pixels.shape and np.isfinite(restored.pixels).all()
-    assert report.layout.rows * report.layout.columns == tiles and report.evaluations == 108 * tiles
+    assert report.layout.rows * report.layout.columns == tiles and report.evaluations == 138 * tiles
     assert float(np.sum(np.abs(restored.pixels - y.pixels) * mask[..., None])) < 0.1 * 3 * y.pixels.size
 
 
@@ -71,6 +71,16 @@ def test_a_known_kernel_and_an_unknown_one(tiny):
     np.testing.assert_allclose(report.kernel.sum(), 1.0, rtol=1e-5)
 
 
+def test_a_kernel_of_unknown_size_a_family_and_a_grid(tiny):
+    for options, shape in ((dict(task="deblur"), (7, 7)), (dict(task="nonuniform", size=3, grid=(1, 2)), (2, 3, 3)),
+                           (dict(task="deblur", size=5, family="gaussian"), (5, 5))):
+        restored, report = tiny.picture(picture(16, 16), **options)
+        assert restored.pixels.shape == (16, 16, 3) and np.isfinite(restored.pixels).all()
+        assert report.kernel.shape == shape and report.evaluations == 98
+        np.testing.assert_allclose(report.kernel.sum((-2, -1)), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(report.kernel, report.kernel.T, rtol=1e-4)  # the Gaussian
+
+
 def test_the_same_picture_gives_the_same_bytes(tiny):
     y = picture(9, 9)
     first, again = (tiny.picture(y, "denoise", sample=sample)[0].pixels for sample in (0, 0))
@@ -80,7 +90,8 @@ def test_the_same_picture_gives_the_same_bytes(tiny):
 
 
 @pytest.mark.parametrize("options, message", [
-    (dict(task="colourise"), "does deblur, sr, denoise, inpaint"),
+    (dict(task="colourise"), "does deblur, nonuniform, sr, denoise, inpaint"),
+    (dict(task="nonuniform", grid=(0, 2)), "1 to 8 rows and columns of kernels, not 0 x 2"),
     (dict(task="inpaint"), "white = the area to fill"),
     (dict(task="inpaint", mask=np.ones((3, 4))), "the mask has 4 x 3 pixels, the picture 16 x 16"),
     (dict(task="denoise", mask=np.ones((16, 16))), "a mask is for inpaint"),
@@ -114,8 +125,8 @@ def test_command_line_inpaints_with_a_report(file, tmp_path, capsys):
     command = ["restore", source, "-o", str(out), "--method", "bird", "--task", "inpaint", "--weights", str(file)]
     assert main([*command, "--mask", mask, "--report", str(report)]) == 0
     said = json.loads(report.read_text())["files"][0]
-    assert said["network_evaluations"] == 108 and said["tiles"] == 1
-    assert "108 network evaluations" in capsys.readouterr().out
+    assert said["network_evaluations"] == 138 and said["tiles"] == 1
+    assert "138 network evaluations" in capsys.readouterr().out
     before, after = read(source), read(out)
     hole = np.zeros((16, 16), bool)
     hole[4:8, 4:8] = True
@@ -132,14 +143,18 @@ def test_command_line_writes_the_kernel_that_it_found(file, tmp_path):
 
 
 @pytest.mark.parametrize("options, message", [
-    ([], "--method bird does one of deblur, sr, denoise, inpaint"),
+    ([], "--task auto is for --method indi; add that, or give another --task. There is: deblur, nonuniform, sr"),
     (["--task", "denoise"], "needs a diffusion prior"),
     (["--task", "denoise", "--weights", "indi-photo"], "not a diffusion prior"),
     (["--task", "denoise", "--steps", "3"], "--steps is for --method indi"),
     (["--task", "inpaint"], "needs --mask FILE"),
     (["--task", "denoise", "--mask", "mask.png"], "--mask is for --task inpaint"),
     (["--task", "deblur", "--kernel-size", "8"], "--kernel-size must be odd; use 9"),
-    (["--task", "deblur", "--kernel", "k.npy", "--candidates", "2"], "leave --kernel-size and --candidates out"),
+    (["--task", "deblur", "--kernel", "k.npy", "--candidates", "2"], "leave --candidates out"),
+    (["--task", "sr", "--kernel-size", "9"], "--kernel-size is for --task deblur and nonuniform; leave it out"),
+    (["--task", "deblur", "--grid", "2x2"], "--grid is for --task nonuniform"),
+    (["--task", "nonuniform", "--grid", "9x2"], "give ROWSxCOLUMNS, 1 to 8 of each, as 2x3, not '9x2'"),
+    (["--task", "deblur", "--kernel-family", "disk"], "There is: free, gaussian, motion"),
 ])
 def test_wrong_usage(tmp_path, capsys, options, message):
     source = save(tmp_path / "in.png", np.zeros((8, 8, 3), np.uint8))

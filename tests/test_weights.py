@@ -52,6 +52,12 @@ def test_round_trip_is_float16_exact(good):
     assert len(info["sha256"]) == 64
 
 
+def test_arrays_that_are_views_are_written_in_order(good, tmp_path):
+    turned = jax.tree.map(lambda a: np.asarray(a).T.copy().T, networks.params())  # Fortran order
+    weights.save(tmp_path / good.name, turned, networks.INFO)
+    assert (tmp_path / good.name).read_bytes() == good.read_bytes()
+
+
 def test_a_loaded_file_saved_again_is_the_same_file(good, tmp_path):
     _, params, info = weights.load(good)
     weights.save(tmp_path / "again.safetensors", params, info)

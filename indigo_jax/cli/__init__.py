@@ -15,7 +15,7 @@ from indigo_jax.cli import evaluate, restore, weights
 from indigo_jax.cli.jobs import choose_targets, gather, run_all
 from indigo_jax.cli.messages import UsageError, one_line
 
-TASKS = ("auto", "denoise", "deblur", "sr", "jpeg", "inpaint")
+TASKS = ("auto", "denoise", "deblur", "nonuniform", "sr", "jpeg", "inpaint", "ct")
 
 OPERATORS = {  # name: the flags it takes, with their defaults
     "gaussian-noise": {"sigma_255": 25.0},
@@ -96,6 +96,13 @@ def _number(kind, low, high, unit=""):
     return parse
 
 
+def _grid(text):
+    found = re.fullmatch(r"([1-8])x([1-8])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"give ROWSxCOLUMNS, 1 to 8 of each, as 2x3, not {text!r}")
+    return int(found[1]), int(found[2])
+
+
 def _parser():
     parser = _Parser(prog="indigo", description="Restore pictures: noise, blur, low resolution, JPEG artefacts.")
     parser.add_argument("--version", action="version", version=f"indigo_jax {__version__}")
@@ -128,7 +135,9 @@ def _add_restore(commands):
     parser.add_argument("--method", choices=restore.METHODS, default="indi", help=(
         "indi: a network that restores directly; bird: a diffusion prior and what is known of the damage"))
     parser.add_argument("--task", choices=TASKS, default="auto", help=(
-        "what to undo; auto: whatever the network finds. sr also enlarges, by --scale"))
+        "what to undo; auto: whatever the network finds. sr also enlarges, by --scale. nonuniform: blur that changes "
+        "across the picture. ct: INPUT are sinograms, .npy files [detectors, angles] of sums along parallel rays, as "
+        "scikit-image's radon makes them of densities in 0..1"))
     parser.add_argument("--weights", metavar="NAME|PATH", default=argparse.SUPPRESS, help=(
         "see: indigo weights list (default: " + ", ".join(f"{name} for {method}" for method, name in
                                                           restore.DEFAULT_WEIGHTS.items() if name) + ")"))
@@ -140,11 +149,19 @@ def _add_restore(commands):
     parser.add_argument("--kernel", metavar="FILE", default=argparse.SUPPRESS, help=(
         "bird, deblur: the blur kernel where it is known: .npy, .npz or .png"))
     parser.add_argument("--kernel-size", type=_number(int, 3, 63, " pixels"), metavar="N", default=argparse.SUPPRESS,
-                        help="bird, deblur: side of the unknown kernel, odd (default: 9)")
+                        help="bird, deblur or nonuniform: side of the unknown kernel, odd (default: unknown, up to 25)")
+    parser.add_argument("--kernel-family", choices=("free", "gaussian", "motion"), default=argparse.SUPPRESS, help=(
+        "bird, deblur: what is known of the kernel: motion is straight (default: free, nothing)"))
+    parser.add_argument("--grid", type=_grid, metavar="ROWSxCOLUMNS", default=argparse.SUPPRESS, help=(
+        "bird, nonuniform: how many kernels (default: 2x2)"))
     parser.add_argument("--candidates", type=_number(int, 1, 64), metavar="N", default=argparse.SUPPRESS,
-                        help="bird, deblur: of so many tries the one that explains the picture best (default: 1)")
+                        help="bird, deblur or nonuniform: of so many tries the one that explains the picture best "
+                             "(default: 1)")
     parser.add_argument("--sigma-255", type=_number(float, 0, 255), metavar="N", default=argparse.SUPPRESS,
-                        help="bird: noise level of the picture on the 0..255 scale (default: estimated)")
+                        help="bird: noise level of the picture on the 0..255 scale; for ct of the mean along a ray, "
+                             "white being 255 (default: estimated)")
+    parser.add_argument("--angles", metavar="FILE", default=argparse.SUPPRESS, help=(
+        "bird, ct: the angles in degrees, .npy or text (default: evenly spaced over 180)"))
     parser.add_argument("--samples", type=_number(int, 1, 1000), default=1, help=(
         "independent restorations of each picture, NAME-1, NAME-2, ..."))
     parser.add_argument("--scale", type=_number(int, 1, 16), help="with --task sr: how much larger (default: 4)",
@@ -153,7 +170,7 @@ def _add_restore(commands):
                         help="largest side of the pieces that large pictures are restored in; less needs less memory "
                              "(default: 1024)")
     parser.add_argument("--compare", metavar="FILE", default=argparse.SUPPRESS, help=(
-        "also write before | after as one picture; a folder for several pictures"))
+        "also write before | after as one picture (ct: filtered back-projection | after); a folder for several"))
     parser.add_argument("--report", metavar="FILE.json", default=argparse.SUPPRESS, help=(
         "also write what was done: sizes, seconds, weights, device"))
 
@@ -203,11 +220,17 @@ def _add_weights(commands):
     convert = _command(actions, "convert", weights.convert, "Make a weights file.")
     convert.add_argument("source", metavar="SOURCE", help=(
         "for --from indigo: the --workdir of a training run; for keras-ddpm: an .npz of the quantised arrays of the "
-        "Keras DDPM example"))
+        "Keras DDPM example; for ddpm-unet (of DDIM, SDEdit, BIRD) and adm (guided diffusion): a torch state_dict as "
+        ".safetensors, .npz, or .pt with torch installed"))
     convert.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", default=argparse.SUPPRESS,
                          help="the file to write")
     convert.add_argument("--from", dest="kind", required=True, choices=weights.KINDS, default=argparse.SUPPRESS,
                          help="what SOURCE is")
+    convert.add_argument("--image-size", type=_number(int, 8, 4096, " pixels"), metavar="N", default=argparse.SUPPRESS,
+                         help="ddpm-unet, adm: side of the pictures of its training (default: by where its attention "
+                              "and its last level usually lie)")
+    convert.add_argument("--schedule", choices=("linear", "cosine"), default=argparse.SUPPRESS,
+                         help="ddpm-unet, adm: of the noise, over 1000 steps (default: linear)")
 
 
 def _degrade(args):

@@ -16,23 +16,27 @@ class Job(NamedTuple):
     relative: pathlib.PurePath
 
 
-def gather(inputs, output):
-    """The pictures of all inputs, and (name, reason) of inputs that are not there while others are."""
+def gather(inputs, output, find=None, what=None):
+    """The pictures of all inputs, and (name, reason) of inputs that are not there while others are.
+
+    ``find(path, exclude)`` lists those of a folder, default :func:`images.list_pictures`; ``what`` says of which kind.
+    """
     from indigo_jax import images
+    find = find or images.list_pictures
+    what = what or f"pictures in this folder, at any depth (looked for {', '.join(images.EXTENSIONS)})"
     output = pathlib.Path(output)
     jobs, failed, seen = [], [], set()
     for text in inputs:
         path = pathlib.Path(text)
         try:
-            found = images.list_pictures(path, exclude=output if path.is_dir() else None)
+            found = find(path, exclude=output if path.is_dir() else None)
         except images.ImageError as error:
             if path.is_dir():
                 raise UsageError(one_line(error)) from error
             failed.append((text, one_line(error)))
             continue
         if not found:
-            failed.append((text, f"{show(path)}: no pictures in this folder, at any depth (looked for "
-                                 f"{', '.join(images.EXTENSIONS)})"))
+            failed.append((text, f"{show(path)}: no {what}"))
         for file in found:
             if file.resolve() not in seen:
                 seen.add(file.resolve())
@@ -92,8 +96,11 @@ def refuse_shared(comparisons, targets):
             raise UsageError(f"--compare {show(files[0])} is where a result goes; name another file or folder")
 
 
-def run_all(args, jobs, targets, failed, work, finish, devices, verb):
-    """Read, compute and write every picture; ``failed`` collects (name, reason). Returns the exit code."""
+def run_all(args, jobs, targets, failed, work, finish, devices, verb, read=None):
+    """Read, compute and write every picture; ``failed`` collects (name, reason). Returns the exit code.
+
+    ``read(path)`` gives the picture, default :func:`images.read`.
+    """
     import jax
     from tqdm import tqdm
 
@@ -104,7 +111,7 @@ def run_all(args, jobs, targets, failed, work, finish, devices, verb):
 
     def one(job, device):
         since = time.perf_counter()
-        picture = images.read(job.path)
+        picture = (read or images.read)(job.path)
         return picture, work(picture, device), time.perf_counter() - since
 
     for name, reason in failed:

@@ -4,12 +4,18 @@ import math
 import pathlib
 
 from indigo_jax import __version__
+from indigo_jax.cli import tomography
 from indigo_jax.cli.jobs import choose_targets, gather, refuse_shared, run_all
 from indigo_jax.cli.messages import UsageError, one_line, write_text
 
-METHODS = {"indi": ("auto", "denoise", "deblur", "sr", "jpeg"), "bird": ("deblur", "sr", "denoise", "inpaint")}
+METHODS = {"indi": ("auto", "denoise", "deblur", "sr", "jpeg"),
+           "bird": ("deblur", "nonuniform", "sr", "denoise", "inpaint", "ct")}
 DEFAULT_WEIGHTS = {"indi": "indi-photo", "bird": None}
-OWN_FLAGS = {"indi": ("steps", "tile"), "bird": ("mask", "kernel", "kernel_size", "candidates", "sigma_255")}
+OWN_FLAGS = {"indi": ("steps", "tile"), "bird": ("mask", "kernel", "kernel_size", "kernel_family", "grid",
+                                                 "candidates", "angles", "sigma_255")}
+_TASKS_OF = {"mask": ("inpaint",), "kernel": ("deblur",), "kernel_size": ("deblur", "nonuniform"),
+             "candidates": ("deblur", "nonuniform"), "kernel_family": ("deblur",), "grid": ("nonuniform",),
+             "angles": ("ct",)}
 
 
 def run(args):
@@ -18,7 +24,7 @@ def run(args):
     args.weights = getattr(args, "weights", DEFAULT_WEIGHTS[args.method])
     scale = (getattr(args, "scale", None) or 4) if args.task == "sr" else None
     report = getattr(args, "report", None)
-    jobs, failed = gather(args.inputs, args.output)
+    jobs, failed = gather(args.inputs, args.output, **(tomography.KIND if args.task == "ct" else {}))
     targets = choose_targets(args, jobs, args.output, args.samples, "--output")
     comparisons = choose_targets(args, jobs, args.compare, 1, "--compare") if hasattr(args, "compare") else None
     if comparisons:
@@ -26,7 +32,7 @@ def run(args):
     if report is not None and (pathlib.Path(report).suffix.lower() != ".json" or pathlib.Path(report).is_dir()):
         raise UsageError(f"--report writes JSON: name it {pathlib.Path(report).with_suffix('.json')}, not {report}")
     try:
-        method = {"indi": _Indi, "bird": _Bird}[args.method](args, scale)
+        method = {"indi": _Indi, "bird": _Tomography if args.task == "ct" else _Bird}[args.method](args, scale)
     except RuntimeError as error:
         raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
 
@@ -43,7 +49,7 @@ def run(args):
             images.write(target, one)
         if comparisons:
             labels = ["after"] if args.samples == 1 else [f"after, sample {i + 1}" for i in range(args.samples)]
-            row = images.side_by_side([one.pixels for one in (picture, *restored)], ["before", *labels])
+            row = images.side_by_side([one.pixels for one in (picture, *restored)], [method.before, *labels])
             images.write(comparisons[job][0], row)
         height, width = restored[0].pixels.shape[:2]
         rows.append({"input": str(job.path), "outputs": [str(target) for target in targets[job]], "width": width,
@@ -52,7 +58,7 @@ def run(args):
                      "device": f"{device.platform}:{device.id} ({device.device_kind})"})
         return f"{width} x {height} pixels, {method.line(facts)}, {seconds:.1f} s"
 
-    code = run_all(args, jobs, targets, failed, work, finish, method.devices, "restored")
+    code = run_all(args, jobs, targets, failed, work, finish, method.devices, "restored", method.read)
     if report is not None:
         settings = {"version": __version__, "method": args.method, "task": args.task, "seed": args.seed,
                     "samples": args.samples, "scale": scale}
@@ -65,27 +71,32 @@ def run(args):
 
 def _check_flags(args):
     if args.task not in METHODS[args.method]:
-        raise UsageError(f"--task {args.task}: --method {args.method} does one of {', '.join(METHODS[args.method])}")
+        other = next(method for method, tasks in METHODS.items() if args.task in tasks)
+        raise UsageError(f"--task {args.task} is for --method {other}; add that, or give another --task. There is: "
+                         f"{', '.join(METHODS[args.method])}")
     for method, flags in OWN_FLAGS.items():
         for flag in flags:
             if method != args.method and hasattr(args, flag):
                 raise UsageError(f"--{flag.replace('_', '-')} is for --method {method}; leave it out")
     if hasattr(args, "scale") and args.task != "sr":
         raise UsageError("--scale enlarges, which is for --task sr; add --task sr, or leave --scale out")
-    wanted = {"mask": "inpaint", "kernel": "deblur", "kernel_size": "deblur", "candidates": "deblur"}
-    for flag, task in wanted.items():
-        if hasattr(args, flag) and args.task != task:
-            raise UsageError(f"--{flag.replace('_', '-')} is for --task {task}; leave it out")
+    for flag, tasks in _TASKS_OF.items():
+        if hasattr(args, flag) and args.task not in tasks:
+            raise UsageError(f"--{flag.replace('_', '-')} is for --task {' and '.join(tasks)}; leave it out")
     if args.task == "inpaint" and not hasattr(args, "mask"):
         raise UsageError("--task inpaint needs --mask FILE, a picture in which the area to fill is white")
-    if hasattr(args, "kernel") and (hasattr(args, "kernel_size") or hasattr(args, "candidates")):
-        raise UsageError("--kernel says what the blur is; leave --kernel-size and --candidates out")
+    unknown = [flag for flag in ("kernel_size", "kernel_family", "candidates") if hasattr(args, flag)]
+    if hasattr(args, "kernel") and unknown:
+        raise UsageError("--kernel says what the blur is; leave " + " and ".join(
+            f"--{flag.replace('_', '-')}" for flag in unknown) + " out")
     if getattr(args, "kernel_size", 1) % 2 == 0:
         raise UsageError(f"--kernel-size must be odd; use {args.kernel_size + 1}, not {args.kernel_size}")
 
 
 class _Indi:
     """InDI: ``(picture, sample, device) -> (picture, facts)``."""
+
+    before, read = "before", None
 
     def __init__(self, args, scale):
         from indigo_jax import pipeline
@@ -114,6 +125,8 @@ class _Indi:
 class _Bird:
     """A diffusion prior: ``(picture, sample, device) -> (picture, facts)``."""
 
+    before, read = "before", None
+
     def __init__(self, args, scale):
         import jax
 
@@ -123,7 +136,8 @@ class _Bird:
         self.options = dict(task=args.task, seed=args.seed)
         if scale is not None:
             self.options["scale"] = scale
-        for flag, option in (("kernel_size", "size"), ("candidates", "candidates")):
+        for flag, option in (("kernel_size", "size"), ("candidates", "candidates"), ("kernel_family", "family"),
+                             ("grid", "grid")):
             if hasattr(args, flag):
                 self.options[option] = getattr(args, flag)
         if hasattr(args, "sigma_255"):
@@ -157,6 +171,26 @@ class _Bird:
         pieces = f" in {tiles} tiles of {side} x {side}" if tiles > 1 else ""
         residual, sigma = (max(values) * 127.5 for values in zip(*((f.residual, f.sigma) for f in facts)))
         return f"{evaluations} network evaluations{pieces}, residual {residual:.1f} of 255 (noise {sigma:.1f})"
+
+
+class _Tomography(_Bird):
+    """A diffusion prior and sinograms: ``(sinogram, sample, device) -> (picture, facts)``."""
+
+    before = "filtered back-projection"
+
+    def __init__(self, args, scale):
+        super().__init__(args, scale)
+        self.sigma, self.seed = self.options.get("sigma"), args.seed
+        self.angles = tomography.read_angles(args.angles) if hasattr(args, "angles") else None
+
+    def read(self, path):
+        """The sinogram in a file."""
+        return tomography.read(path, self.angles)
+
+    def __call__(self, sinogram, sample, device):
+        del device
+        return self.restoration.sinogram(sinogram.values, sinogram.angles, sigma=self.sigma, seed=self.seed,
+                                         sample=sample)
 
 
 def _load(load, args):

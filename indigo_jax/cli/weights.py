@@ -45,11 +45,15 @@ def verify(args):
 def convert(args):
     """Make a weights file of a training run, or of another project's file; returns the exit code."""
     from indigo_jax import weights
+    options = {flag: getattr(args, flag) for flag in ("image_size", "schedule") if hasattr(args, flag)}
+    if options and args.kind not in _TORCH:
+        flag = next(iter(options)).replace("_", "-")
+        raise UsageError(f"--{flag} is for --from {' and '.join(_TORCH)}; leave it out")
     try:
         if args.kind == "indigo":
             weights.export(args.source, args.output)
         else:
-            module, params, info = _FOREIGN[args.kind](args.source)
+            module, params, info = _FOREIGN[args.kind](args.source, **options)
             arguments = {name: getattr(module, name) for name in _changed(module)}
             weights.save(args.output, params, {"architecture": type(module).__name__, "arguments": arguments,
                                                "range": [-1, 1], "name": pathlib.Path(args.output).stem, **info})
@@ -73,5 +77,59 @@ def _keras_ddpm(source):
     return models.KerasUNet(), params, {"schedule": schedule, "prediction": "eps", "image_size": 64}
 
 
-_FOREIGN = {"keras-ddpm": _keras_ddpm}  # name: file -> module, params, what is known of them
+def _ddpm_unet(source, *, image_size=None, schedule="linear"):
+    from indigo_jax import convert as converters, models
+    state = _state_dict(source)
+    arguments = converters.ddpm_unet_arguments(state, image_size=image_size)
+    return _prior(models.DDPMUNet(**arguments), converters.ddpm_unet(state, image_size=image_size), schedule)
+
+
+def _adm_unet(source, *, image_size=None, schedule="linear"):
+    from indigo_jax import convert as converters, models
+    state = _state_dict(source)
+    arguments = converters.adm_unet_arguments(state, image_size=image_size)
+    module = models.ADMUNet(**arguments)
+    return _prior(module, converters.adm_unet(state, image_size=image_size), schedule,
+                  **({"learned_variance": True} if module.out_channels == 6 else {}))
+
+
+def _prior(module, params, schedule, **info):
+    from indigo_jax import schedules
+    return module, params, {"schedule": schedules.to_json(schedule, num_timesteps=1000), "prediction": "eps",
+                            "image_size": module.image_size, **info}
+
+
+def _state_dict(source):
+    """``{torch parameter name: array}`` of a file; nothing is unpickled but by torch, of tensors alone."""
+    import numpy as np
+    suffix = pathlib.Path(source).suffix.lower()
+    if not pathlib.Path(source).is_file():
+        raise ValueError(f"{show(source)}: no such file; check the path")
+    try:
+        if suffix == ".npz":
+            with np.load(source, allow_pickle=False) as archive:
+                return dict(archive)
+        if suffix == ".safetensors":
+            from safetensors import numpy as reader
+            return reader.load_file(source)
+        if suffix in (".pt", ".pth", ".ckpt"):
+            return _torch_state_dict(source)
+    except ImportError as error:
+        raise ValueError(f"{show(source)}: a torch checkpoint, which only torch reads ({one_line(error)}); install "
+                         "torch, or save the state_dict as .safetensors") from error
+    except Exception as error:  # a broken file fails in many ways; all mean the same to the user
+        raise ValueError(f"{show(source)}: a damaged file, or not of arrays alone ({one_line(error)[:200]})") from error
+    raise ValueError(f"{show(source)}: give the state_dict as .safetensors, .npz or (with torch installed) .pt")
+
+
+def _torch_state_dict(source):
+    import torch
+    state = torch.load(source, map_location="cpu", weights_only=True)
+    for name in ("state_dict", "model"):
+        state = state[name] if isinstance(state.get(name), dict) else state
+    return {name: value.float().numpy() for name, value in state.items()}
+
+
+_TORCH = {"ddpm-unet": _ddpm_unet, "adm": _adm_unet}
+_FOREIGN = {"keras-ddpm": _keras_ddpm, **_TORCH}  # name: file -> module, params, what is known of them
 KINDS = ("indigo", *_FOREIGN)

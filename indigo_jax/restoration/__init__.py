@@ -7,11 +7,12 @@ from indigo_jax.restoration.diffpir import DiffpirInfo, DiffpirState, diffpir
 from indigo_jax.restoration.dps import dps
 from indigo_jax.restoration.kernel_estimate import estimate_kernel, noise_level
 from indigo_jax.restoration.tasks import (
-    DEFAULT, OFFICIAL, BirdSettings, Prior, Restored, bird_restore, deblur, denoise_once, inpaint, solve)
+    DEFAULT, OFFICIAL, BirdSettings, Prior, Restored, bird_restore, deblur, denoise_once, inpaint, reconstruct,
+    solve)
 
 __all__ = [
     "BirdInfo", "BirdSettings", "BirdState", "BlindInfo", "BlindState", "DEFAULT", "DiffpirInfo", "DiffpirState",
     "OFFICIAL", "Objective", "Prior", "Restored", "bird", "bird_objective", "bird_optimizer", "bird_restore",
     "blind_em", "ddim_rollout", "ddnm", "deblur", "denoise_once", "diffpir", "dps", "estimate_kernel", "inpaint",
-    "noise_level", "solve", "to_sphere",
+    "noise_level", "reconstruct", "solve", "to_sphere",
 ]

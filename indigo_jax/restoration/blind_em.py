@@ -1,4 +1,5 @@
 """Blind deblurring: a diffusion prior guesses the sharp picture, least squares the kernel, in turn."""
+import math
 from typing import NamedTuple
 
 import jax
@@ -6,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax import operators, rng
-from indigo_jax.restoration.kernel_estimate import estimate_kernel, noise_level
+from indigo_jax.restoration.kernel_estimate import FAMILIES, estimate_kernel, noise_level
 from indigo_jax.schedules import NoiseSchedule
-from indigo_jax.typing import Array, Denoiser, Kernel
+from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
 
 class BlindState(NamedTuple):
@@ -17,7 +18,7 @@ class BlindState(NamedTuple):
     Attributes:
         x: the noisy picture ``x_t`` ``[B, H, W, C]``; after the last step the result.
         denoised: the prior's newest guess of the sharp picture.
-        kernel: the blur's kernel, one per image ``[B, size, size]``.
+        kernel: the blur's kernel, one per image ``[B, size, size]``; with a grid ``[B, rows * columns, size, size]``.
     """
 
     x: Array
@@ -43,9 +44,10 @@ class _Plan(NamedTuple):
     update: np.ndarray  # re-estimate the kernel afterwards
 
 
-def blind_em(denoiser: Denoiser, schedule: NoiseSchedule, y: Array, *, size: int = 9, sigma=None, rounds: int = 6,
-             steps_per_round: int = 8, final_steps: int = 50, start_sigma: float = 2.0, temper=(0.2, 0.05),
-             prior_std: float = 0.5, renoise: float = 0.85, num_iterations: int = 20) -> Kernel:
+def blind_em(denoiser: Denoiser, schedule: NoiseSchedule, y: Array, *, size: int | None = 9, sigma=None,
+             grid: tuple[int, int] = (1, 1), family: str = "free", rounds: int = 6, steps_per_round: int = 8,
+             final_steps: int = 50, start_sigma: float | None = None, temper=(0.2, 0.05), prior_std: float = 0.5,
+             renoise: float = 0.85, num_iterations: int = 20) -> Kernel:
     """Restore pictures blurred by an unknown kernel, each by its own: alternation of a guess and a fit.
 
     Each round noises the newest guess of the sharp picture (at first y) up to a level that falls from round to round,
@@ -57,11 +59,17 @@ def blind_em(denoiser: Denoiser, schedule: NoiseSchedule, y: Array, *, size: int
         denoiser: ``denoiser(x_t, t) -> Prediction``.
         schedule: all levels of the prior, not respaced.
         y: blurred pictures ``[B, H, W, C]`` in ``[-1, 1]``.
-        size: side of the kernel, odd.
+        size: side of the kernel, odd. None: unknown; room is made for :func:`largest_size`, of which a smaller kernel
+            leaves the rest 0.
         sigma: standard deviation of the noise in y, ``[-1, 1]`` units; default: estimated from y per image, and at
             least 0.005.
+        grid: (rows, columns) of kernels, blended from one to the next by :func:`operators.patch_weights`: for blur
+            that changes across the picture (:func:`operators.varying_blur`).
+        family: what the kernel is: "free", "gaussian" of any width, or "motion", straight, of any length and angle;
+            see :func:`family_kernels`.
         rounds, steps_per_round, final_steps: ``rounds * steps_per_round + final_steps`` network evaluations.
-        start_sigma: width of the first kernel, pixels.
+        start_sigma: width of the first kernel, pixels; default: 2, or 0.16 of the side where that is unknown and
+            the product larger.
         temper: noise levels of the likelihood, first and last round, geometric in between.
         prior_std, num_iterations: as for :func:`diffpir`.
         renoise: how much of the noise is new in each step (``sqrt(zeta)`` of DiffPIR).
@@ -71,20 +79,32 @@ def blind_em(denoiser: Denoiser, schedule: NoiseSchedule, y: Array, *, size: int
         :class:`BlindState`, info :class:`BlindInfo`.
 
     Errors:
-        ValueError for an even size, or one that is larger than the pictures.
+        ValueError for an even size, or one that is larger than the pictures; an unknown family; a grid below 1 x 1.
 
     Source: ours, in the spirit of Fast Diffusion EM (Laroche, Almansa & Coupete 2024), with proximal data terms.
     """
-    if size % 2 == 0 or not 1 <= size <= min(y.shape[1:3]):
-        raise ValueError(f"size must be odd and at most the side of the pictures, {min(y.shape[1:3])}; got {size}")
+    if min(grid) < 1:
+        raise ValueError(f"grid must be at least 1 x 1, got {grid}")
+    largest, known, cells = min(y.shape[1:3]), size is not None, math.prod(grid)
+    size = size if known else largest_size(*y.shape[1:3], cells=cells)
+    if start_sigma is None:
+        start_sigma = 2.0 if known else max(2.0, 0.16 * size)
+    if size % 2 == 0 or not 1 <= size <= largest:
+        raise ValueError(f"size must be odd and at most the side of the pictures, {largest}; got {size}")
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}; got {family!r}")
+    windows = None if cells == 1 else operators.patch_weights(*y.shape[1:3], *grid)
     sigma = jnp.maximum(noise_level(y), 0.005) if sigma is None else jnp.asarray(sigma, jnp.float32)
     plan = _plan(schedule, rounds, steps_per_round, final_steps, temper)
     fresh = renoise**2
 
     def init(x: Array, keys) -> BlindState:
         del keys
-        first = operators.gaussian_kernel(start_sigma, size)
-        return BlindState(x, x, jnp.broadcast_to(first, (x.shape[0], size, size)))
+        shape = (x.shape[0], size, size) if windows is None else (x.shape[0], cells, size, size)
+        return BlindState(x, x, jnp.broadcast_to(operators.gaussian_kernel(start_sigma, size), shape))
+
+    def fit(denoised, previous):
+        return estimate_kernel(denoised, y, previous, windows=windows, family=family)
 
     def step(keys, state: BlindState, i) -> tuple[BlindState, BlindInfo]:
         now = jax.tree.map(lambda column: jnp.asarray(column)[i], plan)
@@ -95,17 +115,36 @@ def blind_em(denoiser: Denoiser, schedule: NoiseSchedule, y: Array, *, size: int
 
         denoised = jnp.clip(denoiser(x_t, jnp.full(x_t.shape[:1], schedule.timesteps[now.index])).x0, -1.0, 1.0)
         left = 1 / (a_t / (1 - a_t) + 1 / prior_std**2)  # variance about the guess
-        blur = operators.blur(state.kernel)
+        blur = blur_of(state.kernel, grid, y.shape)
         rho = jnp.where(now.sigma > 0, now.sigma, sigma)**2 / left
         x0 = operators.proximal(blur, y, denoised, jnp.broadcast_to(rho, y.shape[:1]), num_iterations=num_iterations)
         x0 = jnp.clip(x0, -1.0, 1.0)
         e = (x_t - jnp.sqrt(a_t) * x0) / jnp.sqrt(1 - a_t)
         e = (1 - fresh)**0.5 * e + fresh**0.5 * rng.normal(rng.fold(keys, 1), e)
-        kernel = jax.lax.cond(now.update, lambda: estimate_kernel(denoised, y, state.kernel), lambda: state.kernel)
+        kernel = jax.lax.cond(now.update, lambda: fit(denoised, state.kernel), lambda: state.kernel)
         residual = jnp.sqrt(jnp.mean((blur(x0) - y)**2, axis=(1, 2, 3)))
-        return (BlindState(jnp.sqrt(a_s) * x0 + jnp.sqrt(1 - a_s) * e, denoised, kernel), BlindInfo(residual, x0))
+        x = jnp.sqrt(a_s) * x0 + jnp.sqrt(1 - a_s) * e
+        return BlindState(x, denoised, kernel), BlindInfo(residual, x0)
 
     return Kernel(init, step, len(plan.index))
+
+
+def largest_size(height: int, width: int, *, cells: int = 1) -> int:
+    """Side of the kernels that are looked for where none is given: odd, less than half of a picture, at most 25; with
+    several cells so small that all kernels of a picture together have at most 1000 taps.
+
+    >>> largest_size(64, 80), largest_size(16, 16), largest_size(64, 64, cells=4)
+    (25, 7, 15)
+    """
+    limit = min(25, (min(height, width) - 1) // 2, math.isqrt(1000 // cells))
+    return max(1, limit - (limit + 1) % 2)
+
+
+def blur_of(kernel: Array, grid: tuple[int, int], shape) -> Operator:
+    """The blur of pictures of ``shape`` by the kernels of a :class:`BlindState`."""
+    if math.prod(grid) == 1:
+        return operators.blur(kernel)
+    return operators.varying_blur(kernel, operators.patch_weights(*shape[1:3], *grid))
 
 
 def _plan(schedule, rounds, steps_per_round, final_steps, temper):

@@ -9,7 +9,8 @@ def ddnm(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
     """Null-space diffusion (Wang, Yu & Zhang 2023, Algorithm 1): DDIM with ``x0 <- x0 + A^+ (y - A x0)``.
 
     Args:
-        denoiser: ``denoiser(x_t, t) -> Prediction``.
+        denoiser: ``denoiser(x_t, t) -> Prediction``, its x0 clipped, as by ``guidance.clip_x0()(denoiser)``: where the
+            schedule begins in nearly pure noise, the picture else leaves its range for good.
         schedule: the levels to visit.
         operator: linear, known, its measurement without noise: all of y is believed.
         y: measurements ``[B, ...]``.

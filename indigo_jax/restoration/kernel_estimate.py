@@ -1,8 +1,13 @@
 """What a blurred picture and a guess of the sharp one say: the kernel by least squares, the noise by wavelets."""
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from indigo_jax import operators
 from indigo_jax.typing import Array
+
+FAMILIES = ("free", "gaussian", "motion")
+_LARGEST = 2**25  # numbers in one array of shifted pictures
 
 
 def noise_level(y: Array) -> Array:
@@ -22,50 +27,103 @@ def noise_level(y: Array) -> Array:
     return jnp.median(diagonal.reshape(y.shape[0], -1), axis=1) / 0.6745
 
 
-def estimate_kernel(x: Array, y: Array, previous: Array, *, strength: float = 0.02, threshold: float = 0.05,
-                    num_iterations: int = 300) -> Array:
+def estimate_kernel(x: Array, y: Array, previous: Array, *, windows=None, family: str = "free",
+                    strength: float = 0.02, threshold: float = 0.05, num_iterations: int = 300) -> Array:
     """The blur kernel between a sharp picture and a blurred one, on the simplex.
 
     ``argmin_k |D (k * x) - D y|^2 + lambda |k - previous|^2`` with k >= 0, sum 1; D are horizontal and vertical
     differences, ``lambda = strength tr(A'A) / taps``. By FISTA (Beck & Teboulle 2009); then taps below ``threshold``
-    of the largest are dropped and the centroid is moved to the centre by whole pixels.
+    of the largest are dropped and the centroid is moved to the centre by whole pixels. With windows, all kernels of a
+    picture at once: ``sum_r w_r (k_r * x)`` in place of ``k * x``.
 
     Args:
         x: sharp pictures ``[B, H, W, C]``.
         y: blurred pictures, as x: ``blur(k, boundary="reflect")(x)`` plus noise.
-        previous: kernels ``[B, h, w]``, odd sides, no larger than the pictures.
+        previous: kernels ``[B, h, w]``, odd sides, no larger than the pictures; with windows ``[B, R, h, w]``.
+        windows: ``[R, H, W]``, as for :func:`operators.varying_blur`; default: one kernel for the whole picture.
+        family: "free", or the best of :func:`family_kernels`, in each cell the same.
         strength, threshold, num_iterations: as above.
 
     Returns:
-        Kernels ``[B, h, w]``.
+        Kernels like ``previous``.
     """
-    return jax.vmap(lambda x, y, k: _estimate_one(x, y, k, strength, threshold, num_iterations))(x, y, previous)
+    def one(x, y, previous):
+        shape = previous.shape
+        gram, right = _normal_equations(x, y, shape, windows)
+        weight = strength * jnp.trace(gram) / previous.size
+        gram = gram + weight * jnp.eye(previous.size)
+        right = right + weight * previous.ravel()
+        if family != "free":
+            return _best_of_family(gram, right, shape, family)
+        kernels = _simplex_least_squares(gram, right, previous, num_iterations)
+        return jax.vmap(lambda kernel: _tidied(kernel, threshold))(kernels.reshape(-1, *shape[-2:])).reshape(shape)
+
+    return jax.vmap(one)(x, y, previous)
 
 
-def _estimate_one(x, y, previous, strength, threshold, num_iterations):
-    h, w = previous.shape
-    rows, columns = y.shape[:2]
-    padded = jnp.pad(x, ((h // 2, h // 2), (w // 2, w // 2), (0, 0)), mode="reflect")
-    shifted = jnp.stack([padded[h - 1 - m:h - 1 - m + rows, w - 1 - n:w - 1 - n + columns]
-                         for m in range(h) for n in range(w)])  # [taps, H, W, C]: k * x is their weighted sum
-    a, b = _differences(shifted), _differences(y[None])[0]
-    highest = jax.lax.Precision.HIGHEST
-    gram, right = jnp.matmul(a, a.T, precision=highest), jnp.matmul(a, b, precision=highest)
-    weight = strength * jnp.trace(gram) / (h * w)
-    gram = gram + weight * jnp.eye(h * w)
-    kernel = _simplex_least_squares(gram, right + weight * previous.ravel(), previous.ravel(), num_iterations)
+def _tidied(kernel, threshold):
     kernel = jnp.where(kernel < threshold * jnp.max(kernel), 0.0, kernel)
-    return centred((kernel / jnp.sum(kernel)).reshape(h, w))
+    return centred(kernel / jnp.sum(kernel))
 
 
-def _differences(images):
-    """Horizontal and vertical differences of ``[N, H, W, C]``, as rows ``[N, M]``."""
+def _normal_equations(x, y, shape, windows):
+    """``A'A`` and ``A'Dy`` of ``A k = D (k * x)`` for one picture, strip by strip where it is too large."""
+    *cells, h, w = shape
+    rows, columns, channels = y.shape
+    taps = h * w * (cells[0] if cells else 1)
+    padded = jnp.pad(x, ((h // 2, h // 2), (w // 2, w // 2), (0, 0)), mode="reflect")
+    strip = max(1, _LARGEST // (taps * columns * channels))
+    if strip >= rows:
+        return _products(_shifted(padded, rows, columns, h, w, windows), y[None])
+    count = -(-rows // strip)
+    after = count * strip + 1 - rows  # one row more, for the differences downwards; none of these counts
+    padded, y = (jnp.pad(image, ((0, after), (0, 0), (0, 0))) for image in (padded, y))
+    windows = None if windows is None else jnp.pad(windows, ((0, 0), (0, after), (0, 0)))
+
+    def add(total, start):
+        def cut(array, length, axis=0):
+            return jax.lax.dynamic_slice_in_dim(array, start, length, axis)
+
+        own = None if windows is None else cut(windows, strip + 1, 1)
+        shifted = _shifted(cut(padded, strip + h), strip + 1, columns, h, w, own)
+        number = start + jnp.arange(strip)
+        inside = (number < rows).astype(y.dtype), (number < rows - 1).astype(y.dtype)
+        return jax.tree.map(jnp.add, total, _products(shifted, cut(y, strip + 1)[None], inside)), None
+
+    zero = jnp.zeros((taps, taps), y.dtype), jnp.zeros(taps, y.dtype)
+    return jax.lax.scan(add, zero, strip * jnp.arange(count))[0]
+
+
+def _shifted(padded, rows, columns, h, w, windows):
+    """``[taps, rows, columns, C]``: ``k * x`` is their weighted sum."""
+    def cut(top, left):
+        return jax.lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), (rows, columns, padded.shape[2]))
+
+    top, left = jnp.divmod(jnp.arange(h * w)[::-1], w)  # tap (m, n) sees what is (h - 1 - m, w - 1 - n) further on
+    shifted = jax.vmap(cut)(top, left)
+    if windows is None:
+        return shifted
+    return (windows[:, None, :, :, None] * shifted).reshape(-1, *shifted.shape[1:])
+
+
+def _products(shifted, y, inside=None):
+    a, b = _differences(shifted, inside), _differences(y, inside)[0]
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.matmul(a, a.T, precision=highest), jnp.matmul(a, b, precision=highest)
+
+
+def _differences(images, inside=None):
+    """Horizontal and vertical differences of ``[N, H, W, C]``, as rows ``[N, M]``; of a strip, of what is inside."""
     across, down = images[:, :, 1:] - images[:, :, :-1], images[:, 1:] - images[:, :-1]
+    if inside is not None:
+        across, down = across[:, :-1] * inside[0][:, None, None], down * inside[1][:, None, None]
     return jnp.concatenate([across.reshape(len(images), -1), down.reshape(len(images), -1)], axis=1)
 
 
-def _simplex_least_squares(gram, right, start, num_iterations):
-    """``argmin k'Gk / 2 - r'k`` on the simplex, by FISTA."""
+def _simplex_least_squares(gram, right, previous, num_iterations):
+    """``argmin k'Gk / 2 - r'k`` with every kernel on the simplex, by FISTA."""
+    start, taps = previous.ravel(), previous.shape[-2] * previous.shape[-1]
+
     def power(_, v):
         v = gram @ v
         return v / jnp.linalg.norm(v)
@@ -73,13 +131,46 @@ def _simplex_least_squares(gram, right, start, num_iterations):
     direction = jax.lax.fori_loop(0, 30, power, jnp.ones_like(start) / start.size**0.5)
     lipschitz = 1.05 * direction @ (gram @ direction)
 
+    def project(v):
+        return jax.vmap(to_simplex)(v.reshape(-1, taps)).ravel()
+
     def body(_, carry):
         k, ahead, t = carry
-        new = to_simplex(ahead - (gram @ ahead - right) / lipschitz)
+        new = project(ahead - (gram @ ahead - right) / lipschitz)
         t_new = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
         return new, new + (t - 1) / t_new * (new - k), t_new
 
     return jax.lax.fori_loop(0, num_iterations, body, (start, start, jnp.float32(1)))[0]
+
+
+def _best_of_family(gram, right, shape, family):
+    """The member of a family, for each cell the same, with the smallest ``k'Gk / 2 - r'k``."""
+    members = family_kernels(family, shape[-1])
+    flat = jnp.tile(members.reshape(len(members), -1), right.size // (shape[-2] * shape[-1]))
+    loss = jnp.sum(jnp.matmul(flat, gram, precision=jax.lax.Precision.HIGHEST) * flat, axis=1) / 2 - flat @ right
+    return jnp.broadcast_to(members[jnp.argmin(loss)], shape)
+
+
+def family_kernels(family: str, size: int) -> Array:
+    """All kernels of a family that are tried: ``[N, size, size]``.
+
+    "gaussian": widths from 0.3 to ``size / 4`` pixels, 5 percent apart. "motion": straight, of 1 to ``size`` pixels
+    in half pixels, every 7.5 degrees.
+
+    Errors:
+        ValueError for another family.
+
+    >>> family_kernels("gaussian", 9).shape
+    (42, 9, 9)
+    """
+    if family == "gaussian":
+        count = int(np.log(max(size / 4, 0.4) / 0.3) / np.log(1.05)) - 1
+        return operators.gaussian_kernel(jnp.asarray(np.geomspace(0.3, max(size / 4, 0.4), count), jnp.float32), size)
+    if family == "motion":
+        length, angle = np.meshgrid(np.arange(1.0, size + 0.5, 0.5), np.deg2rad(np.arange(0.0, 180.0, 7.5)))
+        length, angle = (jnp.asarray(array.ravel(), jnp.float32) for array in (length, angle))
+        return operators.linear_motion_kernel(length, angle, size)
+    raise ValueError(f"family must be one of {', '.join(FAMILIES)}; got {family!r}")
 
 
 def to_simplex(v: Array) -> Array:

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from indigo_jax import operators, rng, samplers, schedules
 from indigo_jax.restoration.bird import bird, bird_optimizer
-from indigo_jax.restoration.blind_em import blind_em
+from indigo_jax.restoration.blind_em import blind_em, blur_of
 from indigo_jax.restoration.diffpir import diffpir
 from indigo_jax.restoration.kernel_estimate import noise_level
 from indigo_jax.typing import Array, Denoiser, Key, Operator
 
 _PROX_VARIANCE = 0.1  # of the picture about the rollout, in the proximal gradient
 _LAST_VARIANCE = 0.02  # the same, after the last iteration
+_GUESS = 1  # what the keys of the start are folded with
 
 
 class Prior(NamedTuple):
@@ -35,6 +36,7 @@ class BirdSettings(NamedTuple):
         num_iterations, rate, params_rate, final: of the optimiser, see :func:`bird_optimizer`.
         clip, refresh: as for :func:`bird`.
         proximal: take the proximal step as the gradient, and one more after the last iteration.
+        start: z begins as the noise of a picture, that of DiffPIR with so many evaluations; 0: as pure noise.
     """
 
     num_levels: int = 5
@@ -47,13 +49,15 @@ class BirdSettings(NamedTuple):
     clip: str = "straight_through"
     refresh: int | None = None
     proximal: bool = False
+    start: int = 0
 
     @property
     def evaluations(self) -> int:
         """Network evaluations per image."""
         if self.refresh is None:
-            return self.num_levels * self.num_iterations
-        return self.refresh * max(self.num_iterations - 2, 0) + self.num_levels * min(self.num_iterations, 2)
+            return self.start + self.num_levels * self.num_iterations
+        whole = min(self.num_iterations, 2)  # the first and the last
+        return self.start + self.num_levels * whole + self.refresh * (self.num_iterations - whole)
 
 
 _RELEASED = BirdSettings(10, "leading", 0.0, 100, 1e-3, 2e-4, 1.0, "hard")
@@ -64,7 +68,7 @@ OFFICIAL = {"deblur": _RELEASED._replace(rate=3e-3), "sr": _RELEASED,
 # measured on a prior for pictures of 64 px
 DEFAULT = {"deblur": BirdSettings(num_iterations=30, proximal=True), "sr": BirdSettings(),
            "denoise": BirdSettings(num_iterations=100, refresh=1),
-           "inpaint": BirdSettings(num_iterations=100, refresh=1)}
+           "inpaint": BirdSettings(num_iterations=100, refresh=1, start=30)}
 
 
 class Restored(NamedTuple):
@@ -99,11 +103,11 @@ def bird_restore(prior: Prior, operator: Operator, y: Array, keys: Key, *, setti
         image_shape: ``(H, W, C)`` of the pictures; default that of y.
 
     Errors:
-        ValueError for proximal settings with an operator that has unknowns.
+        ValueError for proximal or start with an operator that has unknowns.
     """
     blind = hasattr(operator, "init")
-    if settings.proximal and blind:
-        raise ValueError("proximal settings need a known, linear operator; use deblur() where the kernel is unknown")
+    if blind and (settings.proximal or settings.start):
+        raise ValueError("proximal and start need a known, linear operator; use deblur() where the kernel is unknown")
     sigma = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), y.shape[:1])
     levels = schedules.truncate(prior.schedule, settings.alpha_bar_min)
     levels = schedules.respace(levels, settings.num_levels, settings.spacing)
@@ -122,8 +126,12 @@ def bird_restore(prior: Prior, operator: Operator, y: Array, keys: Key, *, setti
 
     shape = y.shape if image_shape is None else (y.shape[0], *image_shape)
     noise = rng.normal(rng.init_keys(keys), jnp.zeros(shape))
+    if settings.start:
+        guess = solve(prior, operator, y, rng.fold(keys, _GUESS), sigma=sigma, image_shape=image_shape,
+                      num_steps=settings.start).x
+        noise = jnp.sqrt(levels.alpha_bar[-1]) * guess + jnp.sqrt(1 - levels.alpha_bar[-1]) * noise
     state, _ = jax.lax.scan(step, kernel.init(noise, keys), jnp.arange(kernel.num_steps))
-    x = jnp.clip(state.x0, -1.0, 1.0)
+    x = jnp.clip(state.x, -1.0, 1.0)
     if settings.proximal:
         x = jnp.clip(nearest(x, _LAST_VARIANCE), -1.0, 1.0)
     seen = operator(x, state.params) if blind else operator(x)
@@ -182,20 +190,61 @@ def solve(prior: Prior, operator: Operator, y: Array, keys: Key, *, sigma, image
     return Restored(x, _root_mean_square(operator(x) - y), sigma, None, num_steps)
 
 
-def deblur(prior: Prior, y: Array, keys: Key, *, size: int = 9, sigma=None, num_candidates: int = 1) -> Restored:
+def reconstruct(prior: Prior, radon: Operator, sinogram: Array, keys: Key, *, sigma=None, channels: int = 3,
+                num_steps: int = 50) -> Restored:
+    """Tomography from few views: :func:`solve`, with a prior of pictures in which -1 is air and 1 the densest matter.
+
+    ``y = A((x + 1) / 2)`` is divided by the side of the pictures, so that residual and sigma are those of the mean
+    along a ray, in the units of x; A sees the mean of the channels.
+
+    Args:
+        prior: the diffusion model.
+        radon: from :func:`operators.radon`; gives the size of the pictures.
+        sinogram: ``[B, detectors, angles, 1]``, sums of densities in ``[0, 1]`` along the rays.
+        keys: one per image.
+        sigma: noise level of the sinogram in its own units; estimated where None.
+        channels: of the prior.
+        num_steps: network evaluations.
+    """
+    def mean_along_rays(x):
+        return radon(jnp.mean(x, axis=-1, keepdims=True)) / radon.size
+
+    sigma = jnp.maximum(sinogram_noise(sinogram), 1e-3 * radon.size) if sigma is None else jnp.asarray(sigma)
+    shape = (radon.size, radon.size, channels)
+    y = 2 * sinogram / radon.size - mean_along_rays(jnp.ones((1, *shape)))
+    return solve(prior, mean_along_rays, y, keys, sigma=2 * sigma / radon.size, image_shape=shape, num_steps=num_steps)
+
+
+def sinogram_noise(sinogram: Array) -> Array:
+    """Standard deviation of white noise in sinograms ``[B, detectors, angles, C]`` -> ``[B]``, in their units.
+
+    The median absolute third difference along the detectors over ``0.6745 sqrt(20)``: projections are smooth.
+
+    >>> sinogram_noise(jnp.zeros((2, 8, 3, 1))).tolist()
+    [0.0, 0.0]
+    """
+    if sinogram.shape[1] < 4:
+        return jnp.zeros(sinogram.shape[0], sinogram.dtype)
+    rough = jnp.abs(jnp.diff(sinogram, n=3, axis=1)).reshape(sinogram.shape[0], -1)
+    return jnp.median(rough, axis=1) / (0.6745 * 20**0.5)
+
+
+def deblur(prior: Prior, y: Array, keys: Key, *, size: int | None = None, sigma=None, num_candidates: int = 1,
+           grid: tuple[int, int] = (1, 1), family: str = "free") -> Restored:
     """Remove blur of an unknown kernel: :func:`blind_em`, ranked by how well the result explains y.
 
     Args:
         prior: the diffusion model.
         y: pictures ``[B, H, W, C]``.
         keys: one per image.
-        size: side of the kernel's support, odd.
+        size: side of the kernel's support, odd; None where it is unknown.
         sigma: noise level in ``[-1, 1]`` units; estimated from y where None.
         num_candidates: independent restorations, of which that with the smallest residual is kept.
+        grid, family: as for :func:`blind_em`; with a grid the kernels are ``[B, rows * columns, size, size]``.
     """
     sigma = jnp.maximum(noise_level(y), 0.005) if sigma is None else jnp.asarray(sigma, jnp.float32)
     sigma = jnp.broadcast_to(sigma, y.shape[:1])
-    kernel = blind_em(prior.denoiser, prior.schedule, y, size=size, sigma=sigma)
+    kernel = blind_em(prior.denoiser, prior.schedule, y, size=size, sigma=sigma, grid=grid, family=family)
 
     def candidate(number):
         own = rng.fold(keys, number)
@@ -204,12 +253,13 @@ def deblur(prior: Prior, y: Array, keys: Key, *, size: int = 9, sigma=None, num_
             return kernel.step(rng.fold(own, i), state, i)[0], None
 
         state, _ = jax.lax.scan(step, kernel.init(y, own), jnp.arange(kernel.num_steps))
-        return state.x, state.kernel, _root_mean_square(operators.blur(state.kernel)(state.x) - y)
+        return state.x, state.kernel, _root_mean_square(blur_of(state.kernel, grid, y.shape)(state.x) - y)
 
     x, kernels, residual = jax.lax.map(candidate, jnp.arange(num_candidates))
-    best, images = jnp.argmin(residual, axis=0), jnp.arange(y.shape[0])
-    return Restored(x[best, images], residual[best, images], sigma, kernels[best, images],
-                    kernel.num_steps * num_candidates)
+    best = jnp.argmin(residual, axis=0)
+    x, residual, kernels = jax.tree.map(  # per image: an index over images would gather them on every device
+        lambda each: jax.vmap(lambda own, k: own[k], in_axes=(1, 0))(each, best), (x, residual, kernels))
+    return Restored(x, residual, sigma, kernels, kernel.num_steps * num_candidates)
 
 
 def _root_mean_square(residual):

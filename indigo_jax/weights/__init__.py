@@ -114,7 +114,7 @@ def save(path, params: Params, info: dict) -> None:
     module = _module(path, info, len(tensors))
     _check_shapes(path, {name: value.shape for name, value in tensors.items()}, module)
     with np.errstate(over="ignore"):
-        tensors = {name: value.astype(np.float16) for name, value in tensors.items()}
+        tensors = {name: value.astype(np.float16, order="C") for name, value in tensors.items()}  # safetensors needs C
     _check_finite(path, tensors)
     data = to_bytes(tensors, metadata={"info": json.dumps(info, sort_keys=True)})
     _write(path, data)

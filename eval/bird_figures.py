@@ -1,0 +1,269 @@
+"""Figures of BIRD on a diffusion prior: its iterations, the kernels that it finds, its step size, a wrong known kernel.
+
+Paper: Chihaoui, Lemkhenter & Favaro, Blind Image Restoration via Fast Diffusion Inversion, NeurIPS 2024
+(arXiv 2405.19572).
+"""
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+from tqdm import tqdm
+
+from eval import bird, common, drawing, tables
+from indigo_jax import operators, restoration, rng, samplers, schedules
+
+FIGURES = ("iterations", "kernels", "levels", "wrong-kernel")
+SHOWN = 7  # iterations in a row
+LEVELS, EVALUATIONS = (2, 3, 5, 10, 20), 100
+ROTATIONS, WIDTHS = (0.0, 15.0, 30.0, 45.0), (0.0, 0.7, 1.4)  # degrees; standard deviation of a blur, pixels
+WRONG_METHODS = ("bird", "diffpir", "dps")
+
+
+def problem_of(model, pictures: common.Pictures, task: str, seed: int) -> bird.Problem:
+    """All pictures as one problem."""
+    side = bird.prior_side(model)
+    x = jnp.stack([jnp.asarray(bird.to_side(image, side)) for image in pictures.images])
+    return bird.make_problem(task, x, rng.image_keys(seed, [rng.name_id(name) for name in pictures.names]))
+
+
+# ---------------------------------------------------------------------------------------------------- iterations
+
+class Walk(NamedTuple):
+    """Pictures on the way: ``x0`` ``[N, B, S, S, 3]``, one per iteration or network evaluation."""
+
+    title: str
+    unit: str
+    problem: bird.Problem
+    x0: np.ndarray
+
+
+def walk_inpainting(model, problem: bird.Problem) -> Walk:
+    """BIRD's picture after every iteration, with the default settings of inpainting but always the plain gradient."""
+    settings = restoration.DEFAULT["inpaint"]
+
+    @jax.jit
+    def run(params, problem):
+        prior = bird.as_prior(model, params)
+        levels = schedules.respace(schedules.truncate(prior.schedule, settings.alpha_bar_min), settings.num_levels,
+                                   settings.spacing)
+        optimizer = restoration.bird_optimizer(settings.rate, settings.params_rate, final=settings.final,
+                                               num_iterations=settings.num_iterations)
+        kernel = restoration.bird(prior.denoiser, levels, problem.operator, problem.y, optimizer, clip=settings.clip,
+                                  num_iterations=settings.num_iterations, refresh=settings.refresh)
+        noise = rng.normal(rng.init_keys(problem.keys), problem.y)
+        return samplers.sample(kernel, problem.keys, noise, trace="x0")[1].trace
+
+    return Walk("BIRD: inpainting", "iteration", problem, np.asarray(run(model.params, problem._replace(x=None))))
+
+
+def walk_blind(model, problem: bird.Problem) -> Walk:
+    """The picture after every network evaluation of the blind alternation."""
+    @jax.jit
+    def run(params, problem):
+        prior = bird.as_prior(model, params)
+        kernel = restoration.blind_em(prior.denoiser, prior.schedule, problem.y, size=None)
+        return samplers.sample(kernel, problem.keys, problem.y, trace="x0")[1].trace
+
+    return Walk("blind deblurring", "evaluation", problem, np.asarray(run(model.params, problem._replace(x=None))))
+
+
+def chosen_steps(count: int, shown: int = SHOWN) -> list[int]:
+    """At most ``shown`` of ``1 .. count``, denser at the beginning, both ends among them.
+
+    >>> chosen_steps(100)
+    [1, 2, 5, 10, 22, 46, 100]
+    """
+    return sorted({int(round(step)) for step in np.geomspace(1, count, shown)})
+
+
+def draw_iterations(walks: list[Walk], picture: int = 0):
+    """A row per walk: the measurement, the picture on the way, the truth."""
+    plt = drawing.pyplot()
+    columns = 2 + max(len(chosen_steps(len(walk.x0))) for walk in walks)
+    figure, axes = plt.subplots(len(walks), columns, figsize=(1.5 * columns, 1.95 * len(walks)), squeeze=False,
+                                layout="constrained")
+    for row, walk in zip(axes, walks):
+        truth = np.asarray(walk.problem.x)[picture:picture + 1]
+        shown = [("measured", np.asarray(walk.problem.y)[picture])]
+        shown += [(f"{walk.unit} {step}", walk.x0[step - 1, picture]) for step in chosen_steps(len(walk.x0))]
+        for ax, (title, x) in zip(row, shown):
+            _show(ax, x, title, f"{bird.psnr_of(np.clip(x[None], -1, 1), truth)[0]:.1f} dB")
+        _show(row[len(shown)], truth[0], "truth", "")
+        row[0].set_ylabel(walk.title, fontsize=9)
+        for ax in row[len(shown) + 1:]:
+            ax.axis("off")
+    return figure
+
+
+def _show(ax, x, title, below):
+    ax.imshow(np.clip((np.asarray(x) + 1) / 2, 0, 1), interpolation="nearest")
+    ax.set_title(title, fontsize=8)
+    ax.set_xlabel(below, fontsize=8, labelpad=2)
+    ax.set(xticks=(), yticks=())
+
+
+# ---------------------------------------------------------------------------------------------------- kernels
+
+def draw_kernels(model, problem: bird.Problem):
+    """A row per picture: blurred, restored and true picture, the kernel that was found beside the true one."""
+    plt = drawing.pyplot()
+
+    @jax.jit
+    def run(params, problem):
+        found = restoration.deblur(bird.as_prior(model, params), problem.y, problem.keys)
+        return found.x, found.kernel
+
+    x, found = map(np.asarray, run(model.params, problem._replace(x=None)))
+    truth, y, true = map(np.asarray, (problem.x, problem.y, problem.kernel))
+    found, true = same_side(found, true)
+    figure, axes = plt.subplots(len(x), 5, figsize=(8, 1.85 * len(x) + 0.2), squeeze=False, layout="constrained")
+    scores = [bird.aligned_psnr(np.clip(image, -1, 1), truth) for image in (y, x)]
+    for i, row in enumerate(axes):
+        _show(row[0], y[i], "blurred", f"{scores[0][i]:.1f} dB")
+        _show(row[1], x[i], "restored", f"{scores[1][i]:.1f} dB")
+        _show(row[2], truth[i], "truth", "")
+        for ax, kernel, title in zip(row[3:], (found[i], true[i]), ("kernel found", "true kernel")):
+            ax.imshow(kernel, cmap="magma", interpolation="nearest")
+            ax.set_title(title, fontsize=8)
+            ax.set(xticks=(), yticks=())
+        row[3].set_xlabel(f"distance {np.abs(found[i] - true[i]).sum():.2f}", fontsize=8, labelpad=2)
+    figure.suptitle("blind deblurring: PSNR shift-aligned; distance of kernels: sum of absolute differences, 0 to 2",
+                    fontsize=9)
+    return figure
+
+
+def same_side(*kernels):
+    """Kernels ``[B, n, n]`` of odd sides, with zeros around those that are smaller."""
+    side = max(kernel.shape[-1] for kernel in kernels)
+    borders = [(side - kernel.shape[-1]) // 2 for kernel in kernels]
+    return [np.pad(kernel, [(0, 0), (n, n), (n, n)]) for kernel, n in zip(kernels, borders)]
+
+
+# ---------------------------------------------------------------------------------------------------- step size
+
+def measure_levels(model, problem: bird.Problem, *, levels=None, evaluations: int = EVALUATIONS) -> list[dict]:
+    """Inpainting with rollouts of few or many steps at equal network evaluations: ``{"levels", "iterations",
+    "evaluations", "psnr", "seconds"}``, the mean over pictures and the time for all of them, without compiling."""
+    rows, levels = [], LEVELS if levels is None else levels
+    with tqdm(total=len(levels) * evaluations * len(problem.x), unit="evaluation", desc="levels") as bar:
+        for count in levels:
+            settings = restoration.DEFAULT["inpaint"]._replace(num_levels=count, refresh=None,
+                                                               num_iterations=max(evaluations // count, 1))
+
+            def run(params, problem):
+                return restoration.inpaint(bird.as_prior(model, params), problem.y, problem.mask, problem.keys,
+                                           sigma=problem.sigma, settings=settings).x
+
+            unseen = problem._replace(x=None)
+            program = jax.jit(run).lower(model.params, unseen).compile()
+            start = time.perf_counter()
+            x = np.asarray(program(model.params, unseen))
+            rows.append({"levels": count, "iterations": settings.num_iterations, "evaluations": settings.evaluations,
+                         "psnr": float(bird.psnr_of(x, problem.x).mean()), "seconds": time.perf_counter() - start})
+            bar.update(evaluations * len(problem.x))
+    return rows
+
+
+def draw_levels(rows: list[dict], title: str):
+    """PSNR and time over the number of DDIM steps in a rollout."""
+    plt = drawing.pyplot()
+    figure, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    x = range(len(rows))
+    ax.plot(x, [row["psnr"] for row in rows], "-o", color=drawing.COLOURS[0])
+    ax.set_xticks(x, [f"{row['levels']}\n({row['iterations']} iterations)" for row in rows], fontsize=8)
+    ax.set_xlabel("DDIM steps of a rollout, at equal network evaluations", fontsize=9)
+    ax.set_ylabel("PSNR, dB", color=drawing.COLOURS[0])
+    low, high = (bound(row["psnr"] for row in rows) for bound in (min, max))
+    ax.set_ylim(low - 0.25 - 0.1 * (high - low), high + 0.25 + 0.1 * (high - low))  # rounding is no effect
+    other = ax.twinx()
+    other.plot(x, [row["seconds"] for row in rows], "--s", color=drawing.COLOURS[4], markersize=4)
+    other.set_ylim(0, 1.3 * max(row["seconds"] for row in rows))
+    other.set_ylabel("seconds for all pictures", color=drawing.COLOURS[4])
+    ax.set_title(title, fontsize=10)
+    ax.grid(color="0.92", linewidth=0.6)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------- a wrong kernel
+
+def spoiled(kernels: np.ndarray, *, rotation: float = 0.0, width: float = 0.0) -> np.ndarray:
+    """Kernels ``[B, n, n]`` rotated by degrees and blurred by a Gaussian of ``width`` pixels, of sum 1 again."""
+    out = []
+    for kernel in np.asarray(kernels, np.float64):
+        kernel = scipy.ndimage.rotate(kernel, rotation, reshape=False, order=1) if rotation else kernel
+        kernel = scipy.ndimage.gaussian_filter(kernel, width, mode="constant") if width else kernel
+        out.append(np.maximum(kernel, 0) / np.maximum(kernel, 0).sum())
+    return np.asarray(out, np.float32)
+
+
+def measure_wrong_kernel(model, problem: bird.Problem, *, methods=WRONG_METHODS, rotations=ROTATIONS,
+                         widths=WIDTHS) -> list[dict]:
+    """Deblurring with a known kernel that is wrong, beside the blind method, which is told none: ``{"error", "amount",
+    "method", "psnr"}``, shift-aligned means over the pictures; ``error`` is "rotation" or "width"."""
+    amounts = [("rotation", amount) for amount in rotations] + [("width", amount) for amount in widths]
+    restorers = {method: bird.restorer(model, "deblur", method) for method in methods}
+    rows, known = [], {}
+
+    def score(method, restore, problem):
+        bar.set_postfix_str(bird.title("deblur", method))
+        found = float(bird.aligned_psnr(restore(problem)[0], problem.x).mean())
+        bar.update()
+        return found
+
+    with tqdm(total=1 + len(methods) * (len(amounts) - 1), unit="run", desc="wrong kernel") as bar:
+        told_none = score("bird", bird.restorer(model, "blind", "bird"), problem)
+        for error, amount in amounts:
+            kernel = spoiled(problem.kernel, **{error: amount})
+            wrong = problem._replace(kernel=jnp.asarray(kernel), operator=operators.blur(kernel))
+            for method, restore in restorers.items():
+                key = (method, error if amount else "", amount)
+                known[key] = known[key] if key in known else score(method, restore, wrong)
+                rows.append({"error": error, "amount": amount, "method": method, "psnr": known[key]})
+            rows.append({"error": error, "amount": amount, "method": "blind", "psnr": told_none})
+    return rows
+
+
+def draw_wrong_kernel(rows: list[dict], title: str):
+    """A panel per error of the kernel, a line per method."""
+    plt = drawing.pyplot()
+    labels = {"rotation": "kernel rotated by, degrees", "width": "kernel widened by a Gaussian of, pixels"}
+    errors = list(dict.fromkeys(row["error"] for row in rows))
+    figure, axes = plt.subplots(1, len(errors), figsize=(4.2 * len(errors), 3.6), sharey=True, squeeze=False,
+                                layout="constrained")
+    for ax, error in zip(axes[0], errors):
+        for colour, method in zip(drawing.COLOURS, dict.fromkeys(row["method"] for row in rows)):
+            points = [(row["amount"], row["psnr"]) for row in rows if (row["error"], row["method"]) == (error, method)]
+            name = "blind (told no kernel)" if method == "blind" else bird.title("deblur", method)
+            ax.plot(*zip(*points), "--" if method == "blind" else "-o", color=colour, label=name)
+        ax.set_xlabel(labels[error], fontsize=9)
+        ax.grid(color="0.92", linewidth=0.6)
+    axes[0, 0].set_ylabel("PSNR, shift-aligned, dB")
+    axes[0, 0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------- all of them
+
+def draw(model, pictures: common.Pictures, folder, names=FIGURES, *, seed: int = 0) -> None:
+    """Draw some of :data:`FIGURES` into a folder: ``bird_NAME.png``, with ``bird_NAME.csv`` where there are numbers."""
+    where = f"{len(pictures.names)} pictures of {pictures.label}"
+    if "iterations" in names:
+        first = pictures._replace(names=pictures.names[:1], images=pictures.images[:1])
+        walks = [walk_inpainting(model, problem_of(model, first, "inpaint", seed)),
+                 walk_blind(model, problem_of(model, first, "blind", seed))]
+        drawing.save(draw_iterations(walks), folder / "bird_iterations.png")
+    if "kernels" in names:
+        drawing.save(draw_kernels(model, problem_of(model, pictures, "blind", seed)), folder / "bird_kernels.png")
+    if "levels" in names:
+        rows = measure_levels(model, problem_of(model, pictures, "inpaint", seed))
+        common.write_text(folder / "bird_levels.csv", tables.to_csv(rows))
+        drawing.save(draw_levels(rows, f"BIRD, inpainting, {where}"), folder / "bird_levels.png")
+    if "wrong-kernel" in names:
+        rows = measure_wrong_kernel(model, problem_of(model, pictures, "deblur", seed))
+        common.write_text(folder / "bird_wrong_kernel.csv", tables.to_csv(rows))
+        drawing.save(draw_wrong_kernel(rows, f"deblurring with a wrong kernel, {where}"),
+                     folder / "bird_wrong_kernel.png")
