@@ -3,11 +3,12 @@
 All noise levels are in ``[-1, 1]`` units, twice those of pictures in ``[0, 1]``. BIRD's settings are those of
 :mod:`indigo_jax.restoration.tasks`, read when a method runs.
 """
+import dataclasses
 import functools
 import hashlib
 import itertools
 import re
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,10 @@ from indigo_jax.typing import Array, Key
 
 TASKS = {"inpaint": "inpainting, hole of 20/64 of the side", "denoise": "denoising, sigma 0.15",
          "sr": "4x super-resolution, mean of 4x4", "deblur": "deblurring, known 9x9 motion",
-         "blind": "blind deblurring, 9x9 motion"}
-_SIGMA = {"denoise": 0.3}  # else 0.02
-FACTOR, KERNEL_SIZE = 4, 9
+         "blind": "blind deblurring, 9x9 motion", "ct": "tomography, 20 views"}
+PICTURE_TASKS = tuple(task for task in TASKS if task != "ct")  # ct is for a prior of slices
+_SIGMA = {"denoise": 0.3, "ct": 0.002}  # else 0.02
+FACTOR, KERNEL_SIZE, NUM_VIEWS = 4, 9, 20
 _MEASURE, _KERNEL, _RESTORE = 0, 1, 2  # what a picture's key is folded with
 _PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
 _SMOOTH, _LAPLACE = 0.2, 0.1  # spread of a picture's differences: standard deviation; scale of a Laplacian
@@ -46,6 +48,31 @@ class Problem(NamedTuple):
     mask: Array | None
     kernel: Array | None
     keys: Key
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class FewViews:
+    """``x [B, S, S, C]`` -> the mean of its channels and along each ray, ``[B, S, views, 1]``, in the units of x."""
+
+    side: int
+    num_views: int
+    shape_preserving: ClassVar[bool] = False
+
+    def __call__(self, x, *, keys=None):
+        del keys
+        return operators.radon(self.angles, self.side)(jnp.mean(x, axis=-1, keepdims=True)) / self.side
+
+    @property
+    def angles(self):
+        """Degrees ``[views]``."""
+        return operators.sparse_view_angles(self.num_views)
+
+    def backprojected(self, y):
+        """Filtered back-projection: grey pictures ``[B, S, S, 3]``."""
+        sums = (y + self(jnp.ones((1, self.side, self.side, 1)))) * self.side / 2  # of densities in [0, 1]
+        densities = operators.filtered_backprojection(sums, self.angles)
+        return jnp.repeat(2 * densities - 1, 3, axis=-1)
 
 
 # ---------------------------------------------------------------------------------------------------- the prior
@@ -99,6 +126,11 @@ def make_problem(task: str, x: Array, keys: Key) -> Problem:
         operator = operators.compose()
     elif task == "sr":
         operator = operators.average_pool(FACTOR)
+    elif task == "ct":
+        rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+        inside = (rows**2 + columns**2 <= (side / 2 - 0.75)**2)[..., None]  # what every ray sees the whole of
+        x = jnp.where(inside, jnp.broadcast_to(jnp.mean(x, axis=-1, keepdims=True), x.shape), -1.0)
+        operator = FewViews(side, NUM_VIEWS)
     else:
         kernel = operators.motion_kernel(rng.fold(own, _KERNEL), size=KERNEL_SIZE, length=float(KERNEL_SIZE))
         operator = operators.blur(kernel)
@@ -120,6 +152,8 @@ def _found(problem, x, evaluations):
 
 def _shape(problem):
     """``(H, W, C)`` of the pictures."""
+    if isinstance(problem.operator, FewViews):
+        return (problem.operator.side, problem.operator.side, 3)
     factor = 1 if problem.operator.shape_preserving else FACTOR
     return (problem.y.shape[1] * factor, problem.y.shape[2] * factor, problem.y.shape[3])
 
@@ -130,8 +164,14 @@ def _noise(problem):
 
 def _input(prior, problem):
     del prior
-    x = problem.y if problem.operator.shape_preserving else operators.upsample(FACTOR)(problem.y)
-    return _found(problem, x, 0)
+    return _found(problem, _first(problem), 0)
+
+
+def _first(problem):
+    """The measurement as a picture."""
+    if isinstance(problem.operator, FewViews):
+        return problem.operator.backprojected(problem.y)
+    return problem.y if problem.operator.shape_preserving else operators.upsample(FACTOR)(problem.y)
 
 
 def _bird(task, settings, blind=False):
@@ -196,7 +236,7 @@ def total_variation(prior, problem):
         length = jnp.sqrt(jnp.sum(_differences(x)**2, axis=0))
         return _smooth(problem, x, sigma / jnp.sqrt(_LAPLACE * (length + 0.01)))
 
-    return _found(problem, jax.lax.fori_loop(0, 9, reweighted, problem.y), 0)
+    return _found(problem, jax.lax.fori_loop(0, 9, reweighted, _first(problem)), 0)
 
 
 def _smooth(problem, x, weight):
@@ -228,10 +268,12 @@ METHODS: dict[str, dict[str, Callable]] = {  # task: {method: function(prior, pr
                "diffpir": _diffpir(50), "dps": dps},
     "blind": {"input": _input, "bird": _bird_blind, "official": _bird("deblur", restoration.OFFICIAL, blind=True),
               "diffpir": _diffpir(50)},
+    "ct": {"input": _input, "tv": total_variation, "bird": _diffpir(50)},
 }
 TITLES = {"input": "input", "bird": "BIRD", "official": "BIRD, official settings", "ddnm": "DDNM",
           "diffpir": "DiffPIR", "once": "one network call", "dps": "DPS", "wiener": "Wiener, Gaussian differences",
           "tv": "total variation", ("sr", "input"): "input, bicubic", ("blind", "bird"): "BIRD, blind alternation",
+          ("ct", "input"): "filtered back-projection", ("ct", "bird"): "DiffPIR",
           ("blind", "diffpir"): "DiffPIR, told the true kernel"}
 ON_REQUEST = ("dps",)  # slow
 TOLD = (("blind", "diffpir"),)  # knows what the others must find

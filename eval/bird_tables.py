@@ -236,9 +236,10 @@ def provenance(model: common.Model, pictures: common.Pictures, pairs, seeds, com
         f"task. PSNR is `{PSNR}`: of pictures clipped to their range but not rounded to 8 bits. Aligned: the best of "
         "all moves by at most 3 pixels, without an eighth of the side at each border.",
         "The residual is the root mean square of A(x) - y, where the kernel is unknown with that which was found. The "
-        "noise has sigma 0.01 of [0, 1], but for denoising; the kernels are random shakes, one per picture and seed, "
-        "with the border by reflection. DDNM has eta 0.85; Wiener and total variation take differences of pixels to be "
-        "Gaussian of standard deviation 0.2 and Laplacian of scale 0.1."]
+        "noise has sigma 0.01 of [0, 1], but for denoising, and 0.001 of the mean along a ray for tomography; the "
+        "kernels are random shakes, one per picture and seed, with the border by reflection. DDNM has eta 0.85; Wiener "
+        "and total variation take differences of pixels to be Gaussian of standard deviation 0.2 and Laplacian of "
+        "scale 0.1."]
     used = []
     for task, method in pairs:
         if method in ("bird", "official") and (task, method) != ("blind", "bird"):

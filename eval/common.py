@@ -39,13 +39,15 @@ class Pictures(NamedTuple):
         return state.hexdigest()[:12]
 
 
-def open_pictures(folder: str | None = None, *, limit: int | None = None, crop: int | None = None) -> Pictures:
+def open_pictures(folder: str | None = None, *, limit: int | None = None, crop: int | None = None,
+                  names: tuple[str, ...] | None = None) -> Pictures:
     """The pictures of a folder; without one, four photographs that scikit-image carries.
 
     Args:
         folder: a folder of picture files.
         limit: only the first so many, by name.
         crop: only the central square of at most this side.
+        names: which of scikit-image's pictures, without a folder; default :data:`BUILT_IN`.
 
     Errors:
         FileNotFoundError, ValueError and ImageError for a folder without readable pictures.
@@ -53,7 +55,7 @@ def open_pictures(folder: str | None = None, *, limit: int | None = None, crop: 
     if folder is None:
         import skimage
         root = pathlib.Path(skimage.__file__).parent / "data"
-        names = list(BUILT_IN)[:limit]
+        names = list(names or BUILT_IN)[:limit]
         pixels = [images.read_rgb8(root / name) for name in names]
         label = "scikit-image"
     else:

@@ -164,8 +164,9 @@ def _parser():
     common.add_model_arguments(parser)
     parser.add_argument("--steps", type=common.whole, nargs="+", default=[1, 5, 10], metavar="N",
                         help="indi: numbers of sampling steps; default: 1 5 10")
-    parser.add_argument("--tasks", choices=tuple(bird.TASKS), nargs="+", default=list(bird.TASKS), metavar="TASK",
-                        help=f"bird: some of {', '.join(bird.TASKS)}; default: all")
+    parser.add_argument("--tasks", choices=tuple(bird.TASKS), nargs="+", default=list(bird.PICTURE_TASKS),
+                        metavar="TASK", help=f"bird: some of {', '.join(bird.PICTURE_TASKS)} (default: all of these), "
+                        "or ct, which takes slices and without --data the Shepp-Logan phantom")
     methods = tuple(dict.fromkeys(name for by_task in bird.METHODS.values() for name in by_task))
     parser.add_argument("--methods", choices=methods, nargs="+", metavar="NAME",
                         help=f"bird: some of {', '.join(methods)}; default: all but {', '.join(bird.ON_REQUEST)}")
@@ -186,7 +187,7 @@ def _command(args) -> str:
     if args.method == "indi":
         words += ["--steps", *map(str, args.steps)]
     for flag, value, default in (("--spacing", args.spacing, "uniform"), ("--limit", args.limit, None),
-                                 ("--seed", args.seed, 0), ("--tasks", args.tasks, list(bird.TASKS)),
+                                 ("--seed", args.seed, 0), ("--tasks", args.tasks, list(bird.PICTURE_TASKS)),
                                  ("--methods", args.methods, None), ("--seeds", args.seeds, None)):
         words += [flag, *map(str, value if isinstance(value, list) else [value])] if value != default else []
     return shlex.join(words)
@@ -200,7 +201,9 @@ def _work(args, parser):
     readme = pathlib.Path(args.readme).read_text(encoding="utf-8") if args.readme else None
     if readme is not None:
         _with_name(args.readme, readme, "", args.method)  # refuses before the long work
-    pictures = common.open_pictures(args.data, limit=args.limit)
+    if "ct" in args.tasks and args.tasks != ["ct"]:
+        raise ValueError("--tasks ct takes slices and a prior of slices; measure it alone")
+    pictures = common.open_pictures(args.data, limit=args.limit, names=("phantom.png",) if "ct" in args.tasks else None)
     stem = re.sub(r"\W+", "_", pathlib.Path(args.weights).stem) + ("" if args.data else "_scikit_image")
     path = pathlib.Path(args.output) / (stem if args.method == "indi" else f"{stem}_{args.method}")
     name, rows, body = {"indi": _indi, "bird": _bird}[args.method](args, pictures, path)

@@ -84,11 +84,12 @@ def runs(files, tmp_path_factory):
 def test_table_has_a_line_per_task_and_method(runs):
     run, _ = runs
     assert [(row["task"], row["method"], row["picture"]) for row in run.rows] == [
-        (task, method, name) for task in bird.TASKS for method in ("input", "bird") for name in ("a.png", "b.png")]
+        (task, method, name) for task in bird.PICTURE_TASKS for method in ("input", "bird")
+        for name in ("a.png", "b.png")]
     assert all(np.isfinite([float(row[name]) for name in (PSNR, ALIGNED, RESIDUAL)]).all() for row in run.rows)
     lines = [line.split(" | ") for line in run.text.splitlines() if line.startswith("| ")]
     assert [line[1] for line in lines[1:]] == [
-        name for task in bird.TASKS for name in (bird.title(task, "input"), bird.title(task, "bird"))]
+        name for task in bird.PICTURE_TASKS for name in (bird.title(task, "input"), bird.title(task, "bird"))]
     assert {row["evaluations"] for row in run.rows if row["method"] == "input"} == {"0"}
     values = {(row["method"], row["picture"]): float(row[PSNR]) for row in run.rows if row["task"] == "deblur"}
     gains = [values["bird", name] - values["input", name] for name in ("a.png", "b.png")]
@@ -276,6 +277,24 @@ def test_total_variation_keeps_edges():
     found = bird.make_problem("deblur", jnp.asarray(x), rng.image_keys(0, [1]))
     scores = [bird.psnr_of(method(None, found).x, x)[0] for method in map(jax.jit, (bird.wiener, bird.total_variation))]
     assert bird.psnr_of(found.y, x)[0] + 6 < scores[0] < scores[1] - 3
+
+
+def test_tomography_of_a_disc():
+    """Of a disc of density 3/4: the mean along the central ray, back-projection near it, total variation nearer."""
+    side = 32
+    rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+    x = np.where(rows**2 + columns**2 < 8**2, 0.5, -1.0)[None, ..., None].repeat(3, -1).astype(np.float32)
+    found = bird.make_problem("ct", jnp.asarray(x), rng.image_keys(0, [1]))
+    assert found.y.shape == (1, side, bird.NUM_VIEWS, 1)
+    np.testing.assert_allclose((found.y[0, side // 2, :, 0] + 1) / 2, 0.75 * 16 / side, atol=0.03)
+    scores = [bird.psnr_of(bird.METHODS["ct"][method](None, found).x, x)[0] for method in ("input", "tv")]
+    assert 15 < scores[0] < scores[1] - 3
+
+
+@pytest.mark.parametrize("tasks", [["ct", "sr"], ["sr", "ct"]])
+def test_tomography_is_measured_alone(tasks, files, capsys):
+    assert tables.main(["--method", "bird", "--weights", str(files / "tiny-prior.safetensors"), "--tasks", *tasks]) == 2
+    assert "measure it alone" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -66,7 +66,8 @@ OFFICIAL = {"deblur": _RELEASED._replace(rate=3e-3), "sr": _RELEASED,
             "denoise": _RELEASED._replace(num_iterations=200, rate=1e-2),
             "inpaint": _RELEASED._replace(num_iterations=200, rate=1e-2)}
 # measured on a prior for pictures of 64 px
-DEFAULT = {"deblur": BirdSettings(num_iterations=30, proximal=True), "sr": BirdSettings(),
+DEFAULT = {"deblur": BirdSettings(num_iterations=30, proximal=True),
+           "sr": BirdSettings(num_iterations=30, proximal=True),
            "denoise": BirdSettings(num_iterations=100, refresh=1),
            "inpaint": BirdSettings(num_iterations=100, refresh=1, start=30)}
 
