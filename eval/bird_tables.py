@@ -242,7 +242,7 @@ def provenance(model: common.Model, pictures: common.Pictures, pairs, seeds, com
         "scale 0.1."]
     used = []
     for task, method in pairs:
-        if method in ("bird", "official") and (task, method) != ("blind", "bird"):
+        if method in ("bird", "official") and (task, method) not in (("blind", "bird"), ("ct", "bird")):
             settings = {"bird": restoration.DEFAULT, "official": restoration.OFFICIAL}[method]
             used.append(f"- {bird.title(task, method)}, {bird.TASKS[task]}: "
                         f"`{settings['deblur' if task == 'blind' else task]}`")

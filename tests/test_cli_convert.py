@@ -48,7 +48,7 @@ def test_adm_with_its_size_and_schedule(tmp_path):
     module, params, info = weights.load(out)
     assert isinstance(module, models.ADMUNet) and info["image_size"] == module.image_size == int(size)
     assert info["learned_variance"] == (module.out_channels == 6) and info["schedule"]["name"] == "cosine"
-    same(params, convert.adm_unet(state, image_size=int(size)))
+    same(params, convert.guided_diffusion(state, image_size=int(size)))
 
 
 @pytest.mark.parametrize("name, content, kind, options, message", [

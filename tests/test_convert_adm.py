@@ -17,8 +17,8 @@ def empty_state(arguments):
 
 def test_a_checkpoint_of_the_released_size_fits_the_default_network():
     state = empty_state(DEFAULT)
-    assert convert.adm_unet_arguments(state) == DEFAULT
-    params = convert.adm_unet(state)
+    assert convert.guided_diffusion_arguments(state) == DEFAULT
+    params = convert.guided_diffusion(state)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 552_814_086
     assert len(jax.tree.leaves(params)) == len(state)
 
@@ -34,14 +34,14 @@ def test_a_checkpoint_of_the_released_size_fits_the_default_network():
 ])
 def test_arguments_are_found_in_names_and_shapes(changes):
     arguments = {**DEFAULT, **changes}
-    assert convert.adm_unet_arguments(empty_state(arguments)) == arguments
+    assert convert.guided_diffusion_arguments(empty_state(arguments)) == arguments
 
 
 @pytest.mark.parametrize("prefix, dtype", [("", np.float32), ("module.", np.float16)])
 def test_layouts_of_the_arrays(prefix, dtype):
     state = {prefix + name: value.astype(dtype) for name, value in adm_reference.random_state(SMALL).items()}
-    assert convert.adm_unet_arguments(state, **KNOBS) == SMALL
-    params = convert.adm_unet(state, **KNOBS)["params"]
+    assert convert.guided_diffusion_arguments(state, **KNOBS) == SMALL
+    params = convert.guided_diffusion(state, **KNOBS)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
     for theirs, ours in (("input_blocks.0.0.weight", params["input_0_0"]["kernel"].transpose(3, 2, 0, 1)),
                          ("time_embed.2.weight", params["time_embed_2"]["kernel"].T),
@@ -68,5 +68,5 @@ def test_it_is_strict(change, words):
     state = adm_reference.random_state(SMALL)
     change(state)
     with pytest.raises(ValueError, match=words) as error:
-        convert.adm_unet(state, **KNOBS)
+        convert.guided_diffusion(state, **KNOBS)
     assert "\n" not in str(error.value)

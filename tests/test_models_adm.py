@@ -21,7 +21,7 @@ def shapes(module, size):
 def small():
     """A tiny network in bfloat16, compiled, on parameters without zeros, and pictures that are not square."""
     random, state = np.random.default_rng(1), adm_reference.random_state(SMALL)
-    params = convert.adm_unet(state, num_head_channels=16, image_size=16)
+    params = convert.guided_diffusion(state, num_head_channels=16, image_size=16)
     apply = jax.jit(functools.partial(models.ADMUNet(**SMALL, dtype=jnp.bfloat16).apply, params))
     x, t = random.standard_normal((2, 16, 20, 3)).astype(np.float32), np.array([3.0, 871.0], np.float32)
     return apply, state, params, x, t
@@ -45,7 +45,7 @@ def test_the_default_network_is_that_of_imagenet_256():
 def test_equal_to_a_second_implementation(changes):
     arguments = {**SMALL, **changes}
     state = adm_reference.random_state(arguments)
-    params = convert.adm_unet(state, image_size=16, num_head_channels=arguments["num_head_channels"])
+    params = convert.guided_diffusion(state, image_size=16, num_head_channels=arguments["num_head_channels"])
     *_, x, t = small()
     ours, wanted = jax.jit(models.ADMUNet(**arguments).apply)(params, x, t), reference(state, arguments, x, t)
     assert ours.dtype == jnp.float32 and wanted.std() > 0.3

@@ -84,12 +84,12 @@ def _ddpm_unet(source, *, image_size=None, schedule="linear"):
     return _prior(models.DDPMUNet(**arguments), converters.ddpm_unet(state, image_size=image_size), schedule)
 
 
-def _adm_unet(source, *, image_size=None, schedule="linear"):
+def _guided_diffusion(source, *, image_size=None, schedule="linear"):
     from indigo_jax import convert as converters, models
     state = _state_dict(source)
-    arguments = converters.adm_unet_arguments(state, image_size=image_size)
+    arguments = converters.guided_diffusion_arguments(state, image_size=image_size)
     module = models.ADMUNet(**arguments)
-    return _prior(module, converters.adm_unet(state, image_size=image_size), schedule,
+    return _prior(module, converters.guided_diffusion(state, image_size=image_size), schedule,
                   **({"learned_variance": True} if module.out_channels == 6 else {}))
 
 
@@ -130,6 +130,6 @@ def _torch_state_dict(source):
     return {name: value.float().numpy() for name, value in state.items()}
 
 
-_TORCH = {"ddpm-unet": _ddpm_unet, "adm": _adm_unet}
+_TORCH = {"ddpm-unet": _ddpm_unet, "adm": _guided_diffusion}
 _FOREIGN = {"keras-ddpm": _keras_ddpm, **_TORCH}  # name: file -> module, params, what is known of them
 KINDS = ("indigo", *_FOREIGN)

@@ -16,14 +16,22 @@ def nest(tensors: dict[str, np.ndarray]) -> dict:
     return {"params": tree}
 
 
-def check(params: dict, module, *, size: int, source: str) -> dict:
+def check(params: dict, module, *, source: str, size: int = 1, inputs: tuple | None = None) -> dict:
     """``params`` if they are exactly those of ``module``: same names, same shapes.
+
+    Args:
+        params: the parameters.
+        module: the network.
+        source: what to call their origin in an error.
+        size: side of pictures of three channels that the network takes, with a time.
+        inputs: shapes of what it takes, if that is anything else.
 
     Errors:
         ValueError that names what is missing, unknown or of another shape.
     """
-    x, t = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
-    wanted = _shapes(jax.eval_shape(module.init, jax.random.key(0), x, t))
+    inputs = ((1, size, size, 3), (1,)) if inputs is None else inputs
+    structs = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs)
+    wanted = _shapes(jax.eval_shape(module.init, jax.random.key(0), *structs))
     given = _shapes(params)
     for kind, names in (("lacks", wanted.keys() - given.keys()), ("has unknown", given.keys() - wanted.keys())):
         if names:

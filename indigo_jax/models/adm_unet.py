@@ -16,7 +16,7 @@ class ADMUNet(nn.Module):
     """Noise predictor of guided diffusion: ``[eps, v]``, v being where the log-variance lies between its bounds.
 
     At its defaults, the unconditional network for ImageNet 256: 552,814,086 parameters. Its weights, and those of its
-    relatives for other sizes and pictures, come through :func:`convert.adm_unet`; its output goes to
+    relatives for other sizes and pictures, come through :func:`convert.guided_diffusion`; its output goes to
     ``denoisers.from_eps(..., learned_variance=True)``.
 
     Attributes:

@@ -14,15 +14,15 @@ _ALONE = {"time_embed.0": "time_embed_0", "time_embed.2": "time_embed_2", "out.0
 _STAGE = re.compile(r"(?:(input|output)_blocks\.(\d+)|(middle)_block)\.(\d+)(?:\.(.+))?")
 
 
-def adm_unet(state_dict: dict[str, np.ndarray], *, image_size: int | None = None,
-             num_head_channels: int = 64) -> Params:
-    """Parameters for ``models.ADMUNet(**adm_unet_arguments(state_dict))``.
+def guided_diffusion(state_dict: dict[str, np.ndarray], *, image_size: int | None = None,
+                     num_head_channels: int = 64) -> Params:
+    """Parameters for ``models.ADMUNet(**guided_diffusion_arguments(state_dict))``.
 
     Args:
         state_dict: ``{torch parameter name: numpy array}``, in any precision; a leading ``module.`` (of
             DataParallel) is dropped.
-        image_size: as for :func:`adm_unet_arguments`.
-        num_head_channels: as for :func:`adm_unet_arguments`.
+        image_size: as for :func:`guided_diffusion_arguments`.
+        num_head_channels: as for :func:`guided_diffusion_arguments`.
 
     Returns:
         The linen variables dict, in float32.
@@ -30,7 +30,7 @@ def adm_unet(state_dict: dict[str, np.ndarray], *, image_size: int | None = None
     Errors:
         ValueError unless every array is used once and every parameter is found, with its shape.
     """
-    arguments = adm_unet_arguments(state_dict, image_size=image_size, num_head_channels=num_head_channels)
+    arguments = guided_diffusion_arguments(state_dict, image_size=image_size, num_head_channels=num_head_channels)
     tensors, sources = {}, {}
     for name, value in state_dict.items():
         ours, value = _translate(name.removeprefix("module."), np.asarray(value))
@@ -42,12 +42,12 @@ def adm_unet(state_dict: dict[str, np.ndarray], *, image_size: int | None = None
     return strict.check(strict.nest(tensors), module, size=size, source="the state_dict")
 
 
-def adm_unet_arguments(state_dict: dict[str, np.ndarray], *, image_size: int | None = None,
-                       num_head_channels: int = 64) -> dict:
+def guided_diffusion_arguments(state_dict: dict[str, np.ndarray], *, image_size: int | None = None,
+                               num_head_channels: int = 64) -> dict:
     """The constructor arguments of :class:`models.ADMUNet` that a checkpoint's names and shapes tell.
 
     Args:
-        state_dict: as for :func:`adm_unet`.
+        state_dict: as for :func:`guided_diffusion`.
         image_size: side of the pictures of its training; default: such that its last level is 8 x 8, as in all
             released networks.
         num_head_channels: width of one head of attention, of which a checkpoint says nothing; default: that of all
