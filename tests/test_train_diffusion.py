@@ -59,6 +59,7 @@ def assert_same_state(a, b):
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow  # the loop is that of train.indi, whose tests do the same
 def test_one_device_and_eight_give_the_same_losses(pictures, uninterrupted, tmp_path):
     assert jax.device_count() == 8
     config = tiny(pictures, tmp_path, eval_every=0)
@@ -82,6 +83,7 @@ def test_evaluation_writes_samples_and_losses(uninterrupted):
     np.testing.assert_allclose(logged(workdir, "eval_loss")[20], np.mean(at_levels), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_resume_is_exact(pictures, uninterrupted, tmp_path, monkeypatch):
     """Stopped in step 11 (last checkpoint: 8) and started again: the same parameters, optimiser and average."""
     put_batch, calls = sharding.put_batch, []

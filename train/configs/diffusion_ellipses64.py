@@ -2,7 +2,7 @@
 
 Data: random grey ellipses in a body, drawn when asked for (``ellipses:64``); three equal channels; mirrored at random.
 Command: ``python -m train.diffusion --config train/configs/diffusion_ellipses64.py --data ellipses:64 --workdir RUN``
-Hardware: two CPU cores; about 0.7 s a step, half an hour.
+Hardware: two CPU cores; about 0.8 s a step, half an hour.
 Expect: bodies with inner ellipses in the sample grids after about 1,000 steps; a network of 2.1 M parameters, 4 MB as
 float16. Pixels are folded 2 x 2 into channels at the door. The prediction is v because the schedule ends in pure noise.
 """
