@@ -197,8 +197,8 @@ def reconstruct(prior: Prior, radon: Operator, sinogram: Array, keys: Key, *, si
     """Tomography from few views: :func:`solve`, with a prior of pictures in which -1 is air and 1 the densest matter.
 
     ``y = A((x + 1) / 2)`` is divided by the side of the pictures, so that residual and sigma are those of the mean
-    along a ray, in the units of x; A sees the mean of the channels, and each denoised picture is made grey. All noise is
-    new in each step, which is 0.8 dB better on a phantom of 20 views than :func:`diffpir`'s default share.
+    along a ray, in the units of x; A sees the mean of the channels, and each denoised picture is made grey. All noise
+    is new in each step, which is 0.8 dB better on a phantom of 20 views than :func:`diffpir`'s default share.
 
     Args:
         prior: the diffusion model.
