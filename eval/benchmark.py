@@ -1,7 +1,8 @@
-"""Speed and memory: of InDI's sampler, training step and rollout gradient; of BIRD's iterations.
+"""Speed and memory: of InDI's sampler, training step and rollout gradient; of BIRD's iterations; of more devices.
 
     python -m eval.benchmark indi [--json] [--sizes 64] [--batch 8] [--steps 1 10] [--large]
     python -m eval.benchmark bird [--json] [--sizes 64] [--batch 1 4] [--large]
+    python -m eval.benchmark scaling [--json] [--topologies v5e:4x4 v5p:8x8x16] [--two-processes]
 
 Each row is one compiled program on all devices (bird: on as many as divide the batch), timed after a run that is not
 counted; compilation is apart. FLOPs are XLA's count for one picture (of one step, times the steps: XLA counts the body
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from eval import benchmark_bird, common
+from eval import benchmark_bird, benchmark_scaling, common
 from eval.measuring import Program, flops, measure, parameter_count, random_parameters, scaled, shapes, table
 from indigo_jax import models, operators, rng, samplers, sharding
 
@@ -133,8 +134,9 @@ def indi(args) -> list[Program]:
     return programs
 
 
-BENCHMARKS = {"indi": indi, "bird": benchmark_bird.bird}
-_TABLES = {"indi": (COLUMNS, ()), "bird": (benchmark_bird.COLUMNS, benchmark_bird.NOTES)}
+BENCHMARKS = {"indi": indi, "bird": benchmark_bird.bird, "scaling": benchmark_scaling.scaling}
+_TABLES = {"indi": (COLUMNS, ()), "bird": (benchmark_bird.COLUMNS, benchmark_bird.NOTES),
+           "scaling": (benchmark_scaling.COLUMNS, benchmark_scaling.NOTES)}
 
 
 # ---------------------------------------------------------------------------------------------------- command line
@@ -156,7 +158,7 @@ def _parser():
     parser.add_argument("--sizes", type=common.whole, nargs="+", default=[64], metavar="PX",
                         help="sides of the square pictures; default: 64")
     parser.add_argument("--batch", type=common.whole, nargs="+", metavar="B",
-                        help="pictures in a batch, split over the devices; default: 8; bird: 1 4")
+                        help="pictures in a batch, split over the devices; default: 8; bird: 1 4; scaling: 1 a device")
     parser.add_argument("--steps", type=common.whole, nargs="+", default=[1, 10], metavar="N",
                         help="indi: numbers of sampling steps; default: 1 10")
     parser.add_argument("--large", action="store_true",
@@ -166,6 +168,9 @@ def _parser():
     parser.add_argument("--rollout-batch", type=common.whole, metavar="B", help="its batch; default: --batch")
     parser.add_argument("--iterations", type=common.whole, default=2, metavar="N",
                         help="bird: iterations in one compiled program; default: 2")
+    parser.add_argument("--topologies", nargs="+", metavar="KIND:SIZE",
+                        help="scaling: as v5e:4x4 (needs libtpu) or cpu:8; default: cpu:1 cpu:2 cpu:4 cpu:8")
+    parser.add_argument("--two-processes", action="store_true", help="scaling: also measure two processes")
     parser.add_argument("--repeats", type=common.whole, default=5, metavar="R", help="timed runs of a row; default: 5")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S",
                         help="begin no further run of a row after so long; default: 20")
@@ -183,7 +188,8 @@ def main(argv=None) -> int:
     def work():
         programs = BENCHMARKS[args.name](args)
         bar = tqdm(programs, unit="row", desc="measuring")
-        rows = [measure(program, repeats=args.repeats, seconds=args.seconds) for program in bar]
+        rows = [measure(program, repeats=args.repeats, seconds=args.seconds) if isinstance(program, Program)
+                else program() for program in bar]
         print(json.dumps(rows, indent=2, allow_nan=False) if args.json else to_text(rows))
 
     return common.run(parser, work)

@@ -1,4 +1,4 @@
-"""Training objectives: InDI's path, its distribution of times, and its loss; the denoising losses of diffusion."""
+"""Training objectives: InDI's path, its distribution of times, and its loss; those of diffusion and of the INN."""
 import math
 from typing import Callable
 
@@ -12,7 +12,7 @@ from indigo_jax.typing import Array, Key, Restorer
 LOSSES = ("l1", "l2")
 PREDICTIONS = ("eps", "x0", "v")
 WEIGHTINGS = ("simple", "min_snr")
-_TIME, _NOISE = 0, 1  # what an image's key is folded with
+TIME, _NOISE = 0, 1  # what an image's key is folded with
 
 
 def indi_path(x: Array, y: Array, t: Array, noise: NoiseMode, n: Array) -> Array:
@@ -44,7 +44,7 @@ def indi_times(keys: Key, *, a: float = 1.0, stratified: bool = True) -> Array:
 
 
 def indi(restorer: Restorer, x: Array, y: Array, keys: Key, *, noise: NoiseMode, loss: str = "l1", a: float = 1.0,
-         stratified: bool = True) -> Array:
+         stratified: bool = True, t: Array | None = None) -> Array:
     """InDI's loss ``|| F(x_t, t) - x ||_p`` for one draw of t and n per image (Eq. 9).
 
     With p = 2, F tends to ``E[x | x_t]``, on which the sampler's theory rests; with p = 1 to the conditional median
@@ -58,13 +58,14 @@ def indi(restorer: Restorer, x: Array, y: Array, keys: Key, *, noise: NoiseMode,
         noise: the mode that sampling will use too.
         loss: "l1" (mean absolute error) or "l2" (mean squared error).
         a, stratified: see :func:`indi_times`.
+        t: times ``[B]``; drawn by :func:`indi_times` with ``rng.fold(keys, TIME)`` where None.
 
     Returns:
         Mean error of each image, ``[B]`` float32.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
-    t = indi_times(rng.fold(keys, _TIME), a=a, stratified=stratified)
+    t = indi_times(rng.fold(keys, TIME), a=a, stratified=stratified) if t is None else t
     x_t = indi_path(x, y, t, noise, rng.normal(rng.fold(keys, _NOISE), x))
     error = restorer(x_t, t) - x
     return jnp.mean(jnp.abs(error) if loss == "l1" else error**2, axis=(1, 2, 3))
@@ -99,7 +100,8 @@ def diffusion(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, 
         prediction: "eps", "x0" or "v".
         weighting: "simple" (w = 1), or "min_snr": ``min(SNR, 5)`` on the error of x0 (Hang et al. 2023).
         learned_variance: only with prediction "eps".
-        index: levels of the schedule ``[B]`` int32; drawn by :func:`diffusion_levels` where None.
+        index: levels of the schedule ``[B]`` int32; drawn by :func:`diffusion_levels` with ``rng.fold(keys, TIME)``
+            where None.
 
     Returns:
         Mean over each image, ``[B]`` float32.
@@ -114,7 +116,7 @@ def diffusion(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, 
     if learned_variance and prediction != "eps":
         raise ValueError(f"a learned variance goes with prediction 'eps', not {prediction!r}")
     if index is None:
-        index = diffusion_levels(rng.fold(keys, _TIME), schedule.timesteps.shape[0])
+        index = diffusion_levels(rng.fold(keys, TIME), schedule.timesteps.shape[0])
     alpha_bar = schedule.alpha_bar[index]
     signal, sigma = (jnp.sqrt(a)[:, None, None, None] for a in (alpha_bar, 1 - alpha_bar))
     n = rng.normal(rng.fold(keys, _NOISE), x)
@@ -159,3 +161,46 @@ def _log_likelihood(x, mean, log_std):
     above = jnp.where(x > 0.999, 1.0, jax.scipy.special.ndtr((x - mean + 1 / 255) * inverse))
     below = jnp.where(x < -0.999, 0.0, jax.scipy.special.ndtr((x - mean - 1 / 255) * inverse))
     return jnp.log(jnp.maximum(above - below, 1e-12))
+
+
+# ------------------------------------------------------------------------------------------------ invertible networks
+
+def inn(forward: Callable, inverse: Callable, x: Array, y: Array, *, absolute: float = 0.1, swapped: float = 0.1,
+        sparse: float = 0.01) -> Array:
+    """What makes an invertible network a model of a degradation: its coarse picture is the degraded one.
+
+    ``mean (c - y)^2 + absolute mean |c - y| + swapped mean |g^-1(y, d) - x| + sparse mean |d|``, ``(c, d) = g(x)``. The
+    third term makes the details fit the true measurement; nothing else trains the inverse with another coarse picture.
+
+    Args:
+        forward: ``forward(x) -> (coarse, details)``.
+        inverse: ``inverse(coarse, details) -> x``.
+        x: clean pictures ``[B, H, W, C]`` in [0, 1], or latents.
+        y: degraded ones, of the size and kind of the coarse picture.
+        absolute, swapped, sparse: weights.
+
+    Returns:
+        The loss of each picture, ``[B]`` float32.
+
+    Errors:
+        ValueError for a coarse picture of another size than y.
+
+    Source: the first term is that of the papers (INDIGO+, 2024); the other terms and all weights are our choice, since
+    the papers' are not known to us.
+    """
+    coarse, details = forward(x)
+    if coarse.shape != y.shape:
+        raise ValueError(f"the coarse picture is {coarse.shape}, the measurement {y.shape}: the network's levels and "
+                         "the scale of the degradation do not fit")
+
+    def mean(values):
+        return jnp.mean(values, axis=(1, 2, 3))
+
+    loss = mean((coarse - y) ** 2) + absolute * mean(jnp.abs(coarse - y))
+    if swapped:
+        loss = loss + swapped * mean(jnp.abs(inverse(y, details) - x))
+    leaves = jax.tree.leaves(details)
+    if sparse and leaves:
+        total = sum(jnp.sum(jnp.abs(leaf), axis=(1, 2, 3)) for leaf in leaves)
+        loss = loss + sparse * total / sum(leaf[0].size for leaf in leaves)
+    return loss

@@ -1,7 +1,37 @@
-"""Spreading batches over devices: one mesh axis ``data``, parameters replicated, batches split."""
+"""Spreading work over devices: a mesh of the axes ``data`` and ``fsdp``, batches over both, parameters by rules.
+
+There is one program for every number of devices and processes: ``jit`` with ``NamedSharding`` (what used to be ``pmap``
+and ``pjit``). A mesh from :func:`data_mesh` has the axis ``data`` alone, and every function here takes either.
+"""
+import re
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+RULES = ((r"(^|/)(bias|scale|count)$", "replicated"), (r"", "sharded"))  # of parameter names; the first that fits
+
+
+# ---------------------------------------------------------------------------------------------------- meshes
+
+def mesh(devices=None, *, fsdp: int = 1) -> Mesh:
+    """A mesh ``[devices / fsdp, fsdp]`` of all devices (or the given ones) with the axes "data" and "fsdp".
+
+    Args:
+        devices: any sequence of devices, also those of a topology that one does not have.
+        fsdp: how many devices share one copy of the parameters; divides their number.
+
+    Errors:
+        ValueError for an ``fsdp`` that does not.
+
+    >>> dict(mesh(jax.devices()[:1]).shape)
+    {'data': 1, 'fsdp': 1}
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if fsdp < 1 or len(devices) % fsdp:
+        raise ValueError(f"fsdp {fsdp} does not divide the {len(devices)} devices")
+    return jax.make_mesh((len(devices) // fsdp, fsdp), ("data", "fsdp"), devices=devices,
+                         axis_types=(AxisType.Auto,) * 2)
 
 
 def data_mesh(devices=None) -> Mesh:
@@ -17,21 +47,156 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis is split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+# ---------------------------------------------------------------------------------------------------- parameters
+
+def parameter_specs(tree, mesh, *, rules=RULES):
+    """The ``PartitionSpec`` of every array of a tree: replicated, or its largest axis that divides split over "fsdp".
+
+    Args:
+        tree: of arrays or ``ShapeDtypeStruct``: parameters, their average, the state of an optimiser, or all in one.
+        mesh: a mesh, or its shape alone (``AbstractMesh``).
+        rules: pairs of a regular expression and "replicated" or "sharded". The first one found in an array's name
+            decides; a name is the array's path in the tree, as ``params/down_0/conv_in/kernel``. So a rule on the end
+            of a name holds for the parameter, its average and its moments alike.
+
+    Errors:
+        ValueError for a name that no rule fits, or a rule of another kind.
+
+    >>> tree = {"conv": {"kernel": np.zeros([3, 3, 4, 8]), "bias": np.zeros(8)}}
+    >>> shape = jax.sharding.AbstractMesh((2, 4), ("data", "fsdp"))
+    >>> [tuple(spec) for spec in jax.tree.leaves(parameter_specs(tree, shape))]
+    [(), (None, None, None, 'fsdp')]
+    """
+    parts = mesh.shape.get("fsdp", 1)
+
+    def spec(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        kind = next((kind for pattern, kind in rules if re.search(pattern, name)), None)
+        if kind not in ("replicated", "sharded"):
+            raise ValueError(f"parameter {name}: no rule fits" if kind is None else
+                             f"rule {kind!r} of parameter {name}; it is 'replicated' or 'sharded'")
+        axes = [axis for axis, size in enumerate(leaf.shape) if size and size % parts == 0]
+        if parts == 1 or kind == "replicated" or not axes:
+            return PartitionSpec()
+        largest = max(axes, key=lambda axis: (leaf.shape[axis], axis))
+        return PartitionSpec(*(None,) * largest, "fsdp")
+
+    return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def parameter_shardings(tree, mesh: Mesh, *, rules=RULES):
+    """The ``NamedSharding`` of every array of a tree; see :func:`parameter_specs`."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), parameter_specs(tree, mesh, rules=rules))
+
+
+def gathered(params, *, rules=RULES):
+    """Parameters made whole on every device for a computation, whose gradient is split again.
+
+    An all-gather forward and a reduce-scatter backward, when traced in the scope of a mesh with ``fsdp`` above 1
+    (``jax.sharding.use_abstract_mesh``). Elsewhere it is ``params`` as it is.
+    """
+    ambient = jax.sharding.get_abstract_mesh()
+    if ambient is None or ambient.empty or ambient.shape.get("fsdp", 1) == 1:
+        return params
+    specs = parameter_specs(params, ambient, rules=rules)
+    whole = jax.tree.map(lambda _: PartitionSpec(), specs)
+
+    @jax.custom_vjp
+    def gather(tree):
+        return jax.lax.with_sharding_constraint(tree, whole)
+
+    gather.defvjp(lambda tree: (gather(tree), None),
+                  lambda _, gradient: (jax.lax.with_sharding_constraint(gradient, specs),))
+    return gather(params)
+
+
+def gather(tree):
+    """A tree of arrays as numpy on every process, however they are spread. All processes must call it together."""
+    def fetch(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return jax.device_get(leaf)
+        if leaf.is_fully_replicated:
+            return np.asarray(leaf.addressable_data(0))
+        from jax.experimental import multihost_utils
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(fetch, tree)
+
+
+# ---------------------------------------------------------------------------------------------------- batches
+
+def check_batch_size(batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
+    """Refuse a batch that the devices (and ``parts`` microbatches) cannot share evenly, naming sizes that they can."""
+    multiple = mesh.size * parts
+    if batch_size % multiple:
+        lower = batch_size // multiple * multiple
+        choices = " or ".join(str(n) for n in (lower, lower + multiple) if n)
+        among = f"{mesh.size} devices" + (f" and {parts} microbatches" if parts > 1 else "")
+        raise ValueError(f"batch size {batch_size} cannot be split evenly over {among}: use {choices}")
+
+
+def process_rows(batch_size: int, mesh: Mesh, *, process_index: int | None = None) -> np.ndarray:
+    """Which rows of a batch ``[batch_size]`` the devices of a process (default: this one) hold, in ascending order.
+
+    Those of all processes together are 0 ... batch_size - 1, each once.
+    """
+    process_index = jax.process_index() if process_index is None else process_index
+    places = batch_sharding(mesh).devices_indices_map((batch_size,))
+    own = [np.arange(batch_size)[index] for device, index in places.items() if device.process_index == process_index]
+    return np.unique(np.concatenate(own)) if own else np.zeros(0, np.int64)
 
 
 def put_batch(batch: dict, mesh: Mesh) -> dict:
-    """This process's rows of a batch (numpy, ``[b, ...]`` each) as global arrays split over the mesh."""
-    return {name: jax.make_array_from_process_local_data(batch_sharding(mesh), np.asarray(rows))
-            for name, rows in batch.items()}
+    """This process's rows of a batch (numpy, ``[b, ...]`` each, see :func:`process_rows`) as arrays over the mesh."""
+    placement = batch_sharding(mesh)
+    share = mesh.size // max(len(placement.addressable_devices), 1)
+
+    def put(rows):
+        rows = np.asarray(rows)
+        shape = (len(rows) * share, *rows.shape[1:])
+        own = process_rows(shape[0], mesh)
+
+        def block(index):
+            start, stop, _ = index[0].indices(shape[0])
+            first = int(np.searchsorted(own, start))
+            return rows[first:first + stop - start]
+
+        return jax.make_array_from_callback(shape, placement, block)
+
+    return {name: put(rows) for name, rows in batch.items()}
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Refuse a batch that the devices cannot share evenly, naming sizes that they can."""
-    if batch_size % mesh.size:
-        lower = batch_size // mesh.size * mesh.size
-        choices = " or ".join(str(n) for n in (lower, lower + mesh.size) if n)
-        raise ValueError(f"batch size {batch_size} cannot be split evenly over {mesh.size} devices: use {choices}")
+def pad_batch(batch: dict, multiple: int) -> tuple[dict, np.ndarray]:
+    """Fill a batch up to the next multiple (at least one) with copies of its last row, or zeros if it has none.
+
+    Args:
+        batch: numpy arrays ``[b, ...]``, b from 0.
+        multiple: as ``mesh.size``.
+
+    Returns:
+        The batch ``[B, ...]``, and ``mask`` bool ``[B]``: True for the first b rows.
+
+    >>> rows, mask = pad_batch({"id": np.array([7, 8, 9])}, 2)
+    >>> rows["id"].tolist(), mask.tolist()
+    ([7, 8, 9, 9], [True, True, True, False])
+    """
+    if multiple < 1:
+        raise ValueError(f"multiple is {multiple}; it must be at least 1")
+    sizes = {len(rows) for rows in batch.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"the arrays of a batch have {sorted(sizes)} rows: they must have one number")
+    count = sizes.pop()
+    missing = max(-(-count // multiple), 1) * multiple - count
+
+    def fill(rows):
+        rows = np.asarray(rows)
+        last = rows[-1:] if count else np.zeros((1, *rows.shape[1:]), rows.dtype)
+        return np.concatenate([rows, np.repeat(last, missing, axis=0)])
+
+    return {name: fill(rows) for name, rows in batch.items()}, np.arange(count + missing) < count
 
 
 def per_device(function, mesh: Mesh):
@@ -43,11 +208,11 @@ def per_device(function, mesh: Mesh):
     Args:
         function: of two trees of arrays: ``shared`` is whole on every device, every array of ``batch`` and of the
             result begins with the batch.
-        mesh: from :func:`data_mesh`; must divide the batch (:func:`check_batch_size`).
+        mesh: from :func:`mesh` or :func:`data_mesh`; must divide the batch (:func:`check_batch_size`).
 
     >>> double = per_device(lambda shared, batch: shared * batch, data_mesh(jax.devices()[:1]))
     >>> jax.jit(double)(np.float32(2), np.arange(3, dtype=np.float32)).tolist()
     [0.0, 2.0, 4.0]
     """
-    split = PartitionSpec(*mesh.axis_names)
+    split = PartitionSpec(mesh.axis_names)
     return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False)

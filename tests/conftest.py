@@ -1,5 +1,6 @@
 """Strict by default: eight virtual CPU devices, no silent dtype promotion, warnings are errors (setup.cfg).
 
+Machine code is not optimised: most of the time of these tests is compilation, and that takes a third of it.
 A test that starts a process of its own inherits the environment set here.
 """
 import atexit
@@ -7,9 +8,10 @@ import os
 import shutil
 import tempfile
 
-_FLAG = "--xla_force_host_platform_device_count"
-if _FLAG not in os.environ.get("XLA_FLAGS", ""):  # read once, when jax starts its backend
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
+_FLAGS = {"--xla_force_host_platform_device_count": 8, "--xla_backend_optimization_level": 0}
+for _name, _value in _FLAGS.items():  # read once, when jax starts its backend
+    if _name not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_name}={_value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("MPLBACKEND", "Agg")

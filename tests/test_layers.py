@@ -19,15 +19,15 @@ LAYERS = (  # lowest first; the modules of one string may import one another, th
     ["restoration"],
     [FILES],
     ["pipeline"],
-    ["prior"],
+    ["prior", "export"],
     ["cli demo"],
     ["train eval"],
 )
 PLACE = {name: (level, group) for level, layer in enumerate(LAYERS) for group in layer for name in group.split()}
 NEVER = {name: {"models", "operators", "metrics"} for name in ("samplers", "guidance")} | {
     name: {"samplers", "guidance", "restoration"} for name in FILES.split()}
-EXTRAS = {"array_record", "grain", "gradio", "matplotlib", "tensorboardX", "tensorflow", "tensorflow_datasets", "torch",
-          "tyro"}
+EXTRAS = {"array_record", "flatbuffers", "grain", "gradio", "matplotlib", "tensorboardX", "tensorflow",
+          "tensorflow_datasets", "torch", "tyro"}
 
 
 def imports(tree, lazy=True):

@@ -12,6 +12,7 @@ import jax
 import tyro
 
 import indigo_jax
+from train import distributed
 
 
 def config_from_command_line(argv=None) -> Any:
@@ -24,12 +25,13 @@ def config_from_command_line(argv=None) -> Any:
     wants_help = {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv)
     if wants_help and "--config" not in " ".join(sys.argv[1:] if argv is None else argv):
         print("usage: python -m train.NAME --config train/configs/FILE.py [--field value ...]\n"
-              "With --config FILE --help: the fields of that config.")
+              f"With --config FILE --help: the fields of that config.\n\n{distributed.HELP}")
         raise SystemExit(0)
     known, rest = parser.parse_known_args(argv)
     module = load_file(known.config)
     config = module.get_config()
-    return tyro.cli(type(config), default=config, args=rest, description=module.__doc__)
+    return tyro.cli(type(config), default=config, args=rest,
+                    description=f"{module.__doc__}\n{distributed.HELP}")
 
 
 def load_file(path: str):

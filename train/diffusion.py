@@ -3,8 +3,9 @@
     python -m train.diffusion --config train/configs/diffusion_faces64.py --data PICTURES --workdir RUN
 
 Runs on one CPU, one GPU or a pod slice with the same command: the batch is split over all devices of all processes,
-parameters are replicated. Killed at any moment and started again with the same command, it goes on from the newest
-whole checkpoint and ends with the parameters of an uninterrupted run.
+parameters are replicated (or split, with --fsdp). Killed at any moment and started again with the same command, on any
+number of devices and processes, it goes on from the newest whole checkpoint and ends with the parameters of an
+uninterrupted run.
 
 Papers: Ho, Jain & Abbeel, DDPM, NeurIPS 2020 (arXiv 2006.11239); Nichol & Dhariwal, ICML 2021 (arXiv 2102.09672) for
 the cosine schedule and learned variances; Salimans & Ho, ICLR 2022 (arXiv 2202.00512) for v.
@@ -41,16 +42,20 @@ def init_state(config: DiffusionConfig, optimizer: optax.GradientTransformation)
 
 def denoising_loss(config: DiffusionConfig, params, x, keys, index=None) -> jax.Array:
     """The loss of each picture ``[B]``, at random levels or those of ``index``."""
-    return losses.diffusion(functools.partial(config.model.apply, params), x, keys,
+    return losses.diffusion(functools.partial(loop.network(config).apply, params), x, keys,
                             schedules.from_json(config.schedule), prediction=config.prediction,
                             weighting=config.weighting, learned_variance=config.learned_variance, index=index)
 
 
 def train_step(config: DiffusionConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
     """One optimiser step. Randomness comes from (seed, step, slot in the batch) alone."""
+    def loss_fn(params, pixels, keys, index):
+        return jnp.mean(denoising_loss(config, params, loop.in_unit_range(pixels), keys, index))
+
     keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
-    x = loop.in_unit_range(batch["image"])
-    return loop.update(config, optimizer, state, lambda params: jnp.mean(denoising_loss(config, params, x, keys)))
+    count = schedules.from_json(config.schedule).timesteps.shape[0]
+    index = losses.diffusion_levels(rng.fold(keys, losses.TIME), count)  # one from each slice of the batch
+    return loop.update(config, optimizer, state, loss_fn, batch["image"], keys, index)
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
@@ -123,7 +128,7 @@ def config_to_json(config: DiffusionConfig) -> dict:
 
 def train(config: DiffusionConfig, mesh: jax.sharding.Mesh | None = None) -> loop.TrainState:
     """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
-    mesh = sharding.data_mesh() if mesh is None else mesh
+    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
     loop.check(config, mesh)
     source, optimizer = open_data(config, "train"), make_optimizer(config)
     return loop.run(

@@ -3,8 +3,9 @@
     python -m train.indi --config train/configs/indi_photo_small.py --data PICTURES --workdir RUN
 
 Runs on one CPU, one GPU or a pod slice with the same command: the batch is split over all devices of all processes,
-parameters are replicated. Killed at any moment and started again with the same command, it goes on from the newest
-whole checkpoint and ends with the parameters of an uninterrupted run.
+parameters are replicated (or split, with --fsdp). Killed at any moment and started again with the same command, on any
+number of devices and processes, it goes on from the newest whole checkpoint and ends with the parameters of an
+uninterrupted run.
 
 Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 2303.11435).
 """
@@ -62,16 +63,19 @@ def make_pairs(config: IndiConfig, batch: dict, keys) -> tuple[jax.Array, jax.Ar
 
 def train_step(config: IndiConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
     """One optimiser step. Randomness comes from (seed, step, slot in the batch) alone."""
-    keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
-    x, y = make_pairs(config, batch, keys)
+    pictures = {name: batch[name] for name in ("image", "measurement") if name in batch}
+    model = loop.network(config)
 
-    def loss_fn(params):
-        conditioned = getattr(config.model, "condition_on_y", False)
-        restorer = denoisers.restorer(functools.partial(config.model.apply, params), y=y if conditioned else None)
+    def loss_fn(params, pictures, keys, t):
+        x, y = make_pairs(config, pictures, keys)
+        conditioned = getattr(model, "condition_on_y", False)
+        restorer = denoisers.restorer(functools.partial(model.apply, params), y=y if conditioned else None)
         return jnp.mean(losses.indi(restorer, x, y, rng.fold(keys, _LOSS), noise=noise_mode(config), loss=config.loss,
-                                    a=config.a))
+                                    t=t))
 
-    return loop.update(config, optimizer, state, loss_fn)
+    keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
+    t = losses.indi_times(rng.fold(rng.fold(keys, _LOSS), losses.TIME), a=config.a)  # one from each slice of the batch
+    return loop.update(config, optimizer, state, loss_fn, pictures, keys, t)
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
@@ -142,7 +146,7 @@ def config_to_json(config: IndiConfig) -> dict:
 
 def train(config: IndiConfig, mesh: jax.sharding.Mesh | None = None) -> TrainState:
     """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
-    mesh = sharding.data_mesh() if mesh is None else mesh
+    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
     loop.check(config, mesh)
     source, optimizer = open_data(config, "train"), make_optimizer(config)
     crop = config.crop + (2 * config.margin if config.degradation is not None else 0)

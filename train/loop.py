@@ -1,25 +1,28 @@
 """The run itself, the same for every training script: state, optimiser step, resume, loop, checkpoints, logs.
 
 A script brings what it learns: a train step made with :func:`update`, and an evaluation (see :class:`Evaluation`).
+One program runs on every number of devices and processes; see :mod:`indigo_jax.sharding` for how they share the work.
 """
 import contextlib
+import functools
 import json
 import pathlib
 import sys
 import time
 from typing import Any, Callable, NamedTuple, Protocol
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
 from indigo_jax import checkpoints, data, sharding, weights
-from train import common
+from train import common, distributed
 from train.run_config import RunConfig
+from train.saving import Saver, Stop
 
 
 class TrainState(NamedTuple):
@@ -76,9 +79,22 @@ def in_unit_range(pixels: jax.Array) -> jax.Array:
     return pixels.astype(jnp.float32) / 127.5 - 1
 
 
-def update(config: RunConfig, optimizer, state: TrainState, loss_fn: Callable) -> tuple[TrainState, dict]:
-    """One optimiser step on ``loss_fn(params)``, and the moving average of the parameters."""
-    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+def network(config: RunConfig):
+    """The config's network with its switches for precision and memory; the parameters are the same float32 ones."""
+    changes = {} if config.precision == "network" else {"dtype": jnp.dtype(config.precision)}
+    if config.remat == "blocks":
+        changes["remat"] = True
+    return config.model.clone(**changes) if changes else config.model
+
+
+def update(config: RunConfig, optimizer, state: TrainState, loss_fn: Callable, *batch) -> tuple[TrainState, dict]:
+    """One optimiser step on ``loss_fn(params, *batch)``, and the moving average of the parameters.
+
+    ``batch``: trees whose arrays (keys too) all begin with the batch. The loss must be a mean over it and without
+    anything else that its pictures share, so that it can be taken in ``config.accumulate`` microbatches; levels or
+    times that are drawn for the batch as a whole belong into ``batch``.
+    """
+    loss, grads = _value_and_grad(config, loss_fn, state.params, batch)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts with float32
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -91,13 +107,59 @@ def update(config: RunConfig, optimizer, state: TrainState, loss_fn: Callable) -
             {"loss": loss, "grad_norm": optax.tree.norm(grads)})
 
 
+def _value_and_grad(config, loss_fn, params, batch):
+    """Loss and gradient, from one pass or the mean of those of the microbatches."""
+    def whole(params, *batch):
+        return loss_fn(sharding.gathered(params, rules=config.sharding_rules), *batch)
+
+    if config.remat == "convolutions":
+        whole = jax.checkpoint(whole, policy=lambda primitive, *_, **__: primitive.name in _EXPENSIVE)
+    if config.accumulate == 1:
+        return jax.value_and_grad(whole)(params, *batch)
+    if not batch:
+        raise ValueError("accumulate needs a loss of (params, batch): this script gives it the parameters alone")
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(whole)(params, *part)), None
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add, zero, jax.tree.map(lambda rows: _microbatches(rows, config.accumulate), batch))
+    return jax.tree.map(lambda value: value / config.accumulate, total)
+
+
+_EXPENSIVE = ("conv_general_dilated", "dot_general")  # what the backward pass should not compute again
+
+
+def _microbatches(rows, parts):
+    """``[B, ...] -> [parts, B / parts, ...]``; every part has rows of every device, so that nothing moves."""
+    rows = jnp.swapaxes(rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]), 0, 1)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh is None or mesh.empty:
+        return rows
+    return jax.lax.with_sharding_constraint(rows, PartitionSpec(None, mesh.axis_names))
+
+
+def state_shardings(config: RunConfig, state, mesh: jax.sharding.Mesh):
+    """How a state (or its shapes) lies on a mesh: parameters, average and optimiser state by the config's rules."""
+    return sharding.parameter_shardings(state, mesh, rules=config.sharding_rules)
+
+
+def jit_step(train_step: Callable, mesh: jax.sharding.Mesh, shardings) -> Callable:
+    """``train_step(state, batch)`` compiled for a mesh: the state stays where it is (and is given up)."""
+    def step(state, batch):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return train_step(state, batch)
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+
 # ---------------------------------------------------------------------------------------------------- the run
 
 def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
     """Refuse a run without data or folder, or with a batch that the devices cannot share."""
     if not config.data or not config.workdir:
         raise ValueError("say where the pictures are and where the run goes: --data PATH --workdir FOLDER")
-    sharding.check_batch_size(config.batch_size, mesh)
+    sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)
 
 
 def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int, init_state: Callable, train_step: Callable,
@@ -107,7 +169,7 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int, init_s
 
     Args:
         config: what the runs of all scripts have in common.
-        mesh: with the axis "data", over which batches are split.
+        mesh: from :func:`sharding.mesh`; batches are split over all of it.
         source: of the pictures.
         crop, augment: see :func:`data.pipeline`.
         init_state: ``init_state() -> TrainState``, a pure function of the seed, to be jitted.
@@ -120,26 +182,31 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int, init_s
     """
     workdir = pathlib.Path(config.workdir)
 
-    # ---- data
+    # ---- data: each process reads its rows of every batch
+    counts = np.unique(multihost_utils.process_allgather(np.int32(len(source))))
+    if len(counts) > 1:
+        raise ValueError(f"the processes see {' and '.join(map(str, counts))} pictures: give all the same --data")
     stream = data.pipeline(source, batch_size=config.batch_size, crop=crop, seed=config.seed, augment=augment,
-                           num_threads=config.data_threads, process_index=jax.process_index(),
-                           process_count=jax.process_count())
+                           num_threads=config.data_threads, rows=sharding.process_rows(config.batch_size, mesh))
     batches = iter(stream)
 
     # ---- state
-    state = jax.jit(init_state, out_shardings=sharding.replicated(mesh))()
-    step_fn = jax.jit(train_step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    shardings = state_shardings(config, jax.eval_shape(init_state), mesh)
+    state = jax.jit(init_state, out_shardings=shardings)()
+    step_fn = jit_step(train_step, mesh, shardings)
 
     # ---- resume: newest whole step of parameters, optimiser, average and position in the data; or given weights
     _check_same_network(workdir, description, identity)
+    if config.best_by and config.best_by.removeprefix("-") not in columns:
+        raise ValueError(f"best_by names {config.best_by.removeprefix('-')!r}; the scores are {', '.join(columns)}")
     checkpoints.write_config(workdir, description)
     with contextlib.ExitStack() as stack:
-        manager = stack.enter_context(checkpoints.manager(workdir))
-        if manager.latest_step() is not None:
-            restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_abstract(state, sharding.replicated(mesh))),
-                data=grain.checkpoint.CheckpointRestore(batches)))
-            state = TrainState(**restored["state"])
+        stop = stack.enter_context(Stop())
+        saver = stack.enter_context(Saver(workdir, keep_best=config.keep_best, best_by=config.best_by))
+        if saver.step is not None:
+            restored, position = saver.restore(state._asdict())
+            state = TrainState(**restored)
+            batches.set_state(position)
         elif config.start_from:
             state = start_from(state, mesh)
         start = int(state.step)
@@ -150,16 +217,17 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int, init_s
         def save(step):
             if int(state.bad_step) >= 0:
                 raise FloatingPointError(f"the loss was not finite at step {int(state.bad_step)}; the newest good "
-                                         f"checkpoint is step {manager.latest_step()}. Lower --learning-rate")
-            manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()),
-                                                       data=grain.checkpoint.CheckpointSave(batches)))
+                                         f"checkpoint is step {saver.newest()}. Lower --learning-rate")
+            saver.save(step, state._asdict(), batches.get_state())
 
         # ---- loop
-        evaluate = evaluation() if config.eval_every else None
+        is_first = jax.process_index() == 0
+        evaluate = evaluation() if config.eval_every and is_first else None
         logger = stack.enter_context(common.Logger(
             workdir, ("loss", "grad_norm", "images_per_second", *columns), start=start))
         bar = stack.enter_context(tqdm(total=config.num_steps, initial=start, unit="step", mininterval=1.0,
-                                       disable=jax.process_index() > 0))
+                                       disable=not is_first))
+        saver.say = functools.partial(bar.write, file=sys.stderr)
         since, mark = time.perf_counter(), start
         for step in range(start, config.num_steps):
             state, values = step_fn(state, sharding.put_batch(next(batches), mesh))
@@ -173,16 +241,31 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int, init_s
                 since, mark = time.perf_counter(), done
                 if int(state.bad_step) >= 0:
                     save(done)  # raises, naming the step
-            if done % config.checkpoint_every == 0 or done == config.num_steps:
+            saver.announce()
+            stopped = stop(done)
+            if done % config.checkpoint_every == 0 or done == config.num_steps or stopped:
                 save(done)
-            if evaluate and (done % config.eval_every == 0 or done == config.num_steps):
-                scores, pixels = evaluate(state.ema, workdir / "pictures" / f"{done:07d}.png")
-                logger.scalars(done, scores)
-                logger.picture(evaluate.caption, done, pixels)
-                bar.write(f"step {done}: {evaluate.describe(scores)}")
+            if config.eval_every and not stopped and (done % config.eval_every == 0 or done == config.num_steps):
+                scores, averages = {}, _for_evaluation(state.ema, mesh)
+                if evaluate:
+                    scores, pixels = evaluate(averages, workdir / "pictures" / f"{done:07d}.png")
+                    logger.scalars(done, scores)
+                    logger.picture(evaluate.caption, done, pixels)
+                    bar.write(f"step {done}: {evaluate.describe(scores)}")
+                saver.save_best(done, state._asdict(), scores)
                 since, mark = time.perf_counter(), done
-        manager.wait_until_finished()
+            if stopped:
+                break
+        saver.announce(wait=True)
+        if done < config.num_steps and is_first:
+            bar.write(f"stopped by SIGTERM after step {done} of {config.num_steps}: the same command goes on",
+                      file=sys.stderr)
     return state
+
+
+def _for_evaluation(params, mesh):
+    """Parameters that one process can use by itself."""
+    return params if mesh.shape.get("fsdp", 1) == jax.process_count() == 1 else sharding.gather(params)
 
 
 def _check_same_network(workdir, description, identity):
@@ -199,10 +282,6 @@ def _check_same_network(workdir, description, identity):
                              "give another --workdir")
 
 
-def _abstract(state, placement):
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placement), state._asdict())
-
-
 def state_from_weights(config: RunConfig, state: TrainState, mesh, check_info: Callable) -> TrainState:
     """The fresh state with parameters out of the file ``config.start_from``; refuses another network.
 
@@ -212,8 +291,8 @@ def state_from_weights(config: RunConfig, state: TrainState, mesh, check_info: C
     if module != config.model:
         raise ValueError(f"--start-from {config.start_from} holds {module!r}, but the config trains {config.model!r}")
     check_info(info)
-    params, ema = jax.device_put((params, jax.tree.map(np.copy, params)), sharding.replicated(mesh))
-    return state._replace(params=params, ema=ema)
+    placed = jax.tree.map(lambda leaf, fresh: jax.device_put(leaf, fresh.sharding), params, state.params)
+    return state._replace(params=placed, ema=jax.tree.map(jnp.copy, placed))
 
 
 def held_out(open_data: Callable):
@@ -231,7 +310,7 @@ def as_pixels(picture) -> np.ndarray:
 
 def main(name: str, train: Callable, argv=None) -> int:
     """Command line of a script: the exit code, and one line for whatever is wrong."""
-    config = common.config_from_command_line(argv)
+    config = common.config_from_command_line(distributed.from_command_line(name, argv))
     try:
         train(config)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:

@@ -1,8 +1,10 @@
 """What the configs of all training scripts have in common."""
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import tyro
+
+from indigo_jax import sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,24 @@ class RunConfig:
     ema: float = 0.9999
     """Decay of the moving average of the parameters (smaller in the first steps)."""
 
+    fsdp: int = 1
+    """Devices that share one copy of parameters, average and optimiser state; 1 keeps a whole copy on each."""
+    accumulate: int = 1
+    """Microbatches per step: less memory, the same loss and gradient as the whole batch."""
+    remat: Literal["none", "convolutions", "blocks"] = "none"
+    """What the backward pass computes again: nothing; all but convolutions and matrix products; or whole blocks, in
+    networks that have such a switch."""
+    precision: Literal["network", "float32", "bfloat16"] = "network"
+    """Of the computation: the network's own dtype or another. Parameters stay float32."""
+    sharding_rules: tyro.conf.Suppress[tuple[tuple[str, str], ...]] = sharding.RULES
+    """With fsdp: pairs of a regular expression for parameter names and "sharded" or "replicated"."""
+
     checkpoint_every: int = 5000
     """Steps between checkpoints."""
+    keep_best: int = 0
+    """How many checkpoints with the best evaluation scores to keep as well, in best/."""
+    best_by: str = ""
+    """Their score: a column of the log, with a minus where less is better, as eval_psnr or -eval_loss."""
     log_every: int = 100
     """Steps between lines of the log."""
     eval_every: int = 5000
@@ -55,9 +73,18 @@ class RunConfig:
 
     def __post_init__(self):
         positive = {"num_steps", "batch_size", "crop", "log_every", "checkpoint_every", "learning_rate", "clip_norm",
-                    "eval_steps"}
+                    "eval_steps", "fsdp", "accumulate"}
         for name in sorted(positive):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        for name, switch, value in (("precision", "dtype", "network"), ("remat", "remat", "none")):
+            wanted = getattr(self, name)
+            if wanted not in (value, "convolutions") and not hasattr(self.model, switch):
+                raise ValueError(f"{name} {wanted}: {type(self.model).__name__} has no switch {switch!r} for it")
+        if bool(self.keep_best) != bool(self.best_by) or self.keep_best < 0:
+            raise ValueError(f"keep_best {self.keep_best} and best_by {self.best_by!r} go together: how many, by which "
+                             "score (eval_psnr, or -eval_loss where less is better)")
+        if self.keep_best and not self.eval_every:
+            raise ValueError("keep_best needs evaluations: eval_every is 0")

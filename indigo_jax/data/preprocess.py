@@ -11,14 +11,14 @@ import numpy as np
 
 
 def pipeline(source, *, batch_size: int, crop: int | None, seed: int, augment: bool | str = True, repeat: bool = True,
-             num_threads: int = 4, process_index: int = 0, process_count: int = 1):
+             num_threads: int = 4, process_index: int = 0, process_count: int = 1, rows=None):
     """An endless, shuffled, resumable stream of training batches.
 
     Picture ``p`` of the stream depends on ``seed`` and ``p`` alone: a new order in each epoch, a random crop, and one
     of the eight symmetries of the square, the same for the picture and its measurement. Batch ``k`` holds the
     pictures ``k * batch_size ...``, and each process gets its own block of that batch in the order of the processes;
     so the batch of all processes together is the same for any number of them, and no two processes see the
-    same element.
+    same element. The state of an iterator is the same on all processes, and good for any number of them.
 
     Args:
         source: ``len(source)`` and ``source[i] -> {"image": uint8 [h, w, 3], "id": int}``, optionally with
@@ -32,6 +32,8 @@ def pipeline(source, *, batch_size: int, crop: int | None, seed: int, augment: b
         num_threads: batches prepared at a time; 0 prepares each when it is asked for.
         process_index: this process, ``jax.process_index()``.
         process_count: ``jax.process_count()``.
+        rows: which rows of each batch this process gets, where its devices do not hold a block of it
+            (``sharding.process_rows``).
 
     Returns:
         A ``grain.IterDataset`` of ``{"image": uint8 [b, crop, crop, 3], "id": uint32 [b]}``, optionally with
@@ -44,7 +46,9 @@ def pipeline(source, *, batch_size: int, crop: int | None, seed: int, augment: b
     grain = _import_grain()
     _check(source, batch_size, crop, seed, augment, process_index, process_count)
     stream = grain.MapDataset.source(_Shuffled(source, seed, repeat)).seed(seed).random_map(_Augment(crop, augment))
-    batches = grain.MapDataset.source(_Batches(stream, batch_size, process_index, process_count))
+    share = batch_size // process_count
+    rows = range(process_index * share, (process_index + 1) * share) if rows is None else rows
+    batches = grain.MapDataset.source(_Batches(stream, batch_size, rows))
     if not len(batches):
         raise ValueError(f"{len(source)} pictures do not fill one batch of {batch_size}: use a smaller batch_size, or "
                          "repeat=True")
@@ -119,19 +123,16 @@ class _Augment:
 
 
 class _Batches:
-    """Batch ``k`` of this process: its block of the elements ``k * batch_size ... (k + 1) * batch_size``."""
+    """Batch ``k`` of this process: its rows of the elements ``k * batch_size ... (k + 1) * batch_size``."""
 
-    def __init__(self, stream, batch_size, process_index, process_count):
-        self._stream, self._batch_size = stream, batch_size
-        self._rows = batch_size // process_count
-        self._start = process_index * self._rows
+    def __init__(self, stream, batch_size, rows):
+        self._stream, self._batch_size, self._rows = stream, batch_size, [int(row) for row in rows]
 
     def __len__(self):
         return len(self._stream) // self._batch_size
 
     def __getitem__(self, k):
-        start = k * self._batch_size + self._start
-        return _stack([self._stream[p] for p in range(start, start + self._rows)])
+        return _stack([self._stream[k * self._batch_size + row] for row in self._rows])
 
 
 def _crop(element, size, choose):

@@ -105,8 +105,32 @@ class Normalization(nn.Module):
         if self.kind == "layer":
             norm = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")
         else:
-            norm = nn.GroupNorm(num_groups=math.gcd(x.shape[-1], 32), epsilon=1e-6, dtype=jnp.float32, name="norm")
+            norm = GroupNorm(num_groups=math.gcd(x.shape[-1], 32), name="norm")
         return norm(x.astype(jnp.float32)).astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """``(x - mean) scale / sqrt(var + 1e-6) + bias`` of a float32 ``[B, H, W, C]``; mean and var are its groups'.
+
+    The same parameters and result as flax's of this name. There the picture is reshaped to groups of few channels, a
+    float32 copy that the tiles of a TPU's memory blow up; here only its sums ``[B, C]`` are.
+    """
+    num_groups: int
+
+    @nn.compact
+    def __call__(self, x):
+        batch, channels = x.shape[0], x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+
+        def of_group(values):
+            means = values.reshape(batch, self.num_groups, channels // self.num_groups).mean(axis=-1)
+            return jnp.repeat(means, channels // self.num_groups, axis=-1)
+
+        mean = of_group(jnp.mean(x, axis=(1, 2)))
+        variance = jnp.maximum(of_group(jnp.mean(x**2, axis=(1, 2))) - mean**2, 0.0)
+        a = scale * jax.lax.rsqrt(variance + 1e-6)
+        return (x - mean[:, None, None]) * a[:, None, None] + bias
 
 
 class ResBlock(nn.Module):

@@ -5,6 +5,8 @@ from indigo_jax.restoration.blind_em import BlindInfo, BlindState, blind_em
 from indigo_jax.restoration.ddnm import ddnm
 from indigo_jax.restoration.diffpir import DiffpirInfo, DiffpirState, diffpir
 from indigo_jax.restoration.dps import dps
+from indigo_jax.restoration.indigo import (
+    IndigoInfo, IndigoState, InvertibleNetwork, fix_color, indigo, indigo_preset, indigo_schedule, indigo_start)
 from indigo_jax.restoration.kernel_estimate import estimate_kernel, noise_level
 from indigo_jax.restoration.tasks import (
     DEFAULT, OFFICIAL, BirdSettings, Prior, Restored, bird_restore, deblur, denoise_once, inpaint, reconstruct,
@@ -12,7 +14,8 @@ from indigo_jax.restoration.tasks import (
 
 __all__ = [
     "BirdInfo", "BirdSettings", "BirdState", "BlindInfo", "BlindState", "DEFAULT", "DiffpirInfo", "DiffpirState",
-    "OFFICIAL", "Objective", "Prior", "Restored", "bird", "bird_objective", "bird_optimizer", "bird_restore",
-    "blind_em", "ddim_rollout", "ddnm", "deblur", "denoise_once", "diffpir", "dps", "estimate_kernel", "inpaint",
-    "noise_level", "reconstruct", "solve", "to_sphere",
+    "IndigoInfo", "IndigoState", "InvertibleNetwork", "OFFICIAL", "Objective", "Prior", "Restored", "bird",
+    "bird_objective", "bird_optimizer", "bird_restore", "blind_em", "ddim_rollout", "ddnm", "deblur", "denoise_once",
+    "diffpir", "dps", "estimate_kernel", "fix_color", "indigo", "indigo_preset", "indigo_schedule", "indigo_start",
+    "inpaint", "noise_level", "reconstruct", "solve", "to_sphere",
 ]

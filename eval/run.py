@@ -1,0 +1,294 @@
+"""Degrade, restore and measure any data set, on any number of devices and processes, with the same numbers.
+
+    python -m eval.run --config eval/configs/folder.py --data FOLDER --output FOLDER [--tasks denoise sr] [--pictures]
+    python -m eval.run ... --coordinator HOST:PORT --num-processes N --process-id I      # once for each process
+
+Writes scores.csv into the output: one row per picture and degradation with the names of the protocols, then the mean.
+The scores of a picture depend on the picture, its name, the config, the weights, the code and the kind of device, not
+on the other pictures, the number of devices or processes or on having been stopped: each picture has a record of its
+own there, and the same command does only what is missing. A picture that cannot be read is named, the others are done.
+"""
+import argparse
+import hashlib
+import json
+import pathlib
+import re
+import sys
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import indigo_jax
+from eval import common, run_batches, run_processes, run_records
+from eval.common import Degradation
+from eval.run_config import EvalConfig
+from indigo_jax import data, images, metrics, operators, pipeline, rng, sharding
+from indigo_jax.cli.messages import one_line, show, some
+from train import common as train_common
+from train import distributed
+
+_GIVEN = (Degradation("given", "", lambda keys: operators.compose()),)  # of data in pairs
+_READERS = 4  # threads
+_ELSEWHERE = ("cli", "convert", "demo")  # parts of the library that no score comes from
+
+
+class Outcome(NamedTuple):
+    """How many pictures were scored, the rows of the table with their means, and why others failed, by name."""
+
+    count: int
+    means: list[dict]
+    failed: dict[str, str]
+
+
+# ---------------------------------------------------------------------------------------------------- what is run
+
+def degradations(config: EvalConfig, source) -> tuple[Degradation, ...]:
+    """Those of the config, or that of data in pairs.
+
+    Errors:
+        ValueError for a mix-up of paired data and degradations.
+    """
+    paired = (config.data.partition(":")[0] in ("gopro", "pairs")
+              or not pathlib.Path(config.data).is_dir() and "measurement" in source[0])
+    if paired and config.degradations:
+        raise ValueError(f"{config.data} holds pairs but the config degrades pictures itself: use a config without "
+                         "degradations, or a folder of clean pictures")
+    if not paired and not config.degradations:
+        raise ValueError(f"{config.data} holds no pairs: give --data gopro:FOLDER or --data "
+                         "pairs:SHARP_FOLDER,BLURRED_FOLDER")
+    return _GIVEN if paired else config.chosen()
+
+
+def identity(config: EvalConfig, method, chosen, protocols) -> dict:
+    """JSON of all that the scores depend on, beside the pictures."""
+    device = jax.local_devices()[0]
+    return {**method.identity, "method": f"{config.method.__module__}.{config.method.__qualname__}",
+            "degradations": fingerprints(chosen), "metrics": [protocol.name for protocol in protocols],
+            "seed": config.seed, "batch": config.batch, "code": code(config.method),
+            "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
+
+
+def fingerprints(chosen: tuple[Degradation, ...]) -> dict[str, str]:
+    """What each degradation makes of one picture of 64 x 64 with one key, as twelve digits."""
+    ramp = np.arange(64 * 64 * 3, dtype=np.uint32).reshape(64, 64, 3)
+    outputs = np.asarray(common.degrade(chosen, (ramp * ramp // 97 % 256).astype(np.uint8), rng.image_keys(0, [0])[0]))
+    return {f"{each.task} {each.variant}".strip(): hashlib.sha256(y.tobytes()).hexdigest()[:12]
+            for each, y in zip(chosen, outputs)}
+
+
+def code(method) -> str:
+    """Twelve digits of the Python files that scores come from: the library's, those of this command, the method's."""
+    library, own = pathlib.Path(indigo_jax.__file__).parent, pathlib.Path(method.__code__.co_filename)
+    files = {path.relative_to(library).as_posix(): path for path in library.rglob("*.py")}
+    files = {name: path for name, path in files.items() if name.partition("/")[0] not in _ELSEWHERE}
+    here = {module.__name__: pathlib.Path(module.__file__) for module in (common, run_batches)}
+    state = hashlib.sha256()
+    for name, path in sorted({**files, **here, "method": own, "run": pathlib.Path(__file__)}.items()):
+        state.update(name.encode() + b"\0" + path.read_bytes())
+    return state.hexdigest()[:12]
+
+
+# ---------------------------------------------------------------------------------------------------- the run
+
+def evaluate(config: EvalConfig, devices=None) -> Outcome:
+    """Do what is missing of an evaluation and write its table; with several processes, all of them call this.
+
+    Args:
+        config: see :class:`EvalConfig`.
+        devices: of this process; default: all that it has.
+
+    Errors:
+        ValueError and OSError, one line each, for what the user can put right.
+    """
+    if not config.data or not config.output:
+        raise ValueError("say where the pictures are and where the results go: --data FOLDER --output FOLDER")
+    _check_output(config)
+    source = data.open_source(config.data, split="all")
+    names = list(source.names)[:config.limit or None]
+    protocols = [metrics.by_name(name) for name in config.metrics]
+    if len({protocol.name for protocol in protocols}) != len(config.metrics) or not protocols:
+        raise ValueError(f"--metrics {' '.join(config.metrics)}: at least one, each once")
+    chosen, method = degradations(config, source), config.method(config)
+    records = run_records.Records(config.output, identity(config, method, chosen, protocols))
+    records.check()
+    peers = run_processes.Peers(config.output, config.time_limit)
+    if peers.index == 0:
+        records.begin({"data": config.data, "weights": config.weights, "version": train_common.code_version()})
+    peers.begin()
+    records.check()
+    try:
+        mesh = sharding.data_mesh(jax.local_devices() if devices is None else devices)
+        _do(config, source, names[peers.index::peers.count], records, peers, method, chosen, protocols, mesh)
+    except BaseException as error:
+        peers.fail(error)
+        raise
+    peers.wait()
+    outcome = _conclude(names, records, write=peers.index == 0)
+    peers.end()
+    return outcome
+
+
+def _check_output(config):
+    output = pathlib.Path(config.output)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {show(output)} is a file; name a folder")
+    folder = pathlib.Path(config.data)
+    if folder.is_dir() and (folder.resolve() == output.resolve() or folder.resolve() in output.resolve().parents):
+        raise ValueError(f"--output {show(output)} lies in --data {show(folder)}, so that results would be taken for "
+                         "pictures; name a folder elsewhere")
+
+
+def _do(config, source, names, records, peers, method, chosen, protocols, mesh):
+    """This process's pictures: read, restore, measure, record."""
+    places = {name: index for index, name in enumerate(source.names)}
+    done = 0
+    with tqdm(total=len(names), unit="picture", desc="evaluating", disable=None if peers.index == 0 else True) as bar:
+        def advance():
+            nonlocal done
+            done += 1
+            bar.update()
+            peers.tell(done)
+
+        def fail(name, error):
+            bar.write(f"eval.run: {_named(name, error)}", file=sys.stderr)
+            records.write(name, error=_named(name, error))
+            advance()
+
+        def jobs():
+            for name, future in pipeline.over_devices(lambda name, _: source[places[name]], names, range(_READERS)):
+                try:
+                    job = _job(name, future.result())
+                except (ValueError, OSError, MemoryError) as error:
+                    fail(name, error)
+                    continue
+                if _is_done(config, records, chosen, job):
+                    advance()
+                else:
+                    yield job
+
+        for job, y, x, finite in run_batches.restored(jobs(), method, chosen, mesh=mesh, batch=config.batch,
+                                                      seed=config.seed):
+            try:
+                if not finite.all():
+                    raise ValueError("the restoration holds NaN or infinity")
+                scores = [_score(*row, job.truth, protocols) for row in zip(chosen, y, x)]
+                if config.pictures:
+                    for place, pixels in zip(_places(config, chosen, job.name), x):
+                        images.write(place, pixels)
+            except (ValueError, OSError, MemoryError) as error:
+                fail(job.name, error)
+                continue
+            records.write(job.name, id=job.image_id, pixels=job.digest, scores=scores)
+            advance()
+
+
+def _job(name, element):
+    truth = element["image"]
+    given = element.get("measurement", truth)
+    if given.shape != truth.shape:
+        raise ValueError(f"a picture of {truth.shape[1]} x {truth.shape[0]} with a measurement of {given.shape[1]} x "
+                         f"{given.shape[0]} pixels; enlarge it first")
+    state = hashlib.sha256(json.dumps(truth.shape).encode())
+    for pixels in (truth,) if given is truth else (truth, given):
+        state.update(np.ascontiguousarray(pixels))
+    return run_batches.Job(name, rng.name_id(name), state.hexdigest(), truth, given)
+
+
+def _is_done(config, records, chosen, job):
+    record = records.read(job.name)
+    if record is None or "scores" not in record or record.get("pixels") != job.digest:
+        return False
+    return not config.pictures or all(place.is_file() for place in _places(config, chosen, job.name))
+
+
+def _score(degradation, y, x, truth, protocols):
+    """A picture's numbers, measured on the host in float64 from 8-bit pictures (LPIPS: in float32, one by one)."""
+    return {"task": degradation.task, "variant": degradation.variant,
+            **{stage: {protocol.name: float(protocol(pixels[None], truth[None])[0]) for protocol in protocols}
+               for stage, pixels in (("restored", x), ("input", y))}}
+
+
+def _places(config, chosen, name):
+    folders = [re.sub(r"[^a-z0-9.]+", "-", f"{each.task} {each.variant}".lower()).strip("-.") for each in chosen]
+    return [pathlib.Path(config.output) / "restored" / folder / run_records.picture_name(name) for folder in folders]
+
+
+def _named(name, error):
+    text = one_line(error) if str(error) else type(error).__name__
+    return text if name in text else f"{show(name)}: {text}"
+
+
+def _conclude(names, records, write):
+    """The table of all records, in the order of the names, and what failed."""
+    found = {name: records.read(name) for name in names}
+    missing = [name for name, record in found.items() if record is None]
+    if missing:
+        raise ValueError(f"no result for {len(missing)} of {len(names)} pictures ({some(missing)}); start again")
+    done = [record for record in found.values() if "scores" in record]
+    rows, path = run_records.rows(done), records.folder / run_records.TABLE
+    if write and done:
+        common.write_text(path, run_records.table(rows))
+    elif write:
+        path.unlink(missing_ok=True)
+    failed = {name: record["error"] for name, record in found.items() if "error" in record}
+    return Outcome(len(done), run_records.means(rows), failed)
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+def config_from_command_line(argv: list[str]) -> EvalConfig:
+    """As :func:`train.common.config_from_command_line`, for the configs of this folder."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    known, _ = parser.parse_known_args(argv)
+    if known.config is None:
+        wants_help = {"-h", "--help"} & set(argv)
+        if not wants_help:
+            raise ValueError("say what to do: --config eval/configs/folder.py")
+        print(f"{__doc__}\n{distributed.HELP}\n\nWith --config FILE --help: the fields of that config.")
+        raise SystemExit(0)
+    if not pathlib.Path(known.config).is_file():
+        found = sorted(path.name for path in (pathlib.Path(__file__).parent / "configs").glob("[!_]*.py"))
+        raise ValueError(f"config {known.config} not found; there are: {', '.join(found)} in eval/configs/")
+    found = train_common.load_file(known.config).get_config()
+    if not isinstance(found, EvalConfig):
+        raise ValueError(f"{known.config} is no config of eval.run: its get_config() gives a {type(found).__name__}")
+    return train_common.config_from_command_line(argv)
+
+
+def main(argv=None) -> int:
+    """Command line; see the module's text. Exit code 1: some picture failed, 2: nothing could be done."""
+    try:
+        config = config_from_command_line(distributed.from_command_line("eval.run", argv))
+        outcome = evaluate(config)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"eval.run: {one_line(error)}", file=sys.stderr)
+        return 2
+    except jax.errors.JaxRuntimeError as error:
+        memory = "RESOURCE_EXHAUSTED" in str(error) or "ut of memory" in str(error)
+        reason = "not enough memory; use a smaller --batch, with a new --output" if memory else one_line(error)
+        print(f"eval.run: {reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("eval.run: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    if jax.process_index() == 0:
+        _report(config, outcome)
+    return 1 if outcome.failed else 0
+
+
+def _report(config, outcome):
+    for row in outcome.means:
+        numbers = [f"{name} {row['input ' + name]:.4f} -> {value:.4f}" for name, value in row.items()
+                   if "input " + name in row]
+        variant = f" ({row['variant']})" if row["variant"] else ""
+        print(f"{row['task']}{variant}: {', '.join(numbers)}")
+    failed = f"; {len(outcome.failed)} failed: {some(list(outcome.failed))}" if outcome.failed else ""
+    where = f", see {show(pathlib.Path(config.output) / run_records.TABLE)}" if outcome.count else ""
+    print(f"{outcome.count} pictures{where}{failed}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Pictures of any size and number through one fixed program per canvas: grouped, filled up, split over the devices.
+
+A picture is continued by reflection up to the canvas of :func:`indigo_jax.pipeline.plan` (few sizes), degraded there,
+cut to its size, continued again and restored: what lies outside tells the method nothing new. Every device runs the
+same program on the same number of pictures whatever the number of devices, and each for itself. So what comes out for
+a picture depends on the picture, its id and that number alone.
+"""
+import functools
+from typing import Callable, Iterable, Iterator, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval.run_methods import Method
+from indigo_jax import operators, pipeline, rng, sharding
+
+_AREA = 512**2  # pixels of a tile, up to which a device takes the whole batch
+_DEGRADE, _SAMPLE = 0, 1  # what a picture's key is folded with
+
+
+class Job(NamedTuple):
+    """One picture to do.
+
+    Attributes:
+        name: within its data set.
+        image_id: uint32, for its key.
+        digest: of its pixels.
+        truth: uint8 ``[H, W, 3]``.
+        given: the picture to degrade, or with paired data the measurement; of the same shape.
+    """
+
+    name: str
+    image_id: int
+    digest: str
+    truth: np.ndarray
+    given: np.ndarray
+
+
+class Restored(NamedTuple):
+    """A picture under each of D degradations: inputs and restorations uint8 ``[D, H, W, 3]``; no NaN: bool ``[D]``."""
+
+    job: Job
+    y: np.ndarray
+    x: np.ndarray
+    finite: np.ndarray
+
+
+def restored(jobs: Iterable[Job], method: Method, degradations: tuple, *, mesh: jax.sharding.Mesh, batch: int,
+             seed: int = 0) -> Iterator[Restored]:
+    """Degrade and restore every picture.
+
+    Args:
+        jobs: read lazily; as many are held as canvases have batches that are not full.
+        method: from :mod:`eval.run_methods`.
+        degradations: of type :class:`eval.common.Degradation`.
+        mesh: this process's devices.
+        batch: pictures per device, of up to 512 x 512.
+        seed: of all keys.
+
+    Yields:
+        :class:`Restored`, out of order.
+
+    Errors:
+        ValueError for a degradation that changes the size.
+    """
+    params = jax.device_put(method.params, sharding.replicated(mesh))
+    waiting, running = {}, None
+    for job in jobs:
+        layout = method.plan(*job.given.shape[:2])
+        group = waiting.setdefault(layout, [])
+        group.append(job)
+        if len(group) == _rows(layout, batch) * mesh.size:
+            following = group, _start(params, method, degradations, waiting.pop(layout), layout, mesh, batch, seed)
+            yield from _finish(running)
+            running = following
+    for layout, group in waiting.items():
+        following = group, _start(params, method, degradations, group, layout, mesh, batch, seed)
+        yield from _finish(running)
+        running = following
+    yield from _finish(running)
+
+
+def _rows(layout, batch):
+    """Pictures per device."""
+    return max(1, batch * _AREA // max(_AREA, layout.height * layout.width))
+
+
+def _start(params, method, degradations, group, layout, mesh, batch, seed):
+    """Send a group of at most the whole number to the devices, the last picture repeated; does not wait."""
+    rows = [_placed(job, layout) for job in group]
+    arrays, _ = sharding.pad_batch({name: np.stack([row[name] for row in rows]) for name in rows[0]},
+                                   _rows(layout, batch) * mesh.size)
+    return program(method.restore, degradations, seed, layout, mesh)(params, sharding.put_batch(arrays, mesh))
+
+
+def _finish(running):
+    """The pictures of a group, without what it was filled up with, each of its own size."""
+    if running is not None:
+        group, outputs = running
+        y, x, finite = (np.asarray(output) for output in outputs)
+        for i, job in enumerate(group):
+            height, width = job.given.shape[:2]
+            yield Restored(job, y[i, :, :height, :width], x[i, :, :height, :width], finite[i])
+
+
+def _placed(job, layout):
+    """A picture on its canvas, and which of its rows and columns the canvas repeats."""
+    rows, columns = (np.pad(np.arange(size, dtype=np.int32), (0, canvas - size), "reflect")
+                     for size, canvas in zip(job.given.shape[:2], layout.canvas))
+    return {"pixels": job.given[rows][:, columns], "rows": rows, "columns": columns,
+            "id": np.asarray(job.image_id, np.uint32)}
+
+
+@functools.lru_cache(maxsize=64)
+def program(restore: Callable, degradations: tuple, seed: int, layout: pipeline.Plan, mesh: jax.sharding.Mesh):
+    """The one program of a canvas: ``(params, batch) -> (y, x, finite)`` ``[B, D, ...]``."""
+    def for_one_device(params, batch):
+        x = _unit(batch["pixels"])
+        keys = rng.image_keys(seed, batch["id"])
+        own = [rng.fold(keys, np.uint32(rng.name_id(f"{each.task}/{each.variant}"))) for each in degradations]
+        inputs = [_degraded(each, x, rng.fold(key, _DEGRADE)) for each, key in zip(degradations, own)]
+        y = jax.vmap(_continued, in_axes=(1, 0, 0), out_axes=1)(jnp.stack(inputs), batch["rows"], batch["columns"])
+
+        def restore_one(arguments):
+            y, keys = arguments
+            x = restore(params, _unit(y), keys, layout)
+            return _bytes(x), jnp.isfinite(x).all(axis=(1, 2, 3))
+
+        x, finite = jax.lax.map(restore_one, (y, jnp.stack([rng.fold(key, _SAMPLE) for key in own])))
+        return tuple(jnp.moveaxis(output, 0, 1) for output in (y, x, finite))
+
+    return jax.jit(sharding.per_device(for_one_device, mesh))
+
+
+def _degraded(degradation, x, keys):
+    y = degradation.make(keys)(x, keys=keys)
+    if y.shape != x.shape:
+        raise ValueError(f"the degradation {degradation.task} makes {list(y.shape[1:3])} of a picture of "
+                         f"{list(x.shape[1:3])}; use one that keeps the size, as random_super_resolution")
+    return _bytes(y)
+
+
+def _continued(y, rows, columns):
+    """``[D, H, W, 3]``: the picture in the upper left corner, then its reflections."""
+    return y[:, rows][:, :, columns]
+
+
+def _unit(pixels):
+    return pixels.astype(jnp.float32) / 127.5 - 1
+
+
+def _bytes(x):
+    return jnp.round((operators.quantize()(x) + 1) * 127.5).astype(jnp.uint8)

@@ -1,0 +1,168 @@
+"""Programs in files: a sampler or restorer compiled as far as StableHLO, its weights beside it, for serving.
+
+Whoever runs one needs jax, numpy and flatbuffers, but neither this package nor flax: :func:`load`, or the file
+``load.py`` that stands beside the program. The batch is symbolic, the size of the pictures is fixed.
+"""
+import hashlib
+import io
+import json
+import os
+import pathlib
+import secrets
+import shutil
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from indigo_jax import denoisers, rng, samplers, schedules, weights
+from indigo_jax.export import loader
+from indigo_jax.export.loader import load
+from indigo_jax.typing import Params
+
+__all__ = ["PLATFORMS", "Program", "load", "sampler", "save"]
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
+
+
+class Program(NamedTuple):
+    """What :func:`save` takes.
+
+    Attributes:
+        function: ``function(params, *inputs)``.
+        params: its weights.
+        inputs: an array, or shape and dtype, for each input; the batch comes first.
+        about: JSON-able, for whoever finds the files.
+    """
+
+    function: Callable
+    params: Params
+    inputs: tuple
+    about: dict
+
+
+def save(path, function: Callable, params: Params, inputs, *, batch: str | None = "b", platforms=PLATFORMS,
+         about: dict | None = None) -> pathlib.Path:
+    """Write ``function(params, *inputs)`` as a folder of four files, whole or not at all.
+
+    ``program.bin`` (:mod:`jax.export`), ``weights.npz``, ``about.json`` (inputs, outputs, platforms, sha256) and
+    ``load.py``, which runs it.
+
+    Args:
+        path: the folder to be made.
+        function: jittable; what it closes over becomes part of the program, params do not.
+        params: a tree of dicts of arrays.
+        inputs: of the function: arrays, or their shapes and dtypes. Typed keys become uint32 data ``[..., 2]``.
+        batch: name of the first axis of every input, of any length at run time; None: as in ``inputs``.
+        platforms: that the program is lowered for, of cpu, cuda, rocm, tpu; none of them needs to be here.
+        about: JSON-able, goes into about.json.
+
+    Errors:
+        FileExistsError for a path that exists. ImportError without flatbuffers (the extra ``export``). What jax raises
+        for a function whose shapes cannot depend on a symbol.
+    """
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'exporting needs: pip install "indigo_jax[export]" ({error})') from error
+    path = pathlib.Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists: give a folder that does not")
+    named = dict(_flatten(params))
+    tree = jax.tree.structure(params)
+    names = [name for name, _ in _flatten(params)]
+    is_key = [jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in inputs]
+    plain = [jax.eval_shape(jax.random.key_data, x) if key else x for x, key in zip(inputs, is_key)]
+    symbol = () if batch is None else jax.export.symbolic_shape(batch)
+
+    def call(named, *plain):
+        params = jax.tree.unflatten(tree, [named[name] for name in names])
+        return function(params, *(jax.random.wrap_key_data(x) if key else x for x, key in zip(plain, is_key)))
+
+    shapes = [jax.ShapeDtypeStruct((*symbol, *x.shape[len(symbol):]), x.dtype) for x in plain]
+    weight_shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in named.items()}
+    exported = jax.export.export(jax.jit(call), platforms=tuple(platforms))(weight_shapes, *shapes)
+
+    stream = io.BytesIO()
+    np.savez(stream, **{name: np.asarray(leaf) for name, leaf in named.items()})
+    files = {"program.bin": bytes(exported.serialize(vjp_order=0)), "weights.npz": stream.getvalue()}
+    description = {**(about or {}), "inputs": _describe(shapes, is_key), "outputs": _describe(exported.out_avals),
+                   "platforms": list(platforms), "jax_version": jax.__version__,
+                   "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
+    files["about.json"] = (json.dumps(description, indent=2) + "\n").encode()
+    files["load.py"] = pathlib.Path(loader.__file__).read_bytes()
+    _write(path, files)
+    return path
+
+
+def sampler(name_or_path, size: tuple[int, int], *, steps: int | None = None) -> Program:
+    """The usual sampler of named weights or a weights file, for pictures of one size.
+
+    A restoration network gives InDI, ``(y, keys) -> x``: y the degraded picture ``[B, H, W, 3]`` in ``[-1, 1]``. A
+    diffusion prior gives DDIM (eta = 0), ``(z,) -> x``: z white noise ``[B, H, W, 3]``. x is clipped to ``[-1, 1]``.
+
+    Args:
+        size: height and width in pixels.
+        steps: of the sampler; default 1 for InDI, 50 for DDIM.
+
+    Errors:
+        :class:`weights.WeightsError`; ValueError for sizes or steps that the network or the schedule does not allow.
+    """
+    module, params, info = weights.load(name_or_path)
+    if min(size) < 1 or (steps is not None and steps < 1):
+        raise ValueError(f"sizes and steps are at least 1, got {size[0]} x {size[1]} and {steps}")
+    picture = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    known = ("name", "architecture", "noise", "tasks", "schedule", "prediction")
+    about = {**{key: info[key] for key in known if key in info}, "weights_sha256": info["sha256"], "range": [-1, 1]}
+    if "noise" in info:
+        noise, steps = schedules.noise_from_json(info["noise"]), steps or 1
+
+        def restore(params, y, keys):
+            restorer = denoisers.restorer(lambda *inputs: module.apply(params, *inputs), noise=noise,
+                                          y=y if module.condition_on_y else None)
+            kernel = samplers.indi(restorer, schedules.indi_times(steps), noise=noise)
+            return jnp.clip(samplers.sample(kernel, keys, y)[0], -1.0, 1.0)
+
+        return Program(restore, params, (picture, jax.eval_shape(lambda: rng.image_keys(0, [0]))),
+                       {"sampler": "indi", "arguments": ["y", "keys"], "steps": steps, **about})
+    whole, steps = schedules.from_json(info["schedule"]), steps or 50
+    schedule = schedules.respace(whole, steps, "leading" if info["prediction"] == "eps" else "trailing")
+    options = {"learned_variance": True} if info.get("learned_variance") else {}
+
+    def draw(params, z):
+        denoiser = _PREDICTIONS[info["prediction"]](lambda *inputs: module.apply(params, *inputs), schedule, clip=True,
+                                                    **options)
+        keys = jax.vmap(jax.random.key)(jnp.zeros(z.shape[0], jnp.uint32))  # eta = 0 draws nothing
+        return jnp.clip(samplers.sample(samplers.ddim(denoiser, schedule), keys, z)[0], -1.0, 1.0)
+
+    return Program(draw, params, (picture,), {"sampler": "ddim", "arguments": ["z"], "steps": steps, **about})
+
+
+def _flatten(tree):
+    """``(name, leaf)`` of every leaf, in jax's order: ``params/conv_in/kernel``."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        yield "/".join(str(getattr(entry, "key", getattr(entry, "idx", entry))) for entry in path), leaf
+
+
+def _describe(shapes, is_key=()):
+    rows = [{"shape": [size if isinstance(size, int) else str(size) for size in x.shape],
+             "dtype": jnp.dtype(x.dtype).name} for x in shapes]
+    for row, key in zip(rows, is_key):
+        if key:
+            row["meaning"] = "jax.random.key_data of one key per picture"
+    return rows
+
+
+def _write(path, files):
+    """All files in a folder of a temporary name, then that name changed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.mkdir()
+        for name, data in files.items():
+            (temporary / name).write_bytes(data)
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,208 @@
+"""What a config will cost on chips that one does not have: memory, operations, traffic, time at best, collectives.
+
+    python -m train.plan --config train/configs/indi_gopro.py --topology v5e:16x16 [--batch-size 2048] [--fsdp 8]
+    python -m train.plan --config train/configs/diffusion_imagenet.py --topology cpu:8 --what sample --json
+
+Compiles the script's real step, or a sampler, for the topology (v4, v5e, v5p or v6e of any size: needs libtpu, the
+extra "tpu", but no TPU; or cpu:N virtual devices), and at half and double the chips with as many pictures per chip.
+All flags of the config can be given. Compiling a large network takes minutes.
+
+All numbers are for one chip and one run of the program. The time is that of a roofline: the slowest of three, if
+nothing else ever waits. Operations and "bytes moved" are the compiler's counts, with loops counted as often as they
+run; it also counts what stays in the chip's fast memory. Bytes to memory leave that out: those limit the speed.
+"""
+import argparse
+import dataclasses
+import json
+import re
+import sys
+import time
+
+import jax
+
+from train import common, plan_chips, plan_programs, plan_traffic
+from train.plan_chips import Topology
+
+_MEMORY = ("parameters", "optimizer", "average", "batch", "activations")
+_NUM_MOVERS = 12
+
+
+# ---------------------------------------------------------------------------------------------------- one plan
+
+def plan(config, topology: Topology, *, what: str = "train", steps: int | None = None) -> dict:
+    """Compile a config's program for a topology and read what it costs; see the module's text.
+
+    Args:
+        config: of a training script; ``config.batch_size`` is that of all chips.
+        what, steps: see :func:`plan_programs.make`.
+
+    Returns:
+        JSON-able. Bytes, operations and seconds of one chip; "fits" is None, "seconds" and "bound" are empty where the
+        chip is not known (a CPU). Of a program that the compiler refuses for its size, "fits" is False and what only a
+        compiled one has is missing.
+
+    Errors:
+        ValueError, ImportError: see :func:`plan_chips.devices` and :func:`plan_programs.make`.
+    """
+    program = plan_programs.make(config, plan_chips.devices(topology), what, steps=steps)
+    row = {"topology": str(topology), "chips": topology.count, "what": what, "fsdp": config.fsdp,
+           "pictures_per_chip": config.batch_size / topology.count, "size": config.crop, **program.facts}
+    chip = topology.chip
+    began = time.perf_counter()
+    try:
+        compiled = program.jitted.lower(*program.arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used ([\d.]+)([KMGT])", str(error))
+        total = float(used[1]) * 1024 ** (1 + "KMGT".index(used[2])) if used else None
+        return {**row, "fits": False, "memory": {**program.memory, "total": total, "available": chip and chip.memory}}
+    row["compile_seconds"] = time.perf_counter() - began
+    stats, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    traffic = plan_traffic.read(compiled.as_text(), chips=topology.count)
+    total = (stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
+             - stats.alias_size_in_bytes)
+    memory = {**program.memory, "activations": float(stats.temp_size_in_bytes), "total": float(total),
+              "available": chip and float(chip.memory)}
+    flops, moved = (cost[name] * times for name, times in zip(("flops", "bytes accessed"), traffic.repeats))
+    wire = sum(collective.wire for collective in traffic.collectives)
+    return {**row, "fits": None if chip is None else total <= chip.memory, "memory": memory, "flops": flops,
+            "bytes": moved, "memory_bytes": traffic.memory_bytes, "wire_bytes": wire, "intensity": flops / moved,
+            "memory_intensity": flops / max(traffic.memory_bytes, 1.0),
+            **roofline(chip, flops, traffic.memory_bytes, wire),
+            "collectives": [collective._asdict() for collective in traffic.collectives],
+            "movers": [mover._asdict() for mover in traffic.movers[:_NUM_MOVERS]]}
+
+
+def roofline(chip: plan_chips.Chip | None, flops: float, memory_bytes: float, wire_bytes: float) -> dict:
+    """The least seconds for each of the three, and which of them is the longest.
+
+    >>> roofline(plan_chips.CHIPS["v5e"], 197e12, 0.819e9, 0.0)["bound"]
+    'compute'
+    """
+    if chip is None:
+        return {"seconds": {}, "bound": None}
+    seconds = {"compute": flops / chip.flops, "memory": memory_bytes / chip.bandwidth,
+               "network": wire_bytes / chip.interconnect}
+    return {"seconds": seconds, "bound": max(seconds, key=seconds.get)}
+
+
+def neighbours(config, topology: Topology) -> list[tuple[Topology, object]]:
+    """Half and double the topology, with a config of as many pictures per chip; what cannot be is left out."""
+    found = []
+    for other in (topology.half(), topology.double()):
+        if other is None or other.count % config.fsdp or config.batch_size * other.count % topology.count:
+            continue
+        found.append((other, dataclasses.replace(config,
+                                                 batch_size=config.batch_size * other.count // topology.count)))
+    return found
+
+
+def plans(config, topology: Topology, *, alone: bool = False, **options) -> list[dict]:
+    """:func:`plan` for a topology and (unless ``alone``) at half and double the chips, smallest first.
+
+    A neighbour that cannot be compiled for (no such slice) is left out.
+    """
+    rows = [plan(config, topology, **options)]
+    for other, changed in [] if alone else neighbours(config, topology):
+        try:
+            rows.append(plan(changed, other, **options))
+        except ValueError as error:
+            print(f"train.plan: {error}", file=sys.stderr)
+    return sorted(rows, key=lambda row: row["chips"])
+
+
+# ---------------------------------------------------------------------------------------------------- text
+
+def to_text(name: str, rows: list[dict], main: dict) -> str:
+    """A table for people: a column for each topology, then collectives and byte movers of the main one."""
+    lines = [("", [row["topology"] for row in rows]),
+             ("pictures per chip", [_number(row["pictures_per_chip"]) for row in rows])]
+    lines += [(f"{part}, MiB", [_scaled(row["memory"].get(part), 2**20) for row in rows]) for part in _MEMORY
+              if part in main["memory"]]
+    lines += [("all, MiB", [_scaled(row["memory"]["total"], 2**20) for row in rows]),
+              ("fits", [{None: "-", True: "yes", False: "NO"}[row["fits"]] for row in rows]),
+              ("GFLOP", [_scaled(row.get("flops"), 1e9) for row in rows]),
+              ("GB moved", [_scaled(row.get("bytes"), 1e9) for row in rows]),
+              ("GB to memory", [_scaled(row.get("memory_bytes"), 1e9) for row in rows]),
+              ("FLOP / B moved", [_scaled(row.get("intensity"), 1) for row in rows]),
+              ("FLOP / B to memory", [_scaled(row.get("memory_intensity"), 1) for row in rows]),
+              ("MB to other chips", [_scaled(row.get("wire_bytes"), 1e6) for row in rows])]
+    lines += [(f"{part}, ms", [_scaled(row.get("seconds", {}).get(part), 1e-3) for row in rows])
+              for part in ("compute", "memory", "network")]
+    lines.append(("bound", [row.get("bound") or "-" for row in rows]))
+    lines.append(("collectives", [str(sum(each["count"] for each in row.get("collectives", []))) for row in rows]))
+    widths = [max(len(values[i]) for _, values in lines) for i in range(len(rows))]
+    text = [f"{name}, {main['what']}, {main['steps']} step(s), fsdp {main['fsdp']}, {main['size']} px; per chip"]
+    text += ["  ".join([title.ljust(18), *(value.rjust(width) for value, width in zip(values, widths))]).rstrip()
+             for title, values in lines]
+    if "collectives" in main:
+        text += ["", f"collectives at {main['topology']}:"]
+        text += [f"  {each['count']} x {each['kind']}, {each['bytes'] / 1e6:.4g} MB"
+                 for each in main["collectives"]] or ["  none"]
+        text += ["", f"largest movers of bytes at {main['topology']}:"]
+        text += [f"  {each['bytes'] / 1e9:8.3f} GB, to memory {each['memory_bytes'] / 1e9:8.3f} GB  "
+                 f"{each['count']} x {each['operation']}: {each['source']}" for each in main["movers"]]
+    return "\n".join(text)
+
+
+def to_markdown(rows: list[tuple[str, dict]]) -> str:
+    """A line for each (name of a config, plan), for the README."""
+    head = ("config", "program", "topology", "fsdp", "pictures per chip", "MiB per chip", "fits", "GFLOP", "FLOP/B",
+            "roofline", "collectives")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, row in rows:
+        seconds = row.get("seconds") or {}
+        kinds = ", ".join(f"{each['count']} {each['kind']}" for each in row.get("collectives", [])) or "none"
+        cells = (name, row["what"], row["topology"], str(row["fsdp"]), _number(row["pictures_per_chip"]),
+                 _scaled(row["memory"]["total"], 2**20), {None: "-", True: "yes", False: "no"}[row["fits"]],
+                 _scaled(row.get("flops"), 1e9), _scaled(row.get("intensity"), 1),
+                 f"{max(seconds.values()) * 1e3:.3g} ms, {row['bound']}" if seconds else "-",
+                 kinds if "collectives" in row else "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _number(value):
+    return f"{value:g}"
+
+
+def _scaled(value, unit):
+    return "-" if value is None else f"{value / unit:,.0f}" if value / unit >= 1000 else f"{value / unit:.3g}"
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+def main(argv=None) -> int:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m train.plan", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="FILE", help="of a training script, as in train/configs/")
+    parser.add_argument("--topology", required=True, metavar="KIND:SIZE", help="as v5e:16x16, v4:4x4x4 or cpu:8")
+    parser.add_argument("--what", choices=plan_programs.WHAT, default="train", help="default: train")
+    parser.add_argument("--steps", type=int, metavar="N", help="of the sampler, or iterations of BIRD")
+    parser.add_argument("--alone", action="store_true", help="not at half and double the chips")
+    parser.add_argument("--json", action="store_true", help="print a JSON list with one object per topology")
+    parser.add_argument("--markdown", action="store_true", help="print one line of a table per topology")
+    args, rest = parser.parse_known_args(argv)
+    try:
+        topology = plan_chips.parse(args.topology)
+        plan_chips.start_cpu(2 * topology.count if topology.kind == "cpu" else 1)
+        config = common.config_from_command_line(["--config", args.config, *rest])
+        rows = plans(config, topology, alone=args.alone, what=args.what, steps=args.steps)
+    except (ValueError, ImportError) as error:
+        print(f"train.plan: {error}", file=sys.stderr)
+        return 2
+    name = re.sub(r".*/|\.py$", "", args.config)
+    main_row = next(row for row in rows if row["topology"] == str(topology))
+    if args.json:
+        print(json.dumps([{"config": name, **row} for row in rows], indent=2, allow_nan=False))
+    elif args.markdown:
+        print(to_markdown([(name, row) for row in rows]))
+    else:
+        print(to_text(name, rows, main_row))
+    return 0 if main_row["fits"] is not False else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""The programs that a plan compiles: a script's own train step and its sampler, or BIRD, for shapes instead of arrays.
+
+A script is found by its config's type: ``train.indi_config`` belongs to ``train.indi``. It has
+``make_optimizer(config)``, ``init_state(config, optimizer)`` and ``train_step(config, optimizer, state, batch)``.
+"""
+import functools
+import importlib
+import math
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from indigo_jax import denoisers, operators, restoration, rng, samplers, schedules, sharding
+from train import loop
+
+WHAT = ("train", "sample", "bird")
+_PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
+
+
+class Program(NamedTuple):
+    """What is compiled.
+
+    Attributes:
+        jitted: a jitted function.
+        arguments: shapes with shardings.
+        memory: bytes of each part of the arguments per chip, by name.
+        facts: what else to say about it.
+    """
+
+    jitted: Callable
+    arguments: tuple
+    memory: dict[str, float]
+    facts: dict[str, Any]
+
+
+def make(config, devices, what: str, *, steps: int | None = None) -> Program:
+    """The program of a config for devices that need not exist.
+
+    Args:
+        what: "train": one optimiser step. "sample": the sampler of the script's evaluation, all steps. "bird": all
+            iterations of blind deblurring with the config's prior.
+        steps: of the sampler, or iterations of BIRD; default: the config's, or 60.
+
+    Errors:
+        ValueError for a batch that the devices cannot share, or a config that has no such program.
+    """
+    mesh = sharding.mesh(devices, fsdp=config.fsdp)
+    sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)
+    if what == "train":
+        return _train(config, mesh)
+    if what == "sample" and hasattr(config, "noise"):
+        return _indi(config, mesh, steps or config.eval_steps)
+    if what == "sample" and hasattr(config, "prediction"):
+        return _ddim(config, mesh, steps or config.eval_steps)
+    if what == "bird" and hasattr(config, "prediction"):
+        return _bird(config, mesh, steps or 60)
+    raise ValueError(f"{what}: a {type(config).__name__} has no such program; see --what train")
+
+
+def script(config):
+    """The module that trains a config."""
+    name = type(config).__module__
+    if not name.endswith("_config"):
+        raise ValueError(f"no training script belongs to a {type(config).__name__}")
+    return importlib.import_module(name.removesuffix("_config"))
+
+
+def bytes_per_chip(tree) -> float:
+    """Of arrays, or shapes with shardings: what each chip holds of them."""
+    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * _item(leaf) for leaf in jax.tree.leaves(tree)))
+
+
+def _item(leaf):
+    return 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.dtype(leaf.dtype).itemsize
+
+
+def _on(tree, shardings):
+    """Shapes with shardings."""
+    if isinstance(shardings, jax.sharding.Sharding):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings), tree)
+    return jax.tree.map(lambda leaf, place: _on(leaf, place), tree, shardings)
+
+
+def _train(config, mesh):
+    trainer = script(config)
+    optimizer = trainer.make_optimizer(config)
+    state = jax.eval_shape(functools.partial(trainer.init_state, config, optimizer))
+    shardings = loop.state_shardings(config, state, mesh)
+    degrades = getattr(config, "degradation", None) is not None
+    side = config.crop + 2 * getattr(config, "margin", 0) * degrades
+    pixels = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+    names = ["image"] if degrades or not hasattr(config, "degradation") else ["image", "measurement"]
+    arguments = _on(state, shardings), _on(dict.fromkeys(names, pixels), sharding.batch_sharding(mesh))
+    step = loop.jit_step(functools.partial(trainer.train_step, config, optimizer), mesh, shardings)
+    memory = {"parameters": bytes_per_chip(arguments[0].params), "optimizer": bytes_per_chip(arguments[0].opt_state),
+              "average": bytes_per_chip(arguments[0].ema), "batch": bytes_per_chip(arguments[1])}
+    return Program(step, arguments, memory, {"steps": 1})
+
+
+def _sampler(config, mesh, function, batch, facts):
+    """A sampler as ``eval.run`` runs it: whole parameters everywhere, each device for its own pictures."""
+    state = jax.eval_shape(functools.partial(script(config).init_state, config, script(config).make_optimizer(config)))
+    params, batch = _on(state.params, sharding.replicated(mesh)), _on(batch, sharding.batch_sharding(mesh))
+    return Program(jax.jit(sharding.per_device(function, mesh)), (params, batch),
+                   {"parameters": bytes_per_chip(params), "batch": bytes_per_chip(batch)}, facts)
+
+
+def _pictures(config):
+    return jax.ShapeDtypeStruct((config.batch_size, config.crop, config.crop, 3), jnp.float32)
+
+
+def _keys(config):
+    return jax.eval_shape(lambda: rng.image_keys(0, jnp.arange(config.batch_size)))
+
+
+def _indi(config, mesh, steps):
+    noise = schedules.noise_from_json({"name": config.noise, "eps": config.eps})
+    network = loop.network(config)
+
+    def restore(params, batch):
+        restorer = denoisers.restorer(functools.partial(network.apply, params), noise=noise,
+                                      y=batch["y"] if getattr(network, "condition_on_y", False) else None)
+        return samplers.sample(samplers.indi(restorer, steps, noise=noise), batch["keys"], batch["y"])[0]
+
+    return _sampler(config, mesh, restore, {"y": _pictures(config), "keys": _keys(config)}, {"steps": steps})
+
+
+def _denoiser(config, params, schedule, clip):
+    options = {"learned_variance": True} if config.learned_variance else {}
+    return _PREDICTIONS[config.prediction](functools.partial(loop.network(config).apply, params), schedule, clip=clip,
+                                           **options)
+
+
+def _ddim(config, mesh, steps):
+    spacing = "leading" if config.prediction == "eps" else "trailing"
+    schedule = schedules.respace(schedules.from_json(config.schedule), steps, spacing)
+
+    def draw(params, batch):
+        kernel = samplers.ddim(_denoiser(config, params, schedule, True), schedule)
+        return samplers.sample(kernel, batch["keys"], batch["z"])[0]
+
+    return _sampler(config, mesh, draw, {"z": _pictures(config), "keys": _keys(config)}, {"steps": steps})
+
+
+def _bird(config, mesh, iterations, num_levels=5):
+    schedule = schedules.respace(schedules.from_json(config.schedule), num_levels, "linspace")
+    operator = operators.blind_blur(13 if config.crop < 128 else 41)
+
+    def deblur(params, batch):
+        kernel = restoration.bird(_denoiser(config, params, schedule, False), schedule, operator, batch["y"],
+                                  restoration.bird_optimizer(num_iterations=iterations), num_iterations=iterations)
+        return samplers.sample(kernel, batch["keys"], batch["keys"])[0]
+
+    return _sampler(config, mesh, deblur, {"y": _pictures(config), "keys": _keys(config)},
+                    {"steps": iterations, "levels": num_levels})
