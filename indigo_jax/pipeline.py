@@ -239,8 +239,11 @@ class Restoration:
 def load(name_or_path, *, devices=None) -> Restoration:
     """The restoration by named weights or a weights file; see :func:`weights.load`. A diffusion prior is refused."""
     module, params, info = weights.load(name_or_path)
-    if "noise" not in info:
+    if "schedule" in info:
         raise weights.WeightsError(f"{name_or_path}: a diffusion prior; use --method bird")
+    if "noise" not in info:
+        raise weights.WeightsError(f"{name_or_path}: an invertible network, which restores nothing by itself; see: "
+                                   "indigo weights list")
     return Restoration(module, params, info, devices=devices)
 
 

@@ -260,6 +260,6 @@ def load(name_or_path) -> PriorRestoration:
     """
     module, params, info = weights.load(name_or_path)
     if "schedule" not in info:
-        raise weights.WeightsError(f"{name_or_path}: not a diffusion prior but a network for --method indi; see: "
-                                   "indigo weights list")
+        what = "a network for --method indi" if "noise" in info else "an invertible network"
+        raise weights.WeightsError(f"{name_or_path}: not a diffusion prior but {what}; see: indigo weights list")
     return PriorRestoration(module, params, info)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load as tensors_of
 from safetensors.numpy import save as file_of
 
-from indigo_jax import checkpoints, models, pipeline, schedules, weights
+from indigo_jax import checkpoints, models, pipeline, prior as prior_pipeline, schedules, weights
 from tests import networks
 
 
@@ -351,6 +351,24 @@ def test_round_trip_of_a_prior(architecture, tmp_path):
     np.testing.assert_array_equal(schedules.from_json(facts["schedule"]).alpha_bar, schedules.cosine(20).alpha_bar)
     with pytest.raises(weights.WeightsError, match="prior.safetensors: a diffusion prior; use --method bird"):
         pipeline.load(tmp_path / "prior.safetensors")
+
+
+def test_round_trip_of_an_invertible_network(tmp_path):
+    arguments = {"levels": 1, "lifting_steps": 2, "width": 4, "cond_dim": 8, "num_blocks": 1, "encoder_channels": 4,
+                 "encoder_blocks": 1}
+    x, y = (jax.ShapeDtypeStruct((1, side, side, 3), np.float32) for side in (32, 16))
+    shapes = jax.eval_shape(models.GuidanceINN(**arguments).init, jax.random.key(0), x, y)
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes)
+    info = {"architecture": "GuidanceINN", "arguments": arguments, "scale": 2}
+    weights.save(tmp_path / "inn.safetensors", params, info)
+    module, loaded, facts = weights.load(tmp_path / "inn.safetensors")
+    assert module == models.GuidanceINN(**arguments) and facts["scale"] == 2
+    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    with pytest.raises(weights.WeightsError, match="'scale' in its info is 0, not a whole number from 1"):
+        weights.save(tmp_path / "bad.safetensors", params, {**info, "scale": 0})
+    for load in (pipeline.load, prior_pipeline.load):
+        with pytest.raises(weights.WeightsError, match="an invertible network"):
+            load(tmp_path / "inn.safetensors")
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -140,7 +140,7 @@ def _add_restore(commands):
         "scikit-image's radon makes them of densities in 0..1"))
     parser.add_argument("--weights", metavar="NAME|PATH", default=argparse.SUPPRESS, help=(
         "see: indigo weights list (default: " + "; ".join(f"{name} for {method}" for method, name in
-                                                          restore.DEFAULT_WEIGHTS.items()) + ")"))
+                                                          restore.DEFAULT_WEIGHTS.items() if name) + ")"))
     parser.add_argument("--steps", type=_number(int, 1, 10_000), default=argparse.SUPPRESS, help=(
         "indi: 1 is nearest to the truth on average; about 5 look sharper where detail was lost, as by blur or 4x sr "
         "(default: 1)"))

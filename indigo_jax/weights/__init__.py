@@ -2,7 +2,8 @@
 
 A file holds the tensors of one network under the names of its parameters (``params/conv_in/kernel``) and, as JSON under
 the key ``info`` of its metadata, what is needed to use it: architecture and constructor arguments; of a restoration
-network the noise mode and the tasks, of a diffusion prior the schedule and what it predicts.
+network the noise mode and the tasks, of a diffusion prior the schedule and what it predicts, of an invertible network
+the scale of the degradation.
 """
 import functools
 import hashlib
@@ -21,7 +22,9 @@ from indigo_jax.typing import Params
 FOLDER = pathlib.Path(__file__).parent
 MANIFEST = "manifest.json"
 _PRIOR = ("schedule", "prediction")
-_KINDS = {"RestorationUNet": ("noise", "tasks"), "ADMUNet": _PRIOR, "DDPMUNet": _PRIOR, "KerasUNet": _PRIOR}
+_INN = ("scale",)
+_KINDS = {"RestorationUNet": ("noise", "tasks"), "ADMUNet": _PRIOR, "DDPMUNet": _PRIOR, "KerasUNet": _PRIOR,
+          "GuidanceINN": _INN}
 ARCHITECTURES = tuple(_KINDS)
 _SUFFIX = ".safetensors"
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".msgpack")
@@ -269,6 +272,11 @@ def _check_info(path, info):
     if needed is _PRIOR:
         _check_prior(path, info)
         return
+    if needed is _INN:
+        if not isinstance(info["scale"], int) or info["scale"] < 1:
+            raise WeightsError(f"{_show(path)}: 'scale' in its info is {_brief(info['scale'])}, not a whole number "
+                               "from 1")
+        return
     noise = info["noise"]
     if (not isinstance(noise, dict) or not isinstance(noise.get("name"), str)
             or not isinstance(noise.get("eps", 0.0), (int, float)) or not math.isfinite(noise.get("eps", 0.0))):
@@ -316,8 +324,9 @@ def _module(path, info, count):
         if "dtype" in arguments:
             arguments["dtype"] = np.dtype(_float_type(arguments["dtype"]))
         module = getattr(models, info["architecture"])(**arguments)
-        if module.num_res_blocks > count:
-            raise ValueError(f"{module.num_res_blocks} blocks in {count} tensors")
+        for name in ("num_res_blocks", "num_blocks", "encoder_blocks", "levels"):
+            if getattr(module, name, 0) > count:
+                raise ValueError(f"{getattr(module, name)} blocks in {count} tensors")
     except (TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{_show(path)}: arguments that {info['architecture']} does not take "
                            f"({_line(error)})") from error
@@ -355,6 +364,11 @@ def _check_shapes(path, shapes, module):
 def _expected_shapes(module):
     import jax
     import jax.numpy as jnp
+    if hasattr(module, "undecimated"):  # an invertible network, of a picture and its measurement
+        scale = 1 if module.undecimated else 2**module.levels
+        inputs = tuple(jax.ShapeDtypeStruct((1, 16 * side, 16 * side, 3), jnp.float32) for side in (scale, 1))
+        variables = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *inputs)
+        return {name: tuple(leaf.shape) for name, leaf in _flatten(variables)}
     levels = len(getattr(module, "multipliers", None) or module.widths)
     side = max(16, getattr(module, "patch_size", 1) * 2 ** (levels - 1))
     x, t = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
