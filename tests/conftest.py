@@ -21,6 +21,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one test compiled, ano
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs of one file of tests are of no use to the next, and there are gigabytes of them."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_report_header(config):

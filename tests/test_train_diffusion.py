@@ -132,6 +132,7 @@ def test_a_run_is_not_continued_as_another(pictures, uninterrupted):
         diffusion.train(tiny(pictures, uninterrupted[0], model=models.DDPMUNet(**{**MODEL, "num_groups": 8})))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(pictures, tmp_path):
     config = tiny(pictures, tmp_path, learning_rate=1e30, clip_norm=1e30, warmup_steps=1, eval_every=0)
     with pytest.raises(FloatingPointError, match=r"not finite at step \d+.*Lower --learning-rate"):
