@@ -73,7 +73,7 @@ def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork, 
         inn: the invertible network; what it makes of a picture must have the size of y.
         y: measurements ``[B, h, w, C]`` in ``[-1, 1]``.
         cond: conditions ``[B, D]`` for the network, F(y); whatever the network takes where None.
-        scale: zeta, a number or one per image; 0 is DDIM. See :func:`indigo_preset`.
+        scale: zeta, a number or one per image; the number 0 is DDIM, nothing else computed. See :func:`indigo_preset`.
         weights: ``(w_1, w_2)``.
         distance: ``[B, H, W, C] x 2 -> [B]`` in [0, 1] units, as LPIPS in INDIGO+; the norm ``|v - u|`` of INDIGO where
             None. Differentiated in both.
@@ -140,7 +140,8 @@ def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork, 
         return jnp.mean((measured - coarse_of(params, x0 / 2 + 0.5)[0]) ** 2, axis=(1, 2, 3))
 
     def step(keys: Key, state: IndigoState, i) -> tuple[IndigoState, IndigoInfo]:
-        guided = guidance.energy(lambda x0: energy(state.params, x0), scale)(base)
+        unguided = isinstance(scale, (int, float)) and scale == 0
+        guided = base if unguided else guidance.energy(lambda x0: energy(state.params, x0), scale)(base)
         new, info = samplers.ddim(guided, schedule, eta).step(keys, DdimState(state.x), i)
         x0, params, opt_state = jax.lax.stop_gradient(info.x0), state.params, state.opt_state
         if refine is None:
