@@ -47,7 +47,7 @@ def split(x: Array, name: str = "lazy", *, scaling: str = "energy", undecimated:
     Source: Daubechies and Sweldens 1998; the coefficients of JPEG 2000.
 
     >>> coarse, (d1, d2, d3) = split(jnp.ones((1, 4, 4, 1)), "5/3")
-    >>> float(coarse[0, 0, 0, 0]), float(jnp.abs(d3).max())
+    >>> round(float(coarse[0, 0, 0, 0]), 5), float(jnp.abs(d3).max())
     (2.0, 0.0)
     """
     arguments = _arguments(name, scaling, undecimated, dilation)
