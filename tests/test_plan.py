@@ -10,7 +10,7 @@ import pytest
 
 from tests import networks
 from tests.paths import ROOT
-from train import plan, plan_chips, plan_programs, plan_traffic
+from train import plan, plan_chips, plan_hlo, plan_programs, plan_traffic
 
 PROGRAM = textwrap.dedent("""\
     HloModule jit_step, is_scheduled=true, entry_computation_layout={(bf16[8,4]{1,0})->f32[]}, num_partitions=4
@@ -70,6 +70,33 @@ PROGRAM = textwrap.dedent("""\
 
 
 # ---------------------------------------------------------------------------------------------------- texts
+
+@pytest.mark.parametrize("loop, condition, count", [
+    ('condition=%c, body=%b, backend_config={"known_trip_count":{"n":"5"}}', "", 5),
+    ("condition=%c, body=%b", """
+      %n = s32[]{:T(128)} constant(7)
+      %i = s32[] get-tuple-element(%p), index=0
+      ROOT %less = pred[] compare(%i, %n), direction=LT""", 7),
+    ("condition=%c, body=%b", """
+      %n = s32[] constant(7)
+      ROOT %fused = pred[] fusion(%p, %n), kind=kLoop, calls=%f""", 7),
+    ("condition=%c, body=%b", """
+      %n = s32[] constant(7)
+      ROOT %other = pred[] compare(%i, %n), direction=NE""", 1),
+])
+def test_how_often_a_loop_runs(loop, condition, count):
+    computations, entry = plan_hlo.parse(textwrap.dedent(f"""
+    %f (a: s32[], b: s32[]) -> pred[] {{
+      ROOT %less = pred[] compare(%a, %b), direction=LT
+    }}
+    %c (p: (s32[])) -> pred[] {{{condition}
+    }}
+    ENTRY %main () -> s32[] {{
+      ROOT %while.1 = (s32[]) while(%start), {loop}
+    }}
+    """))
+    assert plan_hlo.trips(computations, computations[entry][0]) == count
+
 
 def test_collectives_of_a_text():
     traffic = plan_traffic.read(PROGRAM, chips=4)

@@ -111,8 +111,7 @@ def walk(computations: dict, name: str, times: int) -> Iterator[tuple[str, Instr
     """Every instruction that is a kernel of its own: (its computation, itself, how often it runs)."""
     for each in computations.get(name, []):
         if each.opcode == "while":
-            trips = re.search(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)', each.attributes)
-            yield from walk(computations, called(each, "body"), times * int(trips[1] if trips else 1))
+            yield from walk(computations, called(each, "body"), times * trips(computations, each))
         elif each.opcode == "conditional":
             branches = re.search(r"branch_computations=\{([^}]*)\}", each.attributes)
             names = branches[1].split(",") if branches else [called(each, "true_computation"),
@@ -125,6 +124,17 @@ def walk(computations: dict, name: str, times: int) -> Iterator[tuple[str, Instr
             continue
         elif each.opcode not in FREE and not each.opcode.endswith(("-done", "-update")):
             yield name, each, times
+
+
+def trips(computations: dict, loop: Instruction) -> int:
+    """How often a loop runs: as the compiler says, or up to the one bound in its condition ``i < n``; else 1."""
+    known = re.search(r'known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)', loop.attributes)
+    if known:
+        return int(known[1])
+    condition = computations.get(called(loop, "condition"), [])
+    bounds = [each.operands[0] for each in condition if each.opcode == "constant" and each.shape.startswith("s32[]")]
+    below = any("direction=LT" in part.attributes for each in condition for _, part in inside(computations, "", each))
+    return int(bounds[0]) if below and len(bounds) == 1 else 1
 
 
 def called(each: Instruction, attribute: str) -> str:
