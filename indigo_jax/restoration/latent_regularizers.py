@@ -1,0 +1,134 @@
+"""What keeps the latents of a guided chain where the autoencoder and the prior know their way.
+
+The LatentINDIGO paper says that there is such a step; its formula is not known to us. These are four candidates.
+"""
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from indigo_jax import rng, samplers
+from indigo_jax.restoration.inn_energy import norm
+from indigo_jax.samplers.ddim import DdimState
+from indigo_jax.schedules import NoiseSchedule
+from indigo_jax.typing import Array, Denoiser, Image, Key
+
+
+class Autoencoder(NamedTuple):
+    """An autoencoder as two functions, in the units of the diffusion: any scaling factor is in both.
+
+    Attributes:
+        encode: ``[B, H, W, 3]`` in [-1, 1] -> latents ``[B, h, w, C]``.
+        decode: latents -> pictures, about [-1, 1].
+    """
+
+    encode: Callable[[Image], Array]
+    decode: Callable[[Array], Image]
+
+    def round_trip(self, z: Array) -> Array:
+        """``E(D(z))``."""
+        return self.encode(self.decode(z))
+
+
+class LatentRegularizer(NamedTuple):
+    """Which of the steps to take; none of them by default.
+
+    Attributes:
+        penalty: weight of :func:`autoencoder_penalty` (R1) in the energy; 0: off.
+        reencode: share of :func:`reencode` (R2); 0: off.
+        resample: repeats of :func:`resample` (R3); 0: off.
+        radius: of :func:`trust_region` (R4); None: off.
+        every: R2 and R3 act after every so many steps, never after the last ones of those.
+        last: R2 acts only in this last share of the chain.
+        through_network: R1 and R2 compare with what the invertible network makes of the estimate and the measurement,
+            brought to latents, in place of ``E(D(z0))``.
+    """
+
+    penalty: float = 0.0
+    reencode: float = 0.0
+    resample: int = 0
+    radius: float | None = None
+    every: int = 5
+    last: float = 0.5
+    through_network: bool = False
+
+
+PIXEL = LatentRegularizer(reencode=0.25, radius=1.0)  # the papers' choice is not known to us
+LATENT = LatentRegularizer(resample=1, radius=1.0)
+
+
+def check(regularizer: LatentRegularizer):
+    """ValueError for numbers that make no sense."""
+    if min(regularizer.penalty, regularizer.resample, regularizer.radius or 0) < 0 or regularizer.every < 1:
+        raise ValueError(f"a regulariser's numbers are at least 0, and every at least 1; got {regularizer}")
+    if not (0 <= regularizer.reencode <= 1 and 0 <= regularizer.last <= 1):
+        raise ValueError(f"reencode and last are shares in [0, 1]; got {regularizer}")
+
+
+def autoencoder_penalty(z0: Array, other: Array, *, weight: float = 1.0) -> Array:
+    """R1, a term of the energy: ``weight |E(D(z0)) - z0|`` of each image, ``[B]``.
+
+    Args:
+        z0: estimate ``[B, h, w, C]``.
+        other: ``E(D(z0))``; differentiated, too.
+
+    Source: PSLD (Rout et al. 2023), the gluing term.
+    """
+    return weight * norm(other - z0)
+
+
+def reencode(z_s: Array, z0: Array, other: Array, alpha_bar_s, *, share: float) -> Array:
+    """R2: the step that DDIM takes with ``(1 - share) z0 + share E(D(z0))`` for ``z0``, eps and noise as they were.
+
+        ``z_s <- z_s + sqrt(alpha_bar_s) share (E(D(z0)) - z0)``
+
+    Args:
+        z_s: the next latents ``[B, h, w, C]``, guided or not.
+        z0: the estimate that they were made of.
+        other: ``E(D(z0))``.
+        alpha_bar_s: of the level of ``z_s``.
+    """
+    return z_s + jnp.sqrt(alpha_bar_s) * share * (other - z0)
+
+
+def resample(keys: Key, z_s: Array, level: Array, denoiser: Denoiser, schedule: NoiseSchedule, *, eta: float = 0.0,
+             repeats: int = 1) -> Array:
+    """R3: go back up one level and come down without guidance, ``repeats`` times.
+
+        ``z_t = sqrt(a_t / a_s) z_s + sqrt(1 - a_t / a_s) n;  z_s <- ddim(z_t)``
+
+    Args:
+        keys: one per image ``[B]``.
+        z_s: latents ``[B, h, w, C]`` just below the level.
+        level: index t of the schedule.
+
+    Source: the time travel of RePaint (Lugmayr et al. 2022, Algorithm 1).
+    """
+    kernel = samplers.ddim(denoiser, schedule, eta)
+    kept = schedule.alpha_bar[level] / schedule.alpha_bar_prev[level]
+
+    def once(j, z_s):
+        up, down = rng.fold(keys, 2 * j), rng.fold(keys, 2 * j + 1)
+        z_t = jnp.sqrt(kept) * z_s + jnp.sqrt(1 - kept) * rng.normal(up, z_s)
+        return kernel.step(down, DdimState(z_t), kernel.num_steps - 1 - level)[0].x
+
+    return jax.lax.fori_loop(0, repeats, once, z_s)
+
+
+def trust_region(z_s: Array, unguided: Array, alpha_bar_s, *, radius: float) -> Array:
+    """R4: guidance moves an image by at most ``radius sqrt(h w C) sqrt(1 - alpha_bar_s)``, its norm of noise.
+
+    Args:
+        z_s: the next latents ``[B, h, w, C]`` after guidance.
+        unguided: before.
+        alpha_bar_s: of their level; at the clean one nothing moves.
+    """
+    move = z_s - unguided
+    limit = radius * jnp.sqrt((1 - alpha_bar_s) * move[0].size)
+    shrink = jnp.minimum(1.0, limit / norm(move))
+    return unguided + shrink.reshape((-1,) + (1,) * (move.ndim - 1)) * move
+
+
+def manifold_drift(z: Array, autoencoder: Autoencoder) -> Array:
+    """``|E(D(z)) - z| / |z|`` of each image, ``[B]``: how far latents are from what the autoencoder would say."""
+    return norm(autoencoder.round_trip(z) - z) / norm(z)
