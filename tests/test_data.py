@@ -420,7 +420,7 @@ def test_a_restored_iterator_gives_the_rest(threads, done):
 def test_processes_share_each_batch_without_overlap(processes):
     source = memory(16)
     whole = batches(source, 8)
-    parts = [batches(source, 8, process_index=i, process_count=processes) for i in range(processes)]
+    parts = [batches(source, 8, rows=rows) for rows in np.split(np.arange(4), processes)]
     joined = [{key: np.concatenate([part[key] for part in step]) for key in step[0]} for step in zip(*parts)]
     assert_same(whole, joined)
     seen = [{identity for batch in part[:4] for identity in batch["id"]} for part in parts]  # the first epoch
@@ -443,8 +443,8 @@ def test_whole_pictures():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"batch_size": 0}, "batch_size 0"), ({"batch_size": 3, "process_count": 2}, "batch_size 3"),
-    ({"process_index": 2, "process_count": 2}, "process_index 2"), ({"crop": 0}, "crop is 0"),
+    ({"batch_size": 0}, "batch_size 0"), ({"rows": [0, 4]}, r"rows \[4\] are not in a batch of 4"),
+    ({"rows": []}, "none at all"), ({"crop": 0}, "crop is 0"),
     ({"augment": "rotate"}, "augment is 'rotate'"), ({"seed": -1}, "seed is -1"),
 ])
 def test_numbers_that_do_not_fit_are_named(options, message):

@@ -11,43 +11,38 @@ import numpy as np
 
 
 def pipeline(source, *, batch_size: int, crop: int | None, seed: int, augment: bool | str = True, repeat: bool = True,
-             num_threads: int = 4, process_index: int = 0, process_count: int = 1, rows=None):
+             num_threads: int = 4, rows=None):
     """An endless, shuffled, resumable stream of training batches.
 
     Picture ``p`` of the stream depends on ``seed`` and ``p`` alone: a new order in each epoch, a random crop, and one
     of the eight symmetries of the square, the same for the picture and its measurement. Batch ``k`` holds the
-    pictures ``k * batch_size ...``, and each process gets its own block of that batch in the order of the processes;
-    so the batch of all processes together is the same for any number of them, and no two processes see the
-    same element. The state of an iterator is the same on all processes, and good for any number of them.
+    pictures ``k * batch_size ...``, and each process asks for its rows of it; so the batch of all processes together is
+    the same for any number of them. The state of an iterator is the same on all processes, and good for any number.
 
     Args:
         source: ``len(source)`` and ``source[i] -> {"image": uint8 [h, w, 3], "id": int}``, optionally with
             ``"measurement"``: uint8, as large as the picture or smaller by a whole factor (super-resolution pairs).
-        batch_size: pictures per step over all processes together; a multiple of ``process_count``.
+        batch_size: pictures per step over all processes together.
         crop: side of the square crop in pixels; smaller pictures are reflect-padded on the right and below. None
             keeps the pictures whole; they must all be of one size then (and square, to be rotated).
         seed: 0 ... 2**32 - 1.
         augment: True (flips and rotations by 90 degrees), "flip" (left-right only: faces) or False.
         repeat: go on for ever; otherwise one epoch, without the pictures that do not fill a batch.
         num_threads: batches prepared at a time; 0 prepares each when it is asked for.
-        process_index: this process, ``jax.process_index()``.
-        process_count: ``jax.process_count()``.
-        rows: which rows of each batch this process gets, where its devices do not hold a block of it
-            (``sharding.process_rows``).
+        rows: which rows of each batch this process gets, numbers from 0 (:func:`sharding.process_rows`); default: all.
 
     Returns:
         A ``grain.IterDataset`` of ``{"image": uint8 [b, crop, crop, 3], "id": uint32 [b]}``, optionally with
-        "measurement" ``[b, crop / factor, crop / factor, 3]``, ``b = batch_size / process_count``. Its iterators have
+        "measurement" ``[b, crop / factor, crop / factor, 3]``, ``b = len(rows)``. Its iterators have
         ``get_state()`` and ``set_state(state)``; the state is the number of batches consumed.
 
     Errors:
         ImportError without grain; ValueError for numbers that do not fit together, naming them.
     """
     grain = _import_grain()
-    _check(source, batch_size, crop, seed, augment, process_index, process_count)
+    rows = range(max(batch_size, 0)) if rows is None else rows
+    _check(source, batch_size, crop, seed, augment, rows)
     stream = grain.MapDataset.source(_Shuffled(source, seed, repeat)).seed(seed).random_map(_Augment(crop, augment))
-    share = batch_size // process_count
-    rows = range(process_index * share, (process_index + 1) * share) if rows is None else rows
     batches = grain.MapDataset.source(_Batches(stream, batch_size, rows))
     if not len(batches):
         raise ValueError(f"{len(source)} pictures do not fill one batch of {batch_size}: use a smaller batch_size, or "
@@ -189,13 +184,14 @@ def _masked(rows, batch_size):
     return {**batch, "mask": np.arange(batch_size) < len(rows)}
 
 
-def _check(source, batch_size, crop, seed, augment, process_index, process_count):
+def _check(source, batch_size, crop, seed, augment, rows):
     if not len(source):
         raise ValueError("the source has no pictures")
-    if process_count < 1 or not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} is not one of {process_count} processes")
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f"batch_size {batch_size} is not a positive multiple of the {process_count} processes")
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is not at least 1")
+    outside = [int(row) for row in rows if not 0 <= row < batch_size]
+    if outside or not len(rows):
+        raise ValueError(f"rows {outside} are not in a batch of {batch_size}" if outside else "rows are none at all")
     if crop is not None and crop < 1:
         raise ValueError(f"crop is {crop}; it must be at least 1, or None for whole pictures")
     if not 0 <= seed < 2**32:

@@ -122,7 +122,7 @@ def _resized(x, size, unit, keys, how, margin):
     x = stages.where(is_blurred, stages.blur(x, size, draw_kernels(rng.fold(keys, _KERNEL), how.kernels)), x)
     index, u = choose(rng.fold(keys, _RESIZE), how.resize), rng.uniform(rng.fold(keys, _SCALE))
     low, high = how.scale
-    scale = jnp.stack([1.0 + u * (high - 1.0), low + u * (1.0 - low), jnp.ones_like(u)])[index, jnp.arange(len(u))]
+    scale = jnp.select([index == 0, index == 1], [1.0 + u * (high - 1.0), low + u * (1.0 - low)], jnp.ones_like(u))
     target = jnp.maximum(jnp.floor(scale[:, None] * jnp.asarray(unit, jnp.float32)), 1.0).astype(jnp.int32)
     canvas = tuple(math.floor(max(high, 1.0) * side) + margin for side in unit)
     x = stages.resize_canvas(x, size, target, canvas, choose(rng.fold(keys, _FILTER), (1, 1, 1)))

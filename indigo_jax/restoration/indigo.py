@@ -9,26 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from indigo_jax import guidance, rng, samplers, schedules
+from indigo_jax.restoration.inn_energy import InvertibleNetwork, inn_energy
 from indigo_jax.samplers.ddim import DdimState
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Key, Params
 
 GRADIENTS = ("full", "truncated")
 PRESETS = ("syn", "real")
-
-
-class InvertibleNetwork(NamedTuple):
-    """An invertible network as two functions, for pictures in [0, 1].
-
-    Attributes:
-        forward: ``forward(params, x, cond) -> (coarse, details)``.
-        inverse: ``inverse(params, coarse, details, cond) -> x``.
-        params: what both start from; shared by all images.
-    """
-
-    forward: Callable
-    inverse: Callable
-    params: Params = None
 
 
 class IndigoState(NamedTuple):
@@ -96,74 +83,27 @@ def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork, 
     """
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
-    num_steps, measured = schedule.timesteps.shape[0], y / 2 + 0.5
+    num_steps, unguided = schedule.timesteps.shape[0], isinstance(scale, (int, float)) and scale == 0
+    network = inn_energy(inn, y / 2 + 0.5, cond=cond, weights=weights, distance=distance, optimizer=refine)
     decorate = guidance.clip_x0(clip)
     base = decorate(denoiser if gradient == "full" else _constant_eps(denoiser, schedule))
 
-    def call(function, params, *arguments):
-        """A function of the network; with refinement each image calls its own."""
-        if refine is None:
-            return function(params, *arguments, cond)
-
-        def one(params, arguments, cond):
-            arguments, cond = jax.tree.map(lambda a: a[None], (arguments, cond))
-            return jax.tree.map(lambda a: a[0], function(params, *arguments, cond))
-
-        return jax.vmap(one)(params, arguments, cond)
-
-    def coarse_of(params, u):
-        coarse, details = call(inn.forward, params, u)
-        if coarse.shape != y.shape:
-            raise ValueError(f"the network's coarse pictures are {coarse.shape[1:]}, the measurements {y.shape[1:]}: "
-                             "it was made for another scale, or the start has another size")
-        return coarse, details
-
-    def energy(params, x0):
-        u = x0 / 2 + 0.5
-        coarse, details = coarse_of(params, u)
-        total = weights[0] * _norm(measured - coarse)
-        if weights[1]:
-            other = call(inn.inverse, params, measured, details)
-            total = total + weights[1] * (_norm(other - u) if distance is None else distance(other, u))
-        return total
-
     def init(x: Array, keys) -> IndigoState:
         del keys
-        if refine is None:
-            return IndigoState(x, inn.params, None)
-        params = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], *a.shape)), inn.params)
-        with jax.numpy_dtype_promotion("standard"):
-            return IndigoState(x, params, refine.init(params))
-
-    def fit(params, x0):
-        """``mean (y - c)^2`` of each image."""
-        return jnp.mean((measured - coarse_of(params, x0 / 2 + 0.5)[0]) ** 2, axis=(1, 2, 3))
+        return IndigoState(x, *network.start(x.shape[0]))
 
     def step(keys: Key, state: IndigoState, i) -> tuple[IndigoState, IndigoInfo]:
-        unguided = isinstance(scale, (int, float)) and scale == 0
-        guided = base if unguided else guidance.energy(lambda x0: energy(state.params, x0), scale)(base)
-        new, info = samplers.ddim(guided, schedule, eta).step(keys, DdimState(state.x), i)
-        x0, params, opt_state = jax.lax.stop_gradient(info.x0), state.params, state.opt_state
-        if refine is None:
-            return IndigoState(new.x, params, opt_state), IndigoInfo(info.t, x0, jnp.sqrt(fit(params, x0)))
-
-        def total(params):
-            errors = fit(params, x0)
-            return jnp.sum(errors), errors
-
-        grads, errors = jax.grad(total, has_aux=True)(params)
-        with jax.numpy_dtype_promotion("standard"):
-            updates, refined = refine.update(grads, opt_state, params)
-        now = (optax.apply_updates(params, updates), refined)
-        active = num_steps - 1 - i > refine_until
-        params, opt_state = jax.tree.map(lambda a, b: jnp.where(active, a, b), now, (params, opt_state))
-        return IndigoState(new.x, params, opt_state), IndigoInfo(info.t, x0, jnp.sqrt(errors))
+        x, params, opt_state = state
+        pull = guidance.energy(lambda x0: network.energy(params, x0 / 2 + 0.5)[0], scale)
+        new, info = samplers.ddim(base if unguided else pull(base), schedule, eta).step(keys, DdimState(x), i)
+        x0 = jax.lax.stop_gradient(info.x0)
+        residual = network.residual(params, x0 / 2 + 0.5)
+        if refine is not None:
+            active = num_steps - 1 - i > refine_until
+            params, opt_state = network.refine(params, opt_state, x0 / 2 + 0.5, active)
+        return IndigoState(new.x, params, opt_state), IndigoInfo(info.t, x0, residual)
 
     return Kernel(init, step, num_steps)
-
-
-def _norm(x):
-    return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))) + 1e-12)
 
 
 def _constant_eps(denoiser, schedule):

@@ -5,8 +5,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from indigo_jax.restoration.indigo import InvertibleNetwork
 from indigo_jax.typing import Array, Params
+
+
+class InvertibleNetwork(NamedTuple):
+    """An invertible network as two functions, for pictures in [0, 1] or for latents.
+
+    Attributes:
+        forward: ``forward(params, x, cond) -> (coarse, details)``.
+        inverse: ``inverse(params, coarse, details, cond) -> x``.
+        params: what both start from; shared by all images.
+    """
+
+    forward: Callable
+    inverse: Callable
+    params: Params = None
 
 
 class InnEnergy(NamedTuple):

@@ -13,8 +13,8 @@ import optax
 
 from indigo_jax import rng, samplers
 from indigo_jax.restoration import latent_regularizers as latents
-from indigo_jax.restoration.indigo import GRADIENTS, IndigoInfo, IndigoState, InvertibleNetwork
-from indigo_jax.restoration.inn_energy import inn_energy
+from indigo_jax.restoration.indigo import GRADIENTS, IndigoInfo, IndigoState
+from indigo_jax.restoration.inn_energy import InvertibleNetwork, inn_energy
 from indigo_jax.restoration.latent_regularizers import Autoencoder, LatentRegularizer
 from indigo_jax.samplers.ddim import DdimState
 from indigo_jax.schedules import NoiseSchedule
