@@ -242,7 +242,8 @@ def load(name_or_path, *, devices=None) -> Restoration:
     if "schedule" in info:
         raise weights.WeightsError(f"{name_or_path}: a diffusion prior; use --method bird")
     if "noise" not in info:
-        raise weights.WeightsError(f"{name_or_path}: an invertible network, which restores nothing by itself; see: "
+        what = "an invertible network" if "scale" in info else "an autoencoder"
+        raise weights.WeightsError(f"{name_or_path}: {what}, which restores nothing by itself; see: "
                                    "indigo weights list")
     return Restoration(module, params, info, devices=devices)
 

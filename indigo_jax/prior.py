@@ -260,6 +260,10 @@ def load(name_or_path) -> PriorRestoration:
     """
     module, params, info = weights.load(name_or_path)
     if "schedule" not in info:
-        what = "a network for --method indi" if "noise" in info else "an invertible network"
+        what = ("a network for --method indi" if "noise" in info else "an invertible network" if "scale" in info
+                else "an autoencoder")
         raise weights.WeightsError(f"{name_or_path}: not a diffusion prior but {what}; see: indigo weights list")
+    if "autoencoder" in info or info["architecture"] == "LatentUNet":
+        raise weights.WeightsError(f"{name_or_path}: a prior of latents, not of pictures; it is for --method "
+                                   "latent-indigo")
     return PriorRestoration(module, params, info)

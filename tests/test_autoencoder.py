@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from indigo_jax import convert, models
-from indigo_jax.models import autoencoder_kl, ddpm_unet
+from indigo_jax.models import autoencoder_kl, ddpm_unet, layers
 from tests import autoencoder_reference as reference
 from tests.autoencoder_reference import SMALL_KL, SMALL_TINY
 
@@ -110,6 +110,32 @@ def test_block_and_attention_of_kl_alone():
     wanted = reference.kl_attention(state, wanted, "encoder.mid_block.attentions.0", 4)
     assert np.abs(out - h).mean() > 0.1
     np.testing.assert_allclose(out, channels_last(wanted), atol=1e-5)
+
+
+def test_one_width_per_level_and_folded_pixels():
+    """The same widths one by one are one width; folded pixels are a network of more channels on them."""
+    one = models.TinyAutoencoder(latent_channels=2, channels=6, levels=1, num_blocks=1, pool_channels=0)
+    params, x = random_params(one), jax.random.uniform(jax.random.key(0), (2, 4, 6, 3), minval=-1)
+    same = jax.jit(lambda *a: (one.clone(channels=(6, 6)).apply(*a), one.apply(*a)))
+    np.testing.assert_array_equal(*same(params, x))
+
+    folded, wide = one.clone(channels=(4, 6), patch_size=2), one.clone(channels=(4, 6), out_channels=12)
+    params, x = random_params(folded), jax.random.uniform(jax.random.key(0), (2, 8, 4, 3), minval=-1)
+    assert folded.factor == 4 and params["params"]["decoder"]["up_1"]["kernel"].shape == (3, 3, 6, 4)
+
+    @jax.jit
+    def both(params, x):
+        wanted = outputs(wide)(params, layers.space_to_depth(x, 2))
+        return outputs(folded)(params, x), (wanted[0], layers.depth_to_space(wanted[1], 2))
+
+    (z, y), wanted = both(params, x)
+    assert z.shape == (2, 2, 1, 2) and y.shape == x.shape
+    np.testing.assert_allclose(z, wanted[0], atol=1e-6)
+    np.testing.assert_allclose(y, wanted[1], atol=1e-6)
+    with pytest.raises(ValueError, match="sides divisible by 4"):
+        folded.apply(params, x[:, :6], method="encode")
+    with pytest.raises(ValueError, match="1 levels of halving need 2 channels"):
+        one.clone(channels=(6, 6, 6)).apply(params, x)
 
 
 def test_log_variance_is_clipped():

@@ -18,8 +18,8 @@ LAYERS = (  # lowest first; the modules of one string may import one another, th
     ["samplers guidance"],
     ["restoration"],
     [FILES],
-    ["pipeline"],
-    ["prior", "export"],
+    ["pipeline", "latents"],
+    ["prior", "guided", "export"],
     ["cli demo"],
     ["train eval"],
 )

@@ -2,6 +2,8 @@
 
     python -m train.diffusion --config train/configs/diffusion_faces64.py --data PICTURES --workdir RUN
 
+With an autoencoder, frozen, what is learned is its latents (Rombach et al., CVPR 2022, arXiv 2112.10752).
+
 Runs on one CPU, one GPU or a pod slice with the same command: the batch is split over all devices of all processes,
 parameters are replicated (or split, with --fsdp). Killed at any moment and started again with the same command, on any
 number of devices and processes, it goes on from the newest whole checkpoint and ends with the parameters of an
@@ -21,10 +23,11 @@ import numpy as np
 import optax
 
 from indigo_jax import data, denoisers, images, losses, rng, samplers, schedules, sharding
-from train import common, loop
+from train import common, latent, loop
 from train.diffusion_config import DiffusionConfig
 
-_IDENTITY = ("architecture", "arguments", "schedule", "prediction", "learned_variance")  # what weights are good for
+_IDENTITY = ("architecture", "arguments", "schedule", "prediction", "learned_variance",
+             "autoencoder")  # what weights are good for
 
 
 # ---------------------------------------------------------------------------------------------------- one step
@@ -36,21 +39,23 @@ def make_optimizer(config: DiffusionConfig) -> optax.GradientTransformation:
 
 def init_state(config: DiffusionConfig, optimizer: optax.GradientTransformation) -> loop.TrainState:
     """Fresh state; a pure function of the seed, to be jitted."""
-    image = jnp.zeros((1, config.crop, config.crop, 3))
-    return loop.fresh_state(config.model.init(jax.random.key(config.seed), image, jnp.zeros(1)), optimizer)
+    x = jnp.zeros((1, *latent.shape(config, config.crop)))
+    return loop.fresh_state(config.model.init(jax.random.key(config.seed), x, jnp.zeros(1)), optimizer)
 
 
 def denoising_loss(config: DiffusionConfig, params, x, keys, index=None) -> jax.Array:
-    """The loss of each picture ``[B]``, at random levels or those of ``index``."""
+    """The loss of each picture (or latent) ``[B]``, at random levels or those of ``index``."""
     return losses.diffusion(functools.partial(loop.network(config).apply, params), x, keys,
                             schedules.from_json(config.schedule), prediction=config.prediction,
                             weighting=config.weighting, learned_variance=config.learned_variance, index=index)
 
 
 def train_step(config: DiffusionConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
-    """One optimiser step. Randomness comes from (seed, step, slot in the batch) alone."""
-    def loss_fn(params, pixels, keys, index):
-        return jnp.mean(denoising_loss(config, params, loop.in_unit_range(pixels), keys, index))
+    """One optimiser step on uint8 pictures, or on latents float32. Randomness: (seed, step, slot in the batch) alone.
+    """
+    def loss_fn(params, x, keys, index):
+        x = x if config.autoencoder else loop.in_unit_range(x)
+        return jnp.mean(denoising_loss(config, params, x, keys, index))
 
     keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
     count = schedules.from_json(config.schedule).timesteps.shape[0]
@@ -61,19 +66,25 @@ def train_step(config: DiffusionConfig, optimizer, state: loop.TrainState, batch
 # ---------------------------------------------------------------------------------------------------- evaluation
 
 class Evaluation:
-    """A grid of samples from the same noise every time (DDIM), and the loss of held-out pictures at fixed levels."""
+    """A grid of samples from the same noise every time (DDIM), and the loss of held-out pictures at fixed levels.
+
+    Of a prior of latents the samples are decoded.
+    """
 
     levels = (0.05, 0.25, 0.5, 0.75, 0.95)  # as shares of the schedule
     columns = ("eval_loss", *(f"eval_loss_{level}" for level in levels))
     caption = "samples"
 
     def __init__(self, config: DiffusionConfig, source):
-        self.config, count = config, config.eval_samples
+        count = config.eval_samples
         batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)), crop=config.crop))
         self.x = loop.in_unit_range(jnp.asarray(batch["image"]))
+        self.autoencoder = latent.local(config) if config.autoencoder else None
+        if self.autoencoder:
+            self.x = jnp.asarray(self.autoencoder.encode(self.x))
         self.keys = rng.image_keys(config.seed, batch["id"])
         sample_keys = rng.image_keys(config.seed, np.arange(count))
-        self.start = rng.normal(sample_keys, jnp.zeros((count, config.crop, config.crop, 3)))
+        self.start = rng.normal(sample_keys, jnp.zeros((count, *latent.shape(config, config.crop))))
 
         whole = schedules.from_json(config.schedule)
         # The noisiest level of a cosine schedule holds no picture at all, and x0 cannot be told from eps there.
@@ -84,7 +95,8 @@ class Evaluation:
         @jax.jit
         def sample(params, start):
             make = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}[config.prediction]
-            denoiser = make(functools.partial(config.model.apply, params), schedule, clip=True, **options)
+            denoiser = make(functools.partial(config.model.apply, params), schedule,
+                            clip=not config.autoencoder, **options)
             return samplers.sample(samplers.ddim(denoiser, schedule), sample_keys, start)[0]
 
         @jax.jit
@@ -97,7 +109,8 @@ class Evaluation:
         """Scores (the loss at each level and their mean) and the picture, also written to ``path``."""
         at_levels = {f"eval_loss_{level}": float(self.loss(params, self.x, jnp.int32(level * self.count)))
                      for level in self.levels}
-        out = np.clip(np.asarray(self.sample(params, self.start)), -1, 1)
+        out = self.sample(params, self.start)
+        out = np.clip(np.asarray(self.autoencoder.decode(out) if self.autoencoder else out), -1, 1)
         columns = math.ceil(len(out) ** 0.5)
         pixels = images.grid([list(out[i:i + columns]) for i in range(0, len(out), columns)])
         images.write(path, pixels)
@@ -123,7 +136,7 @@ def config_to_json(config: DiffusionConfig) -> dict:
     fields = {name: value for name, value in vars(config).items() if name != "model"}
     return {**common.module_to_json(config.model), "schedule": config.schedule, "prediction": config.prediction,
             "learned_variance": config.learned_variance, "weighting": config.weighting, "range": [-1, 1],
-            "image_size": config.crop, "code": common.code_version(), "config": fields}
+            "image_size": config.crop, **latent.description(config), "code": common.code_version(), "config": fields}
 
 
 def train(config: DiffusionConfig, mesh: jax.sharding.Mesh | None = None) -> loop.TrainState:
@@ -131,8 +144,15 @@ def train(config: DiffusionConfig, mesh: jax.sharding.Mesh | None = None) -> loo
     mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
     loop.check(config, mesh)
     source, optimizer = open_data(config, "train"), make_optimizer(config)
+    latent.shape(config, config.crop)
+    feed = dict(source=source, crop=config.crop, augment="flip" if config.flip else False)
+    if config.cache_latents:
+        kept = latent.KeptLatents(config, source, crop=config.crop, flip=config.flip)
+        feed = dict(source=kept, crop=None, augment=False)
+    elif config.autoencoder:
+        feed["prepare"] = latent.encoder(config, mesh)
     return loop.run(
-        config, mesh=mesh, source=source, crop=config.crop, augment="flip" if config.flip else False,
+        config, mesh=mesh, **feed,
         init_state=functools.partial(init_state, config, optimizer),
         train_step=functools.partial(train_step, config, optimizer),
         description=config_to_json(config), identity=_IDENTITY,
@@ -143,10 +163,12 @@ def train(config: DiffusionConfig, mesh: jax.sharding.Mesh | None = None) -> loo
 
 def _start_from(config, state, mesh):
     def check_info(info):
-        for name in ("schedule", "prediction"):
-            if info.get(name) != getattr(config, name):
+        wanted = {"schedule": config.schedule, "prediction": config.prediction, "autoencoder": None,
+                  **latent.description(config)}
+        for name, value in wanted.items():
+            if info.get(name) != value:
                 raise ValueError(f"--start-from {config.start_from} was trained with {name} {info.get(name)}, the "
-                                 f"config says {getattr(config, name)}")
+                                 f"config says {value}")
 
     return loop.state_from_weights(config, state, mesh, check_info)
 

@@ -10,7 +10,9 @@ from train.run_config import RunConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffusionConfig(RunConfig):
-    """One training run of an unconditional diffusion prior. The network is made in the config file by its constructor.
+    """One training run of an unconditional diffusion prior, of pictures or of the latents of an autoencoder.
+
+    The network is made in the config file by its constructor.
     """
 
     model: tyro.conf.Suppress[Any]
@@ -24,6 +26,11 @@ class DiffusionConfig(RunConfig):
     weighting: Literal["simple", "min_snr"] = "simple"
     """Of the levels: "simple" is 1 for all."""
 
+    autoencoder: str | None = None
+    """Weights (a name or a file) of the autoencoder whose latents are learned; None: pictures. It travels with the
+    weights."""
+    cache_latents: bool = False
+    """Encode the central crops of all pictures, and their mirror images, once and keep them in memory."""
     crop: int = 256
     """Side of the training pictures in pixels."""
     resize: int = 0
@@ -50,5 +57,7 @@ class DiffusionConfig(RunConfig):
         if not 0 < self.eval_steps <= schedule.timesteps.shape[0]:
             raise ValueError(f"eval_steps must be 1 to {schedule.timesteps.shape[0]}, the levels of the schedule; got "
                              f"{self.eval_steps}")
+        if self.cache_latents and not self.autoencoder:
+            raise ValueError("cache_latents keeps the latents of an autoencoder: say which, --autoencoder NAME")
         if not self.eval_samples > 0:
             raise ValueError(f"eval_samples must be above 0, got {self.eval_samples}")

@@ -2,13 +2,16 @@
 
     python -m train.inn --config train/configs/inn_pixel.py --data PICTURES --workdir RUN
 
+With an autoencoder E, frozen, the network splits E(x), and its coarse part becomes E(y); the encoder F of the condition
+looks at the pixels of y all the same.
+
 The network, the encoder F of its condition and the embedding that stands for "no condition" are learned together.
 Runs on one CPU, one GPU or a pod slice with the same command. Killed at any moment and started again with the same
 command, on any number of devices and processes, it goes on from the newest whole checkpoint and ends with the
 parameters of an uninterrupted run.
 
-Papers: You and Dragotti, INDIGO (arXiv 2306.02949) and INDIGO+ (arXiv 2501.14014). Their training is not known to us:
-objective, data and schedule here are our own.
+Papers: You and Dragotti, INDIGO (arXiv 2306.02949) and INDIGO+ (arXiv 2501.14014); You, Siromani and Dragotti,
+LatentINDIGO (arXiv 2505.12935). Their training is not known to us: objective, data and schedule here are our own.
 """
 import functools
 import pathlib
@@ -20,12 +23,12 @@ import numpy as np
 import optax
 
 from indigo_jax import data, images, losses, metrics, rng, sharding
-from train import common, loop
+from train import common, latent, loop
 from train.inn_config import InnConfig
 from train.loop import TrainState
 
 _DEGRADE, _SINGLE, _IS_SINGLE, _IS_NULL = range(4)  # what an image's key is folded with
-_IDENTITY = ("architecture", "arguments", "scale")
+_IDENTITY = ("architecture", "arguments", "scale", "autoencoder")
 
 
 def make_optimizer(config: InnConfig) -> optax.GradientTransformation:
@@ -35,7 +38,8 @@ def make_optimizer(config: InnConfig) -> optax.GradientTransformation:
 
 def init_state(config: InnConfig, optimizer: optax.GradientTransformation) -> TrainState:
     """Fresh state; a pure function of the seed, to be jitted."""
-    x, y = (jnp.zeros((1, side, side, 3)) for side in (config.crop, config.crop // config.scale))
+    side = config.crop // config.scale
+    x, y = jnp.zeros((1, *latent.shape(config, config.crop))), jnp.zeros((1, side, side, 3))
     return loop.fresh_state(config.model.init(jax.random.key(config.seed), x, y), optimizer)
 
 
@@ -65,24 +69,48 @@ def _measure(config, operator, x, keys):
     return y
 
 
-def inn_loss(config: InnConfig, params, x, y, null=None) -> jax.Array:
-    """The loss of each picture ``[B]``; with the null embedding where ``null`` ``[B]`` says so."""
+def latent_pairs(config: InnConfig, space, batch: dict, keys) -> dict:
+    """A uint8 batch as ``{"image": E(x), "coarse": E(y), "measurement": y}``, y in [0, 1]."""
+    x, y = make_pairs(config, batch, keys)
+    encode = space.autoencoder.encode
+    return {"image": encode(2 * x - 1), "coarse": encode(2 * y - 1), "measurement": y}
+
+
+def encoder(config: InnConfig, mesh):
+    """:func:`latent_pairs` for :func:`loop.run`: with the keys of the step."""
+    def pairs(space, batch, step):
+        return latent_pairs(config, space, batch, loop.step_keys(config.seed, step, batch["image"].shape[0]))
+
+    encode = latent.program(config, mesh, pairs)
+    return lambda batch, step: encode(batch, np.int32(step))
+
+
+def inn_loss(config: InnConfig, params, x, y, null=None, coarse=None) -> jax.Array:
+    """The loss of each picture ``[B]``; with the null embedding where ``null`` ``[B]`` says so.
+
+    ``coarse``: what the coarse part should be, if it is not y.
+    """
     apply = functools.partial(loop.network(config).apply, params)
     cond = apply(y, null=null, method="embed")
     return losses.inn(lambda x: apply(x, cond, method="forward"),
-                      lambda coarse, details: apply(coarse, details, cond, method="inverse"), x, y,
+                      lambda coarse, details: apply(coarse, details, cond, method="inverse"), x,
+                      y if coarse is None else coarse,
                       absolute=config.absolute, swapped=config.swapped, sparse=config.sparse)
 
 
 def train_step(config: InnConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-    """One optimiser step. Randomness comes from (seed, step, slot in the batch) alone."""
-    def loss_fn(params, pixels, keys):
-        x, y = make_pairs(config, {"image": pixels}, keys)
+    """One optimiser step on uint8 pictures, or what :func:`latent_pairs` gives.
+
+    Randomness comes from (seed, step, slot in the batch) alone.
+    """
+    def loss_fn(params, batch, keys):
+        x, y = (batch["image"], batch["measurement"]) if config.autoencoder else make_pairs(config, batch, keys)
         null = rng.uniform(rng.fold(keys, _IS_NULL)) < config.null_share
-        return jnp.mean(inn_loss(config, params, x, y, null))
+        return jnp.mean(inn_loss(config, params, x, y, null, batch.get("coarse")))
 
     keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
-    return loop.update(config, optimizer, state, loss_fn, batch["image"], keys)
+    batch = {name: batch[name] for name in ("image", "coarse", "measurement") if name in batch}
+    return loop.update(config, optimizer, state, loss_fn, batch, keys)
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
@@ -91,7 +119,8 @@ class Evaluation:
     """The same held-out pictures every time, degraded in the same way.
 
     PSNR of the coarse picture against the measurement, with F(y) and with the null embedding; PSNR of the picture made
-    of the measurement and the true details; the worst round trip.
+    of the measurement and the true details; the worst round trip. For latents, of what they decode to, against what
+    E(y) or E(x) decodes to.
     """
 
     columns = ("eval_coarse_psnr", "eval_null_psnr", "eval_swapped_psnr", "eval_round_trip")
@@ -101,23 +130,28 @@ class Evaluation:
         batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)),
                                              crop=config.crop + 2 * config.margin))
         keys = rng.image_keys(config.seed, batch["id"])
-        self.x, self.y = jax.jit(functools.partial(make_pairs, config))({"image": batch["image"]}, keys)
+        x, self.y = jax.jit(functools.partial(make_pairs, config))({"image": batch["image"]}, keys)
+        self.x, self.coarse, self.view = x, self.y, lambda pictures: 2 * np.asarray(pictures) - 1
+        if config.autoencoder:
+            autoencoder = latent.local(config)
+            self.x, self.coarse = (jnp.asarray(autoencoder.encode(2 * a - 1)) for a in (x, self.y))
+            self.view = autoencoder.decode
 
         @jax.jit
-        def evaluate(params, x, y):
+        def evaluate(params, x, y, measured):
             apply = functools.partial(config.model.apply, params)
             cond = apply(y, method="embed")
             coarse, details = apply(x, cond, method="forward")
             back = apply(coarse, details, cond, method="inverse")
-            return (coarse, apply(x, method="forward")[0], apply(y, details, cond, method="inverse"),
+            return (coarse, apply(x, method="forward")[0], apply(measured, details, cond, method="inverse"),
                     jnp.max(jnp.abs(back - x)))
 
         self.evaluate = evaluate
 
     def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
         """Scores and the picture, also written to ``path``."""
-        coarse, null, swapped, round_trip = self.evaluate(params, self.x, self.y)
-        x, y, coarse, null, swapped = (2 * np.asarray(a) - 1 for a in (self.x, self.y, coarse, null, swapped))
+        *parts, round_trip = self.evaluate(params, self.x, self.y, self.coarse)
+        x, y, coarse, null, swapped = map(self.view, (self.x, self.coarse, *parts))
         pixels = images.grid([[*row] for row in zip(x, y, coarse, swapped)])
         images.write(path, pixels)
         scores = [metrics.psnr(a, b).mean() for a, b in ((coarse, y), (null, y), (swapped, x))]
@@ -143,9 +177,9 @@ def open_data(config: InnConfig, split: str):
 def config_to_json(config: InnConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to use it rightly."""
     fields = {name: value for name, value in vars(config).items() if name not in ("model", "degradation", "single")}
-    return {**common.module_to_json(config.model), "scale": config.scale, "range": [0, 1],
-            "degradation": str(config.degradation), "single": str(config.single), "code": common.code_version(),
-            "config": fields}
+    return {**common.module_to_json(config.model), "scale": config.scale, **latent.description(config),
+            **({} if config.autoencoder else {"range": [0, 1]}), "degradation": str(config.degradation),
+            "single": str(config.single), "code": common.code_version(), "config": fields}
 
 
 def train(config: InnConfig, mesh: jax.sharding.Mesh | None = None) -> TrainState:
@@ -153,10 +187,13 @@ def train(config: InnConfig, mesh: jax.sharding.Mesh | None = None) -> TrainStat
     mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
     loop.check(config, mesh)
     source, optimizer = open_data(config, "train"), make_optimizer(config)
+    for side in (config.crop, config.crop // config.scale):
+        latent.shape(config, side)
     return loop.run(
         config, mesh=mesh, source=source, crop=config.crop + 2 * config.margin,
         init_state=functools.partial(init_state, config, optimizer),
         train_step=functools.partial(train_step, config, optimizer),
+        prepare=encoder(config, mesh) if config.autoencoder else None,
         description=config_to_json(config), identity=_IDENTITY, start_from=functools.partial(_start_from, config),
         evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
         columns=Evaluation.columns)
@@ -167,6 +204,10 @@ def _start_from(config, state, mesh):
         if info.get("scale") != config.scale:
             raise ValueError(f"--start-from {config.start_from} was trained for scale {info.get('scale')}, the config "
                              f"says {config.scale}")
+        wanted = latent.description(config).get("autoencoder")
+        if info.get("autoencoder") != wanted:
+            raise ValueError(f"--start-from {config.start_from} was trained with autoencoder "
+                             f"{info.get('autoencoder')}, the config says {wanted}")
 
     return loop.state_from_weights(config, state, mesh, check_info)
 

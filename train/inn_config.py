@@ -9,16 +9,19 @@ from train.run_config import RunConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InnConfig(RunConfig):
-    """One training run of an invertible network with the encoder of its condition."""
+    """One training run of an invertible network, of pictures or latents, with the encoder of its condition."""
 
     model: tyro.conf.Suppress[Any]
-    """A :class:`models.GuidanceINN` for pixels."""
+    """A :class:`models.GuidanceINN` for pixels, or with ``offset=0`` for latents."""
     degradation: tyro.conf.Suppress[Any]
     """An operator that makes measurements of the size of the network's coarse pictures, as
     ``operators.realesrgan("kdsr", factor=4)``; for an undecimated network of the same size."""
     single: tyro.conf.Suppress[Any] = None
     """Another such operator, for some of the pictures: plain shrinking, or one degradation alone."""
 
+    autoencoder: str | None = None
+    """Weights (a name or a file) of the autoencoder whose latents the network splits: those of a picture, into those of
+    its measurement and details. None: pictures. It travels with the weights."""
     margin: int = 16
     """Pixels around the crop that are degraded with it and cut off afterwards; a multiple of the scale."""
     single_share: float = 0.2
@@ -34,7 +37,7 @@ class InnConfig(RunConfig):
 
     @property
     def scale(self) -> int:
-        """How many times a coarse picture is smaller than the picture."""
+        """How many times a coarse picture is smaller than the picture, and so a measurement."""
         return 1 if self.model.undecimated else 2**self.model.levels
 
     def __post_init__(self):

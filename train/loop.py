@@ -162,9 +162,10 @@ def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
     sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)
 
 
-def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int, init_state: Callable, train_step: Callable,
-        description: dict, start_from: Callable, evaluation: Callable[[], Evaluation], columns: tuple[str, ...],
-        augment: bool | str = True, identity: tuple[str, ...] = ("architecture", "arguments")) -> TrainState:
+def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int | None, init_state: Callable,
+        train_step: Callable, description: dict, start_from: Callable, evaluation: Callable[[], Evaluation],
+        columns: tuple[str, ...], augment: bool | str = True, prepare: Callable | None = None,
+        identity: tuple[str, ...] = ("architecture", "arguments")) -> TrainState:
     """Run (or continue) a training and return its final state.
 
     Args:
@@ -178,6 +179,8 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int, init_s
         start_from: ``start_from(state, mesh) -> TrainState``, for ``config.start_from``.
         evaluation: makes the evaluation; called once, if there is to be any.
         columns: names of its scores.
+        prepare: ``prepare(batch, step) -> batch``: what a frozen network makes of a batch on the devices before the
+            step of that number, from 0.
         identity: what of the description a run may not change when it is continued.
     """
     workdir = pathlib.Path(config.workdir)
@@ -230,7 +233,8 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int, init_s
         saver.say = functools.partial(bar.write, file=sys.stderr)
         since, mark = time.perf_counter(), start
         for step in range(start, config.num_steps):
-            state, values = step_fn(state, sharding.put_batch(next(batches), mesh))
+            batch = sharding.put_batch(next(batches), mesh)
+            state, values = step_fn(state, prepare(batch, step) if prepare else batch)
             done = step + 1
             bar.update()
             if done % config.log_every == 0 or done == config.num_steps:
@@ -277,9 +281,9 @@ def _check_same_network(workdir, description, identity):
         raise ValueError(f"{workdir} holds a run of {stored['architecture']}({stored['arguments']}), not of the "
                          f"config's {wanted['architecture']}({wanted['arguments']}): give another --workdir")
     for name in identity:
-        if stored.get(name) != wanted[name]:
-            raise ValueError(f"{workdir} holds a run with {name} {stored.get(name)}, not the config's {wanted[name]}: "
-                             "give another --workdir")
+        if stored.get(name) != wanted.get(name):
+            raise ValueError(f"{workdir} holds a run with {name} {stored.get(name)}, not the config's "
+                             f"{wanted.get(name)}: give another --workdir")
 
 
 def state_from_weights(config: RunConfig, state: TrainState, mesh, check_info: Callable) -> TrainState:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import denoisers, operators, restoration, rng, samplers, schedules, sharding
-from train import loop
+from train import latent, loop
 
 WHAT = ("train", "sample", "bird")
 _PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
@@ -53,7 +53,7 @@ def make(config, devices, what: str, *, steps: int | None = None) -> Program:
         return _indi(config, mesh, steps or config.eval_steps)
     if what == "sample" and hasattr(config, "prediction"):
         return _ddim(config, mesh, steps or config.eval_steps)
-    if what == "bird" and hasattr(config, "prediction"):
+    if what == "bird" and hasattr(config, "prediction") and not config.autoencoder:
         return _bird(config, mesh, steps or 60)
     raise ValueError(f"{what}: a {type(config).__name__} has no such program; see --what train")
 
@@ -87,15 +87,27 @@ def _train(config, mesh):
     optimizer = trainer.make_optimizer(config)
     state = jax.eval_shape(functools.partial(trainer.init_state, config, optimizer))
     shardings = loop.state_shardings(config, state, mesh)
-    degrades = getattr(config, "degradation", None) is not None
-    side = config.crop + 2 * getattr(config, "margin", 0) * degrades
-    pixels = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
-    names = ["image"] if degrades or not hasattr(config, "degradation") else ["image", "measurement"]
-    arguments = _on(state, shardings), _on(dict.fromkeys(names, pixels), sharding.batch_sharding(mesh))
+    arguments = _on(state, shardings), _on(_batch(config), sharding.batch_sharding(mesh))
     step = loop.jit_step(functools.partial(trainer.train_step, config, optimizer), mesh, shardings)
     memory = {"parameters": bytes_per_chip(arguments[0].params), "optimizer": bytes_per_chip(arguments[0].opt_state),
               "average": bytes_per_chip(arguments[0].ema), "batch": bytes_per_chip(arguments[1])}
     return Program(step, arguments, memory, {"steps": 1})
+
+
+def _batch(config):
+    """What a train step gets: pixels, or what the program of a frozen autoencoder makes of them."""
+    if getattr(config, "autoencoder", None):
+        batch = {"image": _pictures(config)}
+        if hasattr(config, "degradation"):
+            small = config.crop // config.scale
+            batch["coarse"], measurement = _pictures(config, small), (config.batch_size, small, small, 3)
+            batch["measurement"] = jax.ShapeDtypeStruct(measurement, jnp.float32)
+        return batch
+    degrades = getattr(config, "degradation", None) is not None
+    side = config.crop + 2 * getattr(config, "margin", 0) * degrades
+    pixels = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+    return dict.fromkeys(["image"] if degrades or not hasattr(config, "degradation") else ["image", "measurement"],
+                         pixels)
 
 
 def _sampler(config, mesh, function, batch, facts):
@@ -106,8 +118,9 @@ def _sampler(config, mesh, function, batch, facts):
                    {"parameters": bytes_per_chip(params), "batch": bytes_per_chip(batch)}, facts)
 
 
-def _pictures(config):
-    return jax.ShapeDtypeStruct((config.batch_size, config.crop, config.crop, 3), jnp.float32)
+def _pictures(config, side=None):
+    """Or latents, where the config has them."""
+    return jax.ShapeDtypeStruct((config.batch_size, *latent.shape(config, side or config.crop)), jnp.float32)
 
 
 def _keys(config):
@@ -137,7 +150,7 @@ def _ddim(config, mesh, steps):
     schedule = schedules.respace(schedules.from_json(config.schedule), steps, spacing)
 
     def draw(params, batch):
-        kernel = samplers.ddim(_denoiser(config, params, schedule, True), schedule)
+        kernel = samplers.ddim(_denoiser(config, params, schedule, not config.autoencoder), schedule)
         return samplers.sample(kernel, batch["keys"], batch["z"])[0]
 
     return _sampler(config, mesh, draw, {"z": _pictures(config), "keys": _keys(config)}, {"steps": steps})

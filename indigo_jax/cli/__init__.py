@@ -11,7 +11,7 @@ import re
 import sys
 
 from indigo_jax import __version__
-from indigo_jax.cli import evaluate, restore, weights
+from indigo_jax.cli import evaluate, guided, restore, weights
 from indigo_jax.cli.jobs import choose_targets, gather, run_all
 from indigo_jax.cli.messages import UsageError, one_line
 
@@ -133,7 +133,9 @@ def _add_restore(commands):
     parser = _command(commands, "restore", restore.run, "Restore pictures.")
     _add_files(parser, "restored")
     parser.add_argument("--method", choices=restore.METHODS, default="indi", help=(
-        "indi: a network that restores directly; bird: a diffusion prior and what is known of the damage"))
+        "indi: a network that restores directly; bird: a diffusion prior and what is known of the damage; indigo, "
+        "latent-indigo: a diffusion prior, and an invertible network that has learned the damage. Those enlarge as the "
+        "network was made for, by 4"))
     parser.add_argument("--task", choices=TASKS, default="auto", help=(
         "what to undo; auto: whatever the network finds. sr also enlarges, by --scale. nonuniform: blur that changes "
         "across the picture. ct: INPUT are sinograms, .npy files [detectors, angles] of sums along parallel rays, as "
@@ -143,7 +145,7 @@ def _add_restore(commands):
                                                           restore.DEFAULT_WEIGHTS.items() if name) + ")"))
     parser.add_argument("--steps", type=_number(int, 1, 10_000), default=argparse.SUPPRESS, help=(
         "indi: 1 is nearest to the truth on average; about 5 look sharper where detail was lost, as by blur or 4x sr "
-        "(default: 1)"))
+        "(default: 1). indigo, latent-indigo: of the sampler (default: 100)"))
     parser.add_argument("--mask", metavar="FILE", default=argparse.SUPPRESS, help=(
         "bird, inpaint: a picture of the same size, white where the other is to be filled"))
     parser.add_argument("--kernel", metavar="FILE", default=argparse.SUPPRESS, help=(
@@ -168,7 +170,9 @@ def _add_restore(commands):
                         default=argparse.SUPPRESS)
     parser.add_argument("--tile", type=_number(int, 64, 16384, " pixels"), metavar="N", default=argparse.SUPPRESS,
                         help="largest side of the pieces that large pictures are restored in; less needs less memory "
-                             "(default: 1024)")
+                             "(default: 1024). indigo, latent-indigo: of those that the prior sees (default: the side "
+                             "that it has learned)")
+    guided.add_flags(parser, _number)
     parser.add_argument("--compare", metavar="FILE", default=argparse.SUPPRESS, help=(
         "also write before | after as one picture (ct: filtered back-projection | after); a folder for several"))
     parser.add_argument("--report", metavar="FILE.json", default=argparse.SUPPRESS, help=(

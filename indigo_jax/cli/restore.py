@@ -4,15 +4,16 @@ import math
 import pathlib
 
 from indigo_jax import __version__
-from indigo_jax.cli import tomography
+from indigo_jax.cli import guided, tomography
 from indigo_jax.cli.jobs import choose_targets, gather, refuse_shared, run_all
 from indigo_jax.cli.messages import UsageError, one_line, write_text
 
 METHODS = {"indi": ("auto", "denoise", "deblur", "sr", "jpeg"),
-           "bird": ("deblur", "nonuniform", "sr", "denoise", "inpaint", "ct")}
+           "bird": ("deblur", "nonuniform", "sr", "denoise", "inpaint", "ct"),
+           **dict.fromkeys(guided.FLAGS, guided.TASKS)}
 DEFAULT_WEIGHTS = {"indi": "indi-photo", "bird": None, "bird, ct": "ellipses64"}
 OWN_FLAGS = {"indi": ("steps", "tile"), "bird": ("mask", "kernel", "kernel_size", "kernel_family", "grid",
-                                                 "candidates", "angles", "sigma_255")}
+                                                 "candidates", "angles", "sigma_255"), **guided.FLAGS}
 _TASKS_OF = {"mask": ("inpaint",), "kernel": ("deblur",), "kernel_size": ("deblur", "nonuniform"),
              "candidates": ("deblur", "nonuniform"), "kernel_family": ("deblur",), "grid": ("nonuniform",),
              "angles": ("ct",)}
@@ -22,7 +23,7 @@ def run(args):
     """Restore every picture; returns the exit code."""
     _check_flags(args)
     own = f"{args.method}, {args.task}"
-    args.weights = getattr(args, "weights", DEFAULT_WEIGHTS.get(own, DEFAULT_WEIGHTS[args.method]))
+    args.weights = getattr(args, "weights", DEFAULT_WEIGHTS.get(own, DEFAULT_WEIGHTS.get(args.method)))
     scale = (getattr(args, "scale", None) or 4) if args.task == "sr" else None
     report = getattr(args, "report", None)
     jobs, failed = gather(args.inputs, args.output, **(tomography.KIND if args.task == "ct" else {}))
@@ -33,7 +34,8 @@ def run(args):
     if report is not None and (pathlib.Path(report).suffix.lower() != ".json" or pathlib.Path(report).is_dir()):
         raise UsageError(f"--report writes JSON: name it {pathlib.Path(report).with_suffix('.json')}, not {report}")
     try:
-        method = {"indi": _Indi, "bird": _Tomography if args.task == "ct" else _Bird}[args.method](args, scale)
+        method = {"indi": _Indi, "bird": _Tomography if args.task == "ct" else _Bird}.get(
+            args.method, guided.Guided)(args, scale)
     except RuntimeError as error:
         raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
 
@@ -62,7 +64,7 @@ def run(args):
     code = run_all(args, jobs, targets, failed, work, finish, method.devices, "restored", method.read)
     if report is not None:
         settings = {"version": __version__, "method": args.method, "task": args.task, "seed": args.seed,
-                    "samples": args.samples, "scale": scale}
+                    "samples": args.samples, "scale": getattr(method, "scale", scale)}
         text = json.dumps({**settings, "files": rows, "failed": [
             {"input": name, "reason": reason} for name, reason in failed]}, indent=2, ensure_ascii=False) + "\n"
         if not write_text(report, text):
@@ -75,10 +77,12 @@ def _check_flags(args):
         other = next(method for method, tasks in METHODS.items() if args.task in tasks)
         raise UsageError(f"--task {args.task} is for --method {other}; add that, or give another --task. There is: "
                          f"{', '.join(METHODS[args.method])}")
-    for method, flags in OWN_FLAGS.items():
-        for flag in flags:
-            if method != args.method and hasattr(args, flag):
-                raise UsageError(f"--{flag.replace('_', '-')} is for --method {method}; leave it out")
+    for flag in dict.fromkeys(flag for flags in OWN_FLAGS.values() for flag in flags):
+        owners = [method for method, flags in OWN_FLAGS.items() if flag in flags]
+        if hasattr(args, flag) and args.method not in owners:
+            raise UsageError(f"--{flag.replace('_', '-')} is for --method {' and '.join(owners)}; leave it out")
+    if args.method in guided.FLAGS:
+        guided.check(args)
     if hasattr(args, "scale") and args.task != "sr":
         raise UsageError("--scale enlarges, which is for --task sr; add --task sr, or leave --scale out")
     for flag, tasks in _TASKS_OF.items():

@@ -1,4 +1,4 @@
-"""A small residual autoencoder with 8 pixels per latent: the network of TAESD and TAEF2."""
+"""A small residual autoencoder, by default with 8 pixels per latent: the network of TAESD and TAEF2."""
 from typing import Any
 
 import flax.linen as nn
@@ -19,42 +19,53 @@ class TinyAutoencoder(nn.Module):
     Only the ``pool`` branches take statistics over the whole picture, so with ``pool_channels=0`` what a latent
     becomes depends on its receptive field alone, and tiles agree with the picture away from their borders.
 
+    One width for all levels spends most of the work on the largest one. For little work, widths that grow as the sides
+    shrink and pixels folded at the door: ``TinyAutoencoder(8, (48, 80, 96), levels=2, num_blocks=2, pool_channels=0,
+    patch_size=2)`` has 8 pixels per latent, too.
+
     Attributes:
         latent_channels: of ``z``.
-        channels: width of every level.
+        channels: width of every level, or one width per level, ``levels + 1`` of them, that of the pictures first.
         levels: how often the sides are halved.
         num_blocks: residual blocks of each level but the first, which has one.
         pool_channels: width of the branch with GroupNorm in the blocks of the last level; 0: none.
         pool_groups: of that GroupNorm.
         out_channels: of the pictures.
+        patch_size: side of the pixel blocks folded into channels at the door (1: none), and unfolded at the end.
         scaling_factor: for diffusion, which works on ``scaling_factor z``; never applied here.
         convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
         dtype: of the computation; parameters, normalisation and results stay float32.
 
     Source: github.com/madebyollin/taesd.
-    Differs from the reference in: pictures in ``[-1, 1]`` at the door, ``[0, 1]`` inside as there.
+    Differs from the reference in: pictures in ``[-1, 1]`` at the door, ``[0, 1]`` inside as there; widths of their own
+    for the levels and folded pixels are additions.
     """
     latent_channels: int = 32
-    channels: int = 64
+    channels: int | tuple[int, ...] = 64
     levels: int = 3
     num_blocks: int = 3
     pool_channels: int = 256
     pool_groups: int = 4
     out_channels: int = 3
+    patch_size: int = 1
     scaling_factor: float = 1.0
     convolution: str = "plain"
     dtype: Any = jnp.float32
 
     def setup(self):
-        shared = {name: getattr(self, name) for name in ("channels", "levels", "num_blocks", "pool_channels",
-                                                         "pool_groups", "convolution", "dtype")}
-        self.encoder = TinyEncoder(out_channels=self.latent_channels, **shared)
-        self.decoder = TinyDecoder(out_channels=self.out_channels, **shared)
+        widths = (self.channels,) * (self.levels + 1) if isinstance(self.channels, int) else self.channels
+        if len(widths) != self.levels + 1:
+            raise ValueError(f"{self.levels} levels of halving need {self.levels + 1} channels, that of the pictures "
+                             f"first; got {widths}")
+        shared = {name: getattr(self, name) for name in ("num_blocks", "pool_channels", "pool_groups", "convolution",
+                                                         "dtype")}
+        self.encoder = TinyEncoder(out_channels=self.latent_channels, channels=widths, **shared)
+        self.decoder = TinyDecoder(out_channels=self.out_channels * self.patch_size**2, channels=widths, **shared)
 
     @property
     def factor(self) -> int:
         """Pixels per latent, along a side."""
-        return 2**self.levels
+        return self.patch_size * 2**self.levels
 
     def __call__(self, x: Image) -> Image:
         """``decode(encode(x))``."""
@@ -74,7 +85,8 @@ class TinyAutoencoder(nn.Module):
             ValueError for other sides or channels.
         """
         check_pictures(x, multiple=self.factor, channels=self.out_channels)
-        return self.encoder((x.astype(self.dtype) + 1) / 2).astype(jnp.float32)
+        h = layers.space_to_depth((x.astype(self.dtype) + 1) / 2, self.patch_size)
+        return self.encoder(h).astype(jnp.float32)
 
     def decode(self, z: Array) -> Image:
         """Pictures of latents, of any size.
@@ -89,14 +101,14 @@ class TinyAutoencoder(nn.Module):
             ValueError for other channels.
         """
         check_latents(z, channels=self.latent_channels)
-        return 2 * self.decoder(z.astype(self.dtype)).astype(jnp.float32) - 1
+        x = layers.depth_to_space(self.decoder(z.astype(self.dtype)), self.patch_size)
+        return 2 * x.astype(jnp.float32) - 1
 
 
 class TinyEncoder(nn.Module):
     """Convolution, block, then per level a convolution of stride 2 and blocks, then a convolution."""
     out_channels: int
-    channels: int
-    levels: int
+    channels: tuple[int, ...]
     num_blocks: int
     pool_channels: int
     pool_groups: int
@@ -107,13 +119,13 @@ class TinyEncoder(nn.Module):
     def __call__(self, h: Array) -> Array:
         """``[B, H, W, C]`` in ``[0, 1]`` -> ``[B, H / 2^levels, W / 2^levels, out_channels]``."""
         conv = dict(dtype=self.dtype, convolution=self.convolution)
-        h = layers.conv3x3(self.channels, name="conv_in", **conv)(h)
-        for level in range(self.levels + 1):
+        h = layers.conv3x3(self.channels[0], name="conv_in", **conv)(h)
+        for level, width in enumerate(self.channels):
             if level:
-                h = _conv_without_bias(self.channels, strides=2, name=f"down_{level}", **conv)(h)
-            pool = self.pool_channels if level == self.levels else 0
+                h = _conv_without_bias(width, strides=2, name=f"down_{level}", **conv)(h)
+            pool = self.pool_channels if level == len(self.channels) - 1 else 0
             for i in range(self.num_blocks if level else 1):
-                h = TinyBlock(self.channels, pool, self.pool_groups, name=f"block_{level}_{i}", **conv)(h)
+                h = TinyBlock(width, pool, self.pool_groups, name=f"block_{level}_{i}", **conv)(h)
         return layers.conv3x3(self.out_channels, name="conv_out", **conv)(h)
 
 
@@ -121,8 +133,7 @@ class TinyDecoder(nn.Module):
     """``3 tanh(z / 3)``, convolution, ReLU, then per level blocks, doubling and a convolution, then block and
     convolution."""
     out_channels: int
-    channels: int
-    levels: int
+    channels: tuple[int, ...]
     num_blocks: int
     pool_channels: int
     pool_groups: int
@@ -133,13 +144,15 @@ class TinyDecoder(nn.Module):
     def __call__(self, z: Array) -> Array:
         """``[B, h, w, latent_channels]`` -> ``[B, 2^levels h, 2^levels w, out_channels]``, about ``[0, 1]``."""
         conv = dict(dtype=self.dtype, convolution=self.convolution)
-        h = nn.relu(layers.conv3x3(self.channels, name="conv_in", **conv)(3 * jnp.tanh(z / 3)))
-        for level in range(self.levels, -1, -1):
-            pool = self.pool_channels if level == self.levels else 0
+        last = len(self.channels) - 1
+        h = nn.relu(layers.conv3x3(self.channels[last], name="conv_in", **conv)(3 * jnp.tanh(z / 3)))
+        for level in range(last, -1, -1):
+            pool = self.pool_channels if level == last else 0
             for i in range(self.num_blocks if level else 1):
-                h = TinyBlock(self.channels, pool, self.pool_groups, name=f"block_{level}_{i}", **conv)(h)
+                h = TinyBlock(self.channels[level], pool, self.pool_groups, name=f"block_{level}_{i}", **conv)(h)
             if level:
-                h = _conv_without_bias(self.channels, name=f"up_{level}", **conv)(layers.upsample_nearest(h))
+                h = layers.upsample_nearest(h)
+                h = _conv_without_bias(self.channels[level - 1], name=f"up_{level}", **conv)(h)
         return layers.conv3x3(self.out_channels, name="conv_out", **conv)(h)
 
 

@@ -3,7 +3,7 @@
 A file holds the tensors of one network under the names of its parameters (``params/conv_in/kernel``) and, as JSON under
 the key ``info`` of its metadata, what is needed to use it: architecture and constructor arguments; of a restoration
 network the noise mode and the tasks, of a diffusion prior the schedule and what it predicts, of an invertible network
-the scale of the degradation.
+the scale of the degradation; of both, where they work on latents, the autoencoder whose latents they know.
 """
 import functools
 import hashlib
@@ -22,14 +22,15 @@ from indigo_jax.typing import Params
 FOLDER = pathlib.Path(__file__).parent
 MANIFEST = "manifest.json"
 _PRIOR = ("schedule", "prediction")
+_RESTORATION = ("noise", "tasks")
 _INN = ("scale",)
-_KINDS = {"RestorationUNet": ("noise", "tasks"), "ADMUNet": _PRIOR, "DDPMUNet": _PRIOR, "KerasUNet": _PRIOR,
-          "GuidanceINN": _INN}
+_KINDS = {"RestorationUNet": _RESTORATION, "ADMUNet": _PRIOR, "DDPMUNet": _PRIOR, "KerasUNet": _PRIOR,
+          "LatentUNet": _PRIOR, "GuidanceINN": _INN, "TinyAutoencoder": (), "AutoencoderKL": ()}
 ARCHITECTURES = tuple(_KINDS)
 _SUFFIX = ".safetensors"
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".msgpack")
 _DTYPES = ("F16", "BF16", "F32")
-_EXPORTED = ("loss", "range", "steps", "learned_variance", "image_size")  # travel from a training run where it has them
+_EXPORTED = ("loss", "range", "steps", "learned_variance", "image_size", "autoencoder")  # travel from a training run
 _LARGEST = 4096  # of any number among the constructor arguments
 
 
@@ -64,7 +65,8 @@ def load(name_or_path):
     Returns:
         ``(module, params, info)``: the linen module, its variables in float32, and the dict that was stored with
         them, plus ``info["sha256"]``, of the file. ``module.apply(params, x_t, t)`` restores, or predicts
-        ``info["prediction"]`` where the info has a "schedule" (:func:`schedules.from_json`).
+        ``info["prediction"]`` where the info has a "schedule" (:func:`schedules.from_json`). For autoencoders see
+        :func:`latents.load`.
 
     Errors:
         :class:`WeightsError` for an unknown name (the known ones are listed), a file that is damaged, is not
@@ -100,8 +102,9 @@ def save(path, params: Params, info: dict) -> None:
         params: a linen variables dict.
         info: JSON-able: "architecture" and "arguments" (the module's class and constructor arguments), "noise"
             (:func:`schedules.noise_to_json`) and "tasks", or for a diffusion prior "schedule"
-            (:func:`schedules.to_json`), "prediction" (eps, x0 or v) and "learned_variance" where it is True; and
-            whatever should travel with the weights.
+            (:func:`schedules.to_json`), "prediction" (eps, x0 or v) and "learned_variance" where it is True; of a prior
+            or an invertible network of latents "autoencoder" (:func:`latents.identity`); and whatever should travel
+            with the weights.
 
     Errors:
         :class:`WeightsError` for another extension, params that are not those of the module, or that are not finite in
@@ -115,7 +118,7 @@ def save(path, params: Params, info: dict) -> None:
     info = {key: value for key, value in info.items() if key != "sha256"}
     _check_info(path, info)
     module = _module(path, info, len(tensors))
-    _check_shapes(path, {name: value.shape for name, value in tensors.items()}, module)
+    _check_shapes(path, {name: value.shape for name, value in tensors.items()}, module, info)
     with np.errstate(over="ignore"):
         tensors = {name: value.astype(np.float16, order="C") for name, value in tensors.items()}  # safetensors needs C
     _check_finite(path, tensors)
@@ -127,7 +130,7 @@ def export(workdir, path, name: str | None = None) -> None:
     """The averaged parameters of the newest whole checkpoint of a training run as one weights file.
 
     Args:
-        workdir: ``--workdir`` of ``train.indi`` or ``train.diffusion``.
+        workdir: ``--workdir`` of ``train.indi``, ``train.diffusion``, ``train.autoencoder`` or ``train.inn``.
         path: the file to write, ``NAME.safetensors``.
         name: what it calls itself; the file's name where None.
 
@@ -224,7 +227,7 @@ def _read(path, expected_sha256):
             slices = {key: file.get_slice(key) for key in file.keys()}
             _check_info(path, info)
             module = _module(path, info, len(slices))
-            _check_shapes(path, {key: tuple(piece.get_shape()) for key, piece in slices.items()}, module)
+            _check_shapes(path, {key: tuple(piece.get_shape()) for key, piece in slices.items()}, module, info)
             for key, piece in slices.items():
                 if piece.get_dtype() not in _DTYPES:
                     raise WeightsError(f"{_show(path)}: {key} is {piece.get_dtype()}, not a float of 16 or 32 bits")
@@ -269,20 +272,31 @@ def _check_info(path, info):
                            f"{', '.join(ARCHITECTURES)}")
     needed = _KINDS[info["architecture"]]
     _check_has(path, info, needed)
-    if needed is _PRIOR:
+    if needed is _RESTORATION:
+        _check_restoration(path, info)
+    elif needed is _PRIOR:
         _check_prior(path, info)
-        return
-    if needed is _INN:
-        if not isinstance(info["scale"], int) or info["scale"] < 1:
-            raise WeightsError(f"{_show(path)}: 'scale' in its info is {_brief(info['scale'])}, not a whole number "
-                               "from 1")
-        return
+    elif needed is _INN and (not isinstance(info["scale"], int) or info["scale"] < 1):
+        raise WeightsError(f"{_show(path)}: 'scale' in its info is {_brief(info['scale'])}, not a whole number from 1")
+    if "autoencoder" in info:
+        _check_autoencoder(path, info["autoencoder"])
+
+
+def _check_restoration(path, info):
     noise = info["noise"]
     if (not isinstance(noise, dict) or not isinstance(noise.get("name"), str)
             or not isinstance(noise.get("eps", 0.0), (int, float)) or not math.isfinite(noise.get("eps", 0.0))):
         raise WeightsError(f"{_show(path)}: the noise mode {_brief(noise)} in its info is not a name and a level")
     if not isinstance(info["tasks"], list) or not all(isinstance(task, str) for task in info["tasks"]):
         raise WeightsError(f"{_show(path)}: 'tasks' in its info is {_brief(info['tasks'])}, not a list of names")
+
+
+def _check_autoencoder(path, autoencoder):
+    """Of a prior or an invertible network: whose latents it knows."""
+    values = [autoencoder.get(key) for key in ("name", "sha256")] if isinstance(autoencoder, dict) else [None]
+    if not all(isinstance(value, str) and value.isprintable() for value in values):
+        raise WeightsError(f"{_show(path)}: 'autoencoder' in its info is {_brief(autoencoder)}, not a name and a "
+                           "sha256")
 
 
 def _check_has(path, info, needed):
@@ -324,7 +338,7 @@ def _module(path, info, count):
         if "dtype" in arguments:
             arguments["dtype"] = np.dtype(_float_type(arguments["dtype"]))
         module = getattr(models, info["architecture"])(**arguments)
-        for name in ("num_res_blocks", "num_blocks", "encoder_blocks", "levels"):
+        for name in ("num_res_blocks", "num_blocks", "encoder_blocks", "levels", "layers_per_block"):
             if getattr(module, name, 0) > count:
                 raise ValueError(f"{getattr(module, name)} blocks in {count} tensors")
     except (TypeError, ValueError, AttributeError) as error:
@@ -341,10 +355,10 @@ def _float_type(name):
     return types[name]
 
 
-def _check_shapes(path, shapes, module):
+def _check_shapes(path, shapes, module, info):
     """The tensors are exactly those of ``module.init``: same names, same shapes. Nothing is computed."""
     try:
-        expected = _expected_shapes(module)
+        expected = _expected_shapes(module, "autoencoder" in info, info.get("learned_variance", False))
     except Exception as error:  # whatever a network of senseless arguments raises
         raise WeightsError(f"{_show(path)}: no {type(module).__name__} can be made of the arguments in its info "
                            f"({_line(error)})") from error
@@ -361,20 +375,30 @@ def _check_shapes(path, shapes, module):
 
 
 @functools.lru_cache(maxsize=16)
-def _expected_shapes(module):
+def _expected_shapes(module, of_latents, learned_variance):
     import jax
     import jax.numpy as jnp
-    if hasattr(module, "undecimated"):  # an invertible network, of a picture and its measurement
-        scale = 1 if module.undecimated else 2**module.levels
-        inputs = tuple(jax.ShapeDtypeStruct((1, 16 * side, 16 * side, 3), jnp.float32) for side in (scale, 1))
-        variables = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *inputs)
-        return {name: tuple(leaf.shape) for name, leaf in _flatten(variables)}
-    levels = len(getattr(module, "multipliers", None) or module.widths)
-    side = max(16, getattr(module, "patch_size", 1) * 2 ** (levels - 1))
-    x, t = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
-    inputs = (x, t, x) if getattr(module, "condition_on_y", False) else (x, t)
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in _inputs(module, of_latents, learned_variance)]
     variables = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *inputs)
     return {name: tuple(leaf.shape) for name, leaf in _flatten(variables)}
+
+
+def _inputs(module, of_latents, learned_variance):
+    """Shapes that a network can be called with."""
+    def batch(side, channels=3):
+        return 1, side, side, channels
+
+    if hasattr(module, "undecimated"):  # an invertible network, of a picture or latents, and the measurement in pixels
+        return batch(16 if module.undecimated else 16 * 2**module.levels, module.channels), batch(16)
+    if hasattr(module, "latent_channels"):  # an autoencoder
+        return batch(module.factor, module.out_channels),
+    if hasattr(module, "context_dim"):
+        x = batch(2 ** len(module.block_out_channels), module.in_channels)
+        return (x, (1,), (1, 2, module.context_dim)) if module.context_dim else (x, (1,))
+    levels = len(getattr(module, "multipliers", None) or module.widths)
+    side = max(16, getattr(module, "patch_size", 1) * 2 ** (levels - 1))
+    x = batch(side, module.out_channels // (2 if learned_variance else 1) if of_latents else 3)
+    return (x, (1,), x) if getattr(module, "condition_on_y", False) else (x, (1,))
 
 
 def _check_finite(path, tensors):

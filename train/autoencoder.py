@@ -1,0 +1,198 @@
+"""Train a small autoencoder, whose latents diffusion priors and invertible networks then learn.
+
+    python -m train.autoencoder --config train/configs/autoencoder_faces.py --data PICTURES --workdir RUN
+
+Its latents are deterministic. A pull to zero mean and unit mean square lets diffusion take them as they are, with a
+scaling factor of 1; noise before decoding makes near latents mean near pictures, which takes the place of the
+variational part of other autoencoders.
+
+Runs on one CPU, one GPU or a pod slice with the same command. Killed at any moment and started again with the same
+command, on any number of devices and processes, it goes on from the newest whole checkpoint and ends with the
+parameters of an uninterrupted run.
+
+Paper: Rombach et al., Latent diffusion models, CVPR 2022 (arXiv 2112.10752), for the idea; network: TAESD
+(github.com/madebyollin/taesd), whose training is not known to us. The objective is our own.
+"""
+import functools
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from indigo_jax import data, images, metrics, rng, sharding
+from train import common, loop
+from train.autoencoder_config import AutoencoderConfig
+
+_NOISE = 0  # what an image's key is folded with
+_SHOWN = 8
+
+
+def make_optimizer(config: AutoencoderConfig) -> optax.GradientTransformation:
+    """AdamW with clipping, linear warm-up and the config's decay."""
+    return loop.make_optimizer(config, decay=config.decay)
+
+
+def init_state(config: AutoencoderConfig, optimizer: optax.GradientTransformation) -> loop.TrainState:
+    """Fresh state; a pure function of the seed, to be jitted."""
+    picture = jnp.zeros((1, config.crop, config.crop, 3))
+    return loop.fresh_state(config.model.init(jax.random.key(config.seed), picture), optimizer)
+
+
+# ---------------------------------------------------------------------------------------------------- one step
+
+def reconstruction_error(config: AutoencoderConfig, a, b) -> jax.Array:
+    """``mean |a - b|^p + gradient edge_error(a, b) + perceptual_weight distance(a, b)`` of each picture, ``[B]``."""
+    error = a - b
+    total = jnp.mean(jnp.abs(error) if config.loss == "l1" else error**2, axis=(1, 2, 3))
+    if config.gradient:
+        total = total + config.gradient * edge_error(error, scales=config.gradient_scales)
+    if config.perceptual is not None:
+        total = total + config.perceptual_weight * config.perceptual(a, b)
+    return total
+
+
+def edge_error(error, *, scales: int) -> jax.Array:
+    """Mean absolute difference between neighbours of an error ``[B, H, W, C]``, at its size, half of it, ...: ``[B]``.
+
+    ``1 / scales sum_s (mean |d/dx e_s| + mean |d/dy e_s|)``, ``e_s`` the error averaged over blocks of ``2^s`` pixels.
+    """
+    total = 0.0
+    for scale in range(scales):
+        if scale:
+            b, h, w, c = error.shape
+            error = jnp.mean(error.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+        total = total + sum(jnp.mean(jnp.abs(jnp.diff(error, axis=axis)), axis=(1, 2, 3)) for axis in (1, 2))
+    return total / scales
+
+
+def moments(z) -> tuple[jax.Array, jax.Array]:
+    """Mean and mean square of each channel of latents ``[B, h, w, C]``, each ``[C]``."""
+    return jnp.mean(z, axis=(0, 1, 2)), jnp.mean(z**2, axis=(0, 1, 2))
+
+
+def pull(z, batch_moments) -> jax.Array:
+    """A picture's share ``[B]`` of ``mean_c (m_c^2 + (q_c - 1)^2)``, m and q the moments of its batch.
+
+    The moments are constants here, and each square is its tangent at them: the mean over the batch has the value and
+    the gradient of the whole, and can still be taken in microbatches.
+    """
+    m, q = jax.lax.stop_gradient(batch_moments)
+    own_m, own_q = jnp.mean(z, axis=(1, 2)), jnp.mean(z**2, axis=(1, 2))
+    return jnp.mean(m * (2 * own_m - m) + (q - 1) * (2 * (own_q - 1) - (q - 1)), axis=-1)
+
+
+def autoencoder_loss(config: AutoencoderConfig, params, x, keys, batch_moments) -> jax.Array:
+    """The loss of each picture ``[B]``: reconstruction from noisy latents, and the pull."""
+    apply = functools.partial(loop.network(config).apply, params)
+    z = apply(x, method="encode")
+    noisy = z + config.noise * rng.normal(rng.fold(keys, _NOISE), z) if config.noise else z
+    loss = reconstruction_error(config, apply(noisy, method="decode"), x)
+    return loss + config.pull * pull(z, batch_moments) if config.pull else loss
+
+
+def train_step(config: AutoencoderConfig, optimizer, state: loop.TrainState,
+               batch: dict) -> tuple[loop.TrainState, dict]:
+    """One optimiser step. Randomness comes from (seed, step, slot in the batch) alone."""
+    batch_moments = None
+    if config.pull:
+        params = sharding.gathered(state.params, rules=config.sharding_rules)
+        x = loop.in_unit_range(batch["image"])
+        batch_moments = moments(loop.network(config).apply(params, x, method="encode"))
+
+    def loss_fn(params, pixels, keys):
+        return jnp.mean(autoencoder_loss(config, params, loop.in_unit_range(pixels), keys, batch_moments))
+
+    keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
+    return loop.update(config, optimizer, state, loss_fn, batch["image"], keys)
+
+
+# ---------------------------------------------------------------------------------------------------- evaluation
+
+class Evaluation:
+    """The same held-out pictures every time, encoded and decoded, without noise and with it.
+
+    PSNR of both; the largest mean of a latent channel, and the smallest and the largest standard deviation.
+    """
+
+    columns = ("eval_psnr", "eval_noisy_psnr", "eval_latent_mean", "eval_latent_std_min", "eval_latent_std_max")
+    caption = "pictures, reconstructions, those of noisy latents"
+    rows = 16  # of a batch
+
+    def __init__(self, config: AutoencoderConfig, source):
+        chosen = [source[i] for i in range(min(config.eval_samples, len(source)))]
+        self.batches = [
+            (batch["image"], rng.image_keys(config.seed, batch["id"]), batch["mask"]) for batch in
+            data.evaluation_batches(chosen, batch_size=min(self.rows, len(chosen)), crop=config.eval_size)]
+
+        @jax.jit
+        def reconstruct(params, pixels, keys):
+            apply = functools.partial(config.model.apply, params)
+            z = apply(loop.in_unit_range(pixels), method="encode")
+            noisy = z + config.noise * rng.normal(rng.fold(keys, _NOISE), z)
+            return z, apply(z, method="decode"), apply(noisy, method="decode")
+
+        self.reconstruct = reconstruct
+
+    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
+        """Scores and the picture, also written to ``path``."""
+        found = []
+        for pixels, keys, mask in self.batches:
+            found.append([np.asarray(a)[mask] for a in (pixels, *self.reconstruct(params, pixels, keys))])
+        pixels, z, plain, noisy = map(np.concatenate, zip(*found))
+        x = loop.in_unit_range(pixels)
+        means, stds = z.mean(axis=(0, 1, 2)), z.std(axis=(0, 1, 2))
+        values = (metrics.psnr(plain, pixels).mean(), metrics.psnr(noisy, pixels).mean(), np.abs(means).max(),
+                  stds.min(), stds.max())
+        pixels = images.grid([list(np.clip(a[:_SHOWN], -1, 1)) for a in (np.asarray(x), plain, noisy)])
+        images.write(path, pixels)
+        return dict(zip(self.columns, map(float, values))), loop.as_pixels(pixels)
+
+    def describe(self, scores: dict) -> str:
+        """The scores in one line."""
+        return (f"{scores['eval_psnr']:.2f} dB, from noisy latents {scores['eval_noisy_psnr']:.2f} dB; latents: means "
+                f"up to {scores['eval_latent_mean']:.2f}, standard deviations {scores['eval_latent_std_min']:.2f} to "
+                f"{scores['eval_latent_std_max']:.2f}")
+
+
+# ---------------------------------------------------------------------------------------------------- the run
+
+def open_data(config: AutoencoderConfig, split: str):
+    """The source of pictures; refuses pairs."""
+    source = data.open_source(config.data, split=split, cache=config.cache)
+    if "measurement" in source[0]:
+        raise ValueError(f"{config.data} holds pairs; an autoencoder learns from pictures alone: give a folder or a "
+                         "pack")
+    return source
+
+
+def config_to_json(config: AutoencoderConfig) -> dict:
+    """What is written beside the checkpoints, enough to rebuild the network and to use it rightly."""
+    fields = {name: value for name, value in vars(config).items() if name not in ("model", "perceptual")}
+    return {**common.module_to_json(config.model), "loss": config.loss, "range": [-1, 1],
+            "perceptual": str(config.perceptual), "code": common.code_version(), "config": fields}
+
+
+def train(config: AutoencoderConfig, mesh: jax.sharding.Mesh | None = None) -> loop.TrainState:
+    """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
+    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
+    loop.check(config, mesh)
+    source, optimizer = open_data(config, "train"), make_optimizer(config)
+    return loop.run(
+        config, mesh=mesh, source=source, crop=config.crop, augment="flip" if config.flip else False,
+        init_state=functools.partial(init_state, config, optimizer),
+        train_step=functools.partial(train_step, config, optimizer), description=config_to_json(config),
+        start_from=lambda state, mesh: loop.state_from_weights(config, state, mesh, lambda info: None),
+        evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
+        columns=Evaluation.columns)
+
+
+def main(argv=None) -> int:
+    """Command line; see the module's text."""
+    return loop.main("train.autoencoder", train, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
