@@ -1,13 +1,15 @@
-"""Speed and memory: of InDI's sampler, training step and rollout gradient; of BIRD's iterations; of more devices.
+"""Speed and memory: of InDI's sampler, training step and rollout gradient; of BIRD's iterations; of LatentINDIGO's
+guided steps; of more devices.
 
     python -m eval.benchmark indi [--json] [--sizes 64] [--batch 8] [--steps 1 10] [--large]
     python -m eval.benchmark bird [--json] [--sizes 64] [--batch 1 4] [--large]
+    python -m eval.benchmark latent-indigo [--json [FILE]] [--sizes 256 512 1024 2048] [--time 256] [--large]
     python -m eval.benchmark scaling [--json] [--topologies v5e:4x4 v5p:8x8x16] [--two-processes]
 
 Each row is one compiled program on all devices (bird: on as many as divide the batch), timed after a run that is not
 counted; compilation is apart. FLOPs are XLA's count for one picture (of one step, times the steps: XLA counts the body
 of a loop once); peak bytes are those that the compiler reserves, per device. Times depend on the machine and on what
-else runs there.
+else runs there. LatentINDIGO's rows are compiled, and only those of --time are run.
 """
 import functools
 import itertools
@@ -20,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from eval import benchmark_bird, benchmark_scaling, common
+from eval import benchmark_bird, benchmark_indigo, benchmark_scaling, common
 from eval.measuring import Program, flops, measure, parameter_count, random_parameters, scaled, shapes, table
 from indigo_jax import models, operators, rng, samplers, sharding
+from indigo_jax.restoration.indigo import GRADIENTS
 
 COLUMNS = (("task", "task", "s"), ("network", "network", "s"), ("parameters", "params", ",d"),
            ("batch", "batch", "d"), ("image_size", "size", "d"), ("num_steps", "steps", "d"),
@@ -134,9 +137,12 @@ def indi(args) -> list[Program]:
     return programs
 
 
-BENCHMARKS = {"indi": indi, "bird": benchmark_bird.bird, "scaling": benchmark_scaling.scaling}
+BENCHMARKS = {"indi": indi, "bird": benchmark_bird.bird, "latent-indigo": benchmark_indigo.latent_indigo,
+              "scaling": benchmark_scaling.scaling}
 _TABLES = {"indi": (COLUMNS, ()), "bird": (benchmark_bird.COLUMNS, benchmark_bird.NOTES),
+           "latent-indigo": (benchmark_indigo.COLUMNS, benchmark_indigo.notes),
            "scaling": (benchmark_scaling.COLUMNS, benchmark_scaling.NOTES)}
+_SIZES = {"latent-indigo": list(benchmark_indigo.SIZES)}  # of the others: 64
 
 
 # ---------------------------------------------------------------------------------------------------- command line
@@ -145,6 +151,7 @@ def to_text(rows: list[dict]) -> str:
     """A table for people."""
     first = rows[0]
     columns, notes = _TABLES[first["benchmark"]]
+    notes = notes(rows) if callable(notes) else notes
     return "\n".join([table(rows, columns), "", *notes,
                       f"{first['device_count']} x {first['device_kind']} ({first['platform']}), jax "
                       f"{first['jax_version']}; from the fastest of up to {max(row['repeats'] for row in rows)} runs; "
@@ -154,15 +161,23 @@ def to_text(rows: list[dict]) -> str:
 def _parser():
     parser = common.Parser(prog="eval.benchmark", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"one of: {', '.join(BENCHMARKS)}")
-    parser.add_argument("--json", action="store_true", help="print a JSON list with one object per row, nothing else")
-    parser.add_argument("--sizes", type=common.whole, nargs="+", default=[64], metavar="PX",
-                        help="sides of the square pictures; default: 64")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE",
+                        help="print a JSON list with one object per row, nothing else; or write it, beside the table")
+    parser.add_argument("--sizes", type=common.whole, nargs="+", metavar="PX",
+                        help="sides of the square pictures; default: 64; latent-indigo: "
+                        f"{' '.join(map(str, benchmark_indigo.SIZES))}")
     parser.add_argument("--batch", type=common.whole, nargs="+", metavar="B",
                         help="pictures in a batch, split over the devices; default: 8; bird: 1 4; scaling: 1 a device")
     parser.add_argument("--steps", type=common.whole, nargs="+", default=[1, 10], metavar="N",
                         help="indi: numbers of sampling steps; default: 1 10")
     parser.add_argument("--large", action="store_true",
-                        help="indi: also the network of 26 million parameters; bird: that of 114 million, at 256 px")
+                        help="indi: also the network of 26 million parameters; bird: that of 114 million, at 256 px; "
+                        "latent-indigo: networks of Stable Diffusion's size, compiled only")
+    parser.add_argument("--time", type=common.whole, nargs="*", default=list(benchmark_indigo.TIMED), metavar="PX",
+                        help="latent-indigo: sizes of which steps are also run; default: "
+                        f"{' '.join(map(str, benchmark_indigo.TIMED))}")
+    parser.add_argument("--gradient", choices=GRADIENTS, default="full",
+                        help="latent-indigo: through the diffusion network, or not; default: full")
     parser.add_argument("--rollout-steps", type=common.whole, default=10, metavar="N",
                         help="indi: steps of the rollout that is differentiated; default: 10")
     parser.add_argument("--rollout-batch", type=common.whole, metavar="B", help="its batch; default: --batch")
@@ -181,6 +196,9 @@ def main(argv=None) -> int:
     """Command line; see the module's text."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.name is None and args.json in BENCHMARKS:  # --json NAME
+        args.name, args.json = args.json, "-"
+    args.sizes = args.sizes or _SIZES.get(args.name, [64])
     if args.name not in BENCHMARKS:
         said = "name a benchmark" if args.name is None else f"no benchmark {args.name!r}"
         parser.exit(2, f"{parser.prog}: {said}; there are: {', '.join(BENCHMARKS)}\n")
@@ -190,7 +208,10 @@ def main(argv=None) -> int:
         bar = tqdm(programs, unit="row", desc="measuring")
         rows = [measure(program, repeats=args.repeats, seconds=args.seconds) if isinstance(program, Program)
                 else program() for program in bar]
-        print(json.dumps(rows, indent=2, allow_nan=False) if args.json else to_text(rows))
+        text = json.dumps(rows, indent=2, allow_nan=False)
+        if args.json not in (None, "-"):
+            common.write_text(args.json, text + "\n")
+        print(text if args.json == "-" else to_text(rows))
 
     return common.run(parser, work)
 

@@ -27,16 +27,16 @@ class Cache:
     """Measured numbers in a JSON lines file, one per picture and method, added as soon as they are there.
 
     A line belongs to a key: the weights, the problem's pixels and the method's whole program. A line that was torn by
-    the end of a run is ignored.
+    the end of a run is ignored. ``measured`` are the names of the numbers.
     """
 
-    def __init__(self, path):
-        self.path, self.known = pathlib.Path(path), {}
+    def __init__(self, path, measured=_MEASURED):
+        self.path, self.known, self._measured = pathlib.Path(path), {}, measured
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         for line in text.splitlines():
             try:
                 row = json.loads(line)
-                self.known[row["key"]] = {name: row[name] for name in _MEASURED}
+                self.known[row["key"]] = {name: row[name] for name in measured}
             except (ValueError, KeyError, TypeError):
                 continue
         self._torn = bool(text) and not text.endswith("\n")
@@ -49,7 +49,7 @@ class Cache:
             file.flush()
             os.fsync(file.fileno())
         self._torn = False
-        self.known.update({row["key"]: {name: row[name] for name in _MEASURED} for row in rows})
+        self.known.update({row["key"]: {name: row[name] for name in self._measured} for row in rows})
 
 
 class _Job(NamedTuple):

@@ -244,3 +244,15 @@ def add_model_arguments(parser: Parser) -> None:
     parser.add_argument("--limit", type=whole, metavar="N", help="only the first N pictures, for a quick look")
     parser.add_argument("--batch", type=whole, default=4, metavar="B", help="pictures restored at a time; default: 4")
     parser.add_argument("--seed", type=int, default=0, help="of all noise and random kernels; default: 0")
+
+
+def add_guided_arguments(parser: Parser) -> None:
+    """The flags about INDIGO's networks and chains that tables and figures share."""
+    parser.add_argument("--prior", metavar="NAME|FILE", help="indigo: a diffusion prior; default: faces64, or for "
+                        "latent-indigo latent-faces")
+    parser.add_argument("--inn", metavar="NAME|FILE", help="indigo: an invertible network; default: inn-pixel, or "
+                        "inn-latent")
+    parser.add_argument("--autoencoder", metavar="NAME|FILE",
+                        help="latent-indigo: default: the one that the prior names")
+    parser.add_argument("--chain-steps", type=whole, metavar="N", help="indigo: of the sampler; default: 100")
+    parser.add_argument("--guidance", type=float, metavar="ZETA", help="indigo: default: of the preset syn")

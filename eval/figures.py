@@ -2,6 +2,7 @@
 
     python -m eval.figures [--figure toy|perception-distortion|all] [-o FOLDER]
     python -m eval.figures --method bird --weights PRIOR [--figure iterations|kernels|levels|wrong-kernel|all]
+    python -m eval.figures --method indigo|latent-indigo [--prior P] [--inn I] [--figure decomposition|path|drift|all]
 
 toy.png                      exact restorers in the plane: paths from observations to data, one step against many
 perception_distortion.png    the weights that ship, on real pictures: PSNR against LPIPS for 1 to 20 steps (without
@@ -16,6 +17,12 @@ bird_kernels.png             kernels that blind deblurring finds, beside the tru
 bird_levels.png, .csv        step size: PSNR and time for few or many DDIM steps at equal network evaluations
 bird_wrong_kernel.png, .csv  deblurring with a known kernel that is wrong: BIRD, DiffPIR, DPS, and the blind method
 
+and those of INDIGO and LatentINDIGO (latent_indigo_*), on a diffusion prior with an invertible network:
+
+indigo_decomposition.png     a picture, its coarse part and details, and what they and the measurement make
+indigo_path.png, .csv        estimates on the way and the residual, guided beside zeta = 0
+latent_indigo_drift.png      how far estimates are from what the autoencoder would say, step by step
+
 Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 2303.11435).
 """
 import pathlib
@@ -26,14 +33,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval import bird_figures, common, tables
+from eval import bird_figures, common, indigo, indigo_figures, tables
 from eval.configs import photo_degradations
 from eval.drawing import COLOURS, pyplot, save
 from indigo_jax import metrics, rng, samplers
 from indigo_jax.schedules import NoiseMode
 
 FIGURES = ("toy", "perception-distortion")
-OF_METHOD = {"indi": FIGURES, "bird": bird_figures.FIGURES}
+OF_METHOD = {"indi": FIGURES, "bird": bird_figures.FIGURES, **indigo_figures.OF_METHOD}
 STEPS = (1, 2, 3, 5, 10, 20)
 MODES = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], np.float32)
 _RED = "#D7263D"
@@ -284,11 +291,22 @@ def _real_pictures(args, folder):
     save(draw_strip(results, tuple(dict.fromkeys(shown))), folder / "strip.png")
 
 
+def _guided(args, folder):
+    parts = indigo.load(args.method, args.prior, args.inn, args.autoencoder)
+    options = {name: value for name, value in (("steps", args.chain_steps), ("guidance", args.guidance))
+               if value is not None}
+    pictures = common.open_pictures(args.data, limit=args.limit or 3)
+    names = OF_METHOD[args.method] if args.figure == "all" else [args.figure]
+    indigo_figures.draw(parts, args.method, pictures, folder, names, degradation=args.degradation, seed=args.seed,
+                        **options)
+
+
 def main(argv=None) -> int:
     """Command line; see the module's text."""
     parser = common.Parser(prog="eval.figures", description=__doc__)
     parser.add_argument("--method", choices=tuple(OF_METHOD), default="indi", help="default: indi")
-    parser.add_argument("--figure", choices=(*FIGURES, *bird_figures.FIGURES, "all"), default="all",
+    parser.add_argument("--figure", default="all",
+                        choices=(*FIGURES, *bird_figures.FIGURES, *indigo_figures.FIGURES, "all"),
                         help="one of the method's; default: all")
     parser.add_argument("-o", "--output", default=str(common.RESULTS), metavar="FOLDER",
                         help="where the pictures go; default: eval/results")
@@ -297,6 +315,9 @@ def main(argv=None) -> int:
                         help=f"indi: numbers of steps; default: {' '.join(map(str, STEPS))}")
     parser.add_argument("--crop", type=common.whole, default=256, metavar="PX",
                         help="indi: use the central square of at most this side; default: 256")
+    common.add_guided_arguments(parser)
+    parser.add_argument("--degradation", choices=tuple(indigo.DEGRADATIONS), default="plain",
+                        help="indigo: default: plain")
     args = parser.parse_args(argv)
     if args.figure not in (*OF_METHOD[args.method], "all"):
         other = next(method for method, names in OF_METHOD.items() if args.figure in names)
@@ -309,6 +330,9 @@ def main(argv=None) -> int:
             pictures = common.open_pictures(args.data, limit=args.limit or 3)
             bird_figures.draw(model, pictures, folder, OF_METHOD["bird"] if args.figure == "all" else [args.figure],
                               seed=args.seed)
+            return
+        if args.method in indigo.METHODS:
+            _guided(args, folder)
             return
         if args.figure in ("toy", "all"):
             save(draw_toy(), folder / "toy.png")

@@ -46,28 +46,32 @@ def measure(program: Program, *, repeats: int, seconds: float) -> dict:
     began = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     compile_seconds = time.perf_counter() - began
-    times = []
-    began = time.perf_counter()
+    times = run_seconds(compiled, arguments, repeats=repeats, seconds=seconds, carries=program.carries)
+    batch = program.facts["batch"]
+    device = jax.devices()[0]
+    row = {"device_count": jax.device_count(), **program.facts, "platform": device.platform,
+           "device_kind": device.device_kind, "compile_seconds": compile_seconds, "run_seconds_min": min(times),
+           "run_seconds_median": statistics.median(times), "repeats": len(times),
+           "images_per_second": batch / min(times), "flops_per_image": operations / batch, **memory(compiled),
+           "jax_version": jax.__version__}
+    return {**row, **(program.derive(row) if program.derive else {})}
+
+
+def run_seconds(compiled, arguments, *, repeats: int, seconds: float, carries: bool = False) -> list[float]:
+    """Seconds of each timed run, as :func:`measure` makes them: after one that also warms up."""
+    times, began = [], time.perf_counter()
     for repeat in range(1 + repeats):
         if repeat > 1 and time.perf_counter() - began > seconds:
             break
         mark = time.perf_counter()
         outputs = jax.block_until_ready(compiled(*arguments))
         times.append(time.perf_counter() - mark)
-        if program.carries:
+        if carries:
             arguments = (outputs[0], *arguments[1:])
-    times = times[1:]  # the first run also warms up
-    batch = program.facts["batch"]
-    device = jax.devices()[0]
-    row = {"device_count": jax.device_count(), **program.facts, "platform": device.platform,
-           "device_kind": device.device_kind, "compile_seconds": compile_seconds, "run_seconds_min": min(times),
-           "run_seconds_median": statistics.median(times), "repeats": len(times),
-           "images_per_second": batch / min(times), "flops_per_image": operations / batch, **_memory(compiled),
-           "jax_version": jax.__version__}
-    return {**row, **(program.derive(row) if program.derive else {})}
+    return times[1:]
 
 
-def _memory(compiled) -> dict:
+def memory(compiled) -> dict:
     """Bytes per device: arguments, results and temporaries together, and the temporaries (which remat saves).
 
     (The compiler's own peak is left aside: on the CPU it leaves out most temporaries.)

@@ -2,6 +2,7 @@
 
     python -m eval.tables [--data FOLDER] [--weights indi-photo] [--steps 1 5 10] [--lpips FILE] [--readme README.md]
     python -m eval.tables --method bird --weights PRIOR [--data FOLDER] [--tasks ...] [--methods ...] [--seeds 0 1]
+    python -m eval.tables --method indigo|latent-indigo [--prior P] [--inn I] [--autoencoder A] [--data FOLDER]
 
 Prints a Markdown table and writes it with one CSV row per picture into eval/results/. Without --data it measures on
 four photographs that scikit-image carries. Nothing in the result depends on the clock or on the machine, up to the
@@ -9,7 +10,8 @@ rounding of its floating point arithmetic.
 
 --method bird compares BIRD with its official settings and with cheap methods, on a diffusion prior. It adds every
 number that it has measured to a .jsonl file beside the .csv and takes it from there next time, as long as weights,
-pictures and the method itself are the same: a run that was stopped goes on where it was.
+pictures and the method itself are the same: a run that was stopped goes on where it was. So does --method indigo or
+latent-indigo, which compares guided chains with free ones, with refinement and each regulariser.
 """
 import csv
 import io
@@ -24,7 +26,7 @@ import jax
 import numpy as np
 
 import indigo_jax
-from eval import bird, bird_tables, common
+from eval import bird, bird_tables, common, indigo, indigo_tables
 from eval.configs import photo_degradations
 from indigo_jax import metrics
 
@@ -154,13 +156,19 @@ def replace_between(text: str, body: str, *, start: str = START, end: str = END)
 
 # ---------------------------------------------------------------------------------------------------- command line
 
-OWN_FLAGS = {"indi": ("steps", "lpips", "spacing"), "bird": ("tasks", "methods", "seeds")}
-MARKS = {"indi": (START, END), "bird": (bird_tables.START, bird_tables.END)}
+_GUIDED = tuple(indigo.METHODS)
+METHODS = ("indi", "bird", *_GUIDED)
+OWN_FLAGS = {"steps": ("indi",), "spacing": ("indi",), "lpips": ("indi", *_GUIDED), "tasks": ("bird",),
+             "methods": ("bird",), "seeds": ("bird", *_GUIDED), "weights": ("indi", "bird"),
+             "autoencoder": ("latent-indigo",),
+             **dict.fromkeys(("prior", "inn", "degradations", "kinds", "chain_steps", "guidance", "refine",
+                              "raw_colors"), _GUIDED)}
+MARKS = {"indi": (START, END), "bird": (bird_tables.START, bird_tables.END), **indigo_tables.MARKS}
 
 
 def _parser():
     parser = common.Parser(prog="eval.tables", description=__doc__)
-    parser.add_argument("--method", choices=tuple(OWN_FLAGS), default="indi", help="default: indi")
+    parser.add_argument("--method", choices=METHODS, default="indi", help="default: indi")
     common.add_model_arguments(parser)
     parser.add_argument("--steps", type=common.whole, nargs="+", default=[1, 5, 10], metavar="N",
                         help="indi: numbers of sampling steps; default: 1 5 10")
@@ -170,43 +178,65 @@ def _parser():
     methods = tuple(dict.fromkeys(name for by_task in bird.METHODS.values() for name in by_task))
     parser.add_argument("--methods", choices=methods, nargs="+", metavar="NAME",
                         help=f"bird: some of {', '.join(methods)}; default: all but {', '.join(bird.ON_REQUEST)}")
-    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="bird: several seeds; default: --seed")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="bird: several seeds; default: --seed; "
+                        f"indigo: default: {' '.join(map(str, indigo_tables.SEEDS))}")
+    _add_guided_arguments(parser)
     parser.add_argument("--readme", metavar="FILE", help=f"also write the table between {START} and {END} of this file "
-                        f"(bird: {' and '.join(MARKS['bird'])})")
+                        f"(bird: {' and '.join(MARKS['bird'])}; so for indigo and latent-indigo)")
     parser.add_argument("-o", "--output", default=str(common.RESULTS), metavar="FOLDER",
                         help="where the .md and the .csv go; default: eval/results")
     return parser
 
 
+def _add_guided_arguments(parser):
+    common.add_guided_arguments(parser)
+    parser.add_argument("--degradations", choices=tuple(indigo.DEGRADATIONS), nargs="+", metavar="NAME",
+                        default=list(indigo.DEGRADATIONS),
+                        help=f"indigo: some of {', '.join(indigo.DEGRADATIONS)}; default: all")
+    parser.add_argument("--kinds", choices=indigo_tables.KINDS, nargs="+", metavar="NAME",
+                        default=list(indigo_tables.KINDS),
+                        help=f"indigo: lines, some of {', '.join(indigo_tables.KINDS)} (R0 to R4: latents only); "
+                        "default: all")
+    parser.add_argument("--refine", type=float, default=indigo_tables.Choice().refine, metavar="RATE",
+                        help="indigo: learning rate of the line \"refined\"; default: %(default)g")
+    parser.add_argument("--raw-colors", action="store_true", help="indigo: keep the chain's colours")
+
+
 def _command(args) -> str:
     """The command that was run, without this machine's folders."""
     words = ["python", "-m", "eval.tables"] + (["--method", args.method] if args.method != "indi" else [])
-    for flag, path in (("--data", args.data), ("--weights", args.weights),
-                       ("--lpips", args.lpips if args.method == "indi" else None)):
+    for flag, path in (("--data", args.data), ("--weights", None if args.method in _GUIDED else args.weights),
+                       ("--prior", args.prior), ("--inn", args.inn), ("--autoencoder", args.autoencoder),
+                       ("--lpips", args.lpips if args.method != "bird" else None)):
         words += [flag, pathlib.Path(path).resolve().name] if path else []
     if args.method == "indi":
         words += ["--steps", *map(str, args.steps)]
     for flag, value, default in (("--spacing", args.spacing, "uniform"), ("--limit", args.limit, None),
                                  ("--seed", args.seed, 0), ("--tasks", args.tasks, list(bird.PICTURE_TASKS)),
-                                 ("--methods", args.methods, None), ("--seeds", args.seeds, None)):
+                                 ("--methods", args.methods, None), ("--seeds", args.seeds, None),
+                                 ("--degradations", args.degradations, list(indigo.DEGRADATIONS)),
+                                 ("--kinds", args.kinds, list(indigo_tables.KINDS)),
+                                 ("--chain-steps", args.chain_steps, None), ("--guidance", args.guidance, None),
+                                 ("--refine", args.refine, indigo_tables.Choice().refine)):
         words += [flag, *map(str, value if isinstance(value, list) else [value])] if value != default else []
-    return shlex.join(words)
+    return shlex.join(words + ["--raw-colors"] * args.raw_colors)
 
 
 def _work(args, parser):
-    for method, flags in OWN_FLAGS.items():
-        for flag in flags:
-            if method != args.method and getattr(args, flag) != parser.get_default(flag):
-                raise ValueError(f"--{flag} is for --method {method}; leave it out")
+    for flag, methods in OWN_FLAGS.items():
+        if args.method not in methods and getattr(args, flag) != parser.get_default(flag):
+            name = flag.replace("_", "-")
+            raise ValueError(f"--{name} is for --method {' or '.join(methods)}; leave it out")
     readme = pathlib.Path(args.readme).read_text(encoding="utf-8") if args.readme else None
     if readme is not None:
         _with_name(args.readme, readme, "", args.method)  # refuses before the long work
     if "ct" in args.tasks and args.tasks != ["ct"]:
         raise ValueError("--tasks ct takes slices and a prior of slices; measure it alone")
     pictures = common.open_pictures(args.data, limit=args.limit, names=("phantom.png",) if "ct" in args.tasks else None)
-    stem = re.sub(r"\W+", "_", pathlib.Path(args.weights).stem) + ("" if args.data else "_scikit_image")
-    path = pathlib.Path(args.output) / (stem if args.method == "indi" else f"{stem}_{args.method}")
-    name, rows, body = {"indi": _indi, "bird": _bird}[args.method](args, pictures, path)
+    main = args.prior or indigo.DEFAULTS[args.method][0] if args.method in _GUIDED else args.weights
+    stem = re.sub(r"\W+", "_", pathlib.Path(main).stem) + ("" if args.data else "_scikit_image")
+    path = pathlib.Path(args.output) / (stem if args.method == "indi" else f"{stem}_{args.method.replace('-', '_')}")
+    name, rows, body = {"indi": _indi, "bird": _bird}.get(args.method, _guided)(args, pictures, path)
     common.write_text(path.with_suffix(".csv"), to_csv(rows))
     common.write_text(path.with_suffix(".md"), f"# Results of {name or stem}\n\n{body}\n")
     if readme is not None:
@@ -236,6 +266,11 @@ def _bird(args, pictures, path):
     body = [bird_tables.to_markdown(rows), both and f"BIRD against its official settings:\n\n{both}",
             bird_tables.provenance(model, pictures, pairs, seeds, _command(args))]
     return model.info.get("name"), rows, "\n\n".join(filter(None, body))
+
+
+def _guided(args, pictures, path):
+    """As :func:`_bird`."""
+    return indigo_tables.run(args, pictures, path, _command(args))
 
 
 def _with_name(path, text, body, method):
