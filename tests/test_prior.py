@@ -144,7 +144,7 @@ def test_command_line_writes_the_kernel_that_it_found(file, tmp_path):
 
 @pytest.mark.parametrize("options, message", [
     ([], "--task auto is for --method indi; add that, or give another --task. There is: deblur, nonuniform, sr"),
-    (["--task", "denoise"], "needs a diffusion prior"),
+    (["--task", "inpaint", "--mask", "mask.png", "--weights", "ellipses65"], "no weights of this name"),
     (["--task", "denoise", "--weights", "indi-photo"], "not a diffusion prior"),
     (["--task", "denoise", "--steps", "3"], "--steps is for --method indi"),
     (["--task", "inpaint"], "needs --mask FILE"),

@@ -11,7 +11,7 @@ from indigo_jax.cli.messages import UsageError, one_line, write_text
 METHODS = {"indi": ("auto", "denoise", "deblur", "sr", "jpeg"),
            "bird": ("deblur", "nonuniform", "sr", "denoise", "inpaint", "ct"),
            **dict.fromkeys(guided.FLAGS, guided.TASKS)}
-DEFAULT_WEIGHTS = {"indi": "indi-photo", "bird": None, "bird, ct": "ellipses64"}
+DEFAULT_WEIGHTS = {"indi": "indi-photo", "bird": "faces64", "bird, ct": "ellipses64"}
 OWN_FLAGS = {"indi": ("steps", "tile"), "bird": ("mask", "kernel", "kernel_size", "kernel_family", "grid",
                                                  "candidates", "angles", "sigma_255"), **guided.FLAGS}
 _TASKS_OF = {"mask": ("inpaint",), "kernel": ("deblur",), "kernel_size": ("deblur", "nonuniform"),
@@ -200,9 +200,6 @@ class _Tomography(_Bird):
 
 def _load(load, args):
     from indigo_jax.weights import WeightsError
-    if args.weights is None:
-        raise UsageError(f"--method {args.method} needs a diffusion prior: --weights NAME|PATH; train one with train/"
-                         "diffusion.py, or convert one with: indigo weights convert")
     try:
         return load(args.weights)
     except WeightsError as error:

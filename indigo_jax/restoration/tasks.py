@@ -3,6 +3,7 @@
 Each is a pure function of arrays and keys, to be jitted by its caller; images in a batch do not influence each other.
 ``indigo restore --method bird`` and the tables call these.
 """
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from indigo_jax.typing import Array, Denoiser, Key, Operator
 
 _PROX_VARIANCE = 0.1  # of the picture about the rollout, in the proximal gradient
 _LAST_VARIANCE = 0.02  # the same, after the last iteration
+_GRID_ERROR = 0.08  # of a grid of kernels, as noise, in [-1, 1] units
 _GUESS = 1  # what the keys of the start are folded with
 
 
@@ -248,11 +250,13 @@ def deblur(prior: Prior, y: Array, keys: Key, *, size: int | None = None, sigma=
         size: side of the kernel's support, odd; None where it is unknown.
         sigma: noise level in ``[-1, 1]`` units; estimated from y where None.
         num_candidates: independent restorations, of which that with the smallest residual is kept.
-        grid, family: as for :func:`blind_em`; with a grid the kernels are ``[B, rows * columns, size, size]``.
+        grid, family: as for :func:`blind_em`; with a grid the kernels are ``[B, rows * columns, size, size]``, and the
+            picture need not explain y better than to 0.08: a few kernels only come near to a blur that changes.
     """
     sigma = jnp.maximum(noise_level(y), 0.005) if sigma is None else jnp.asarray(sigma, jnp.float32)
     sigma = jnp.broadcast_to(sigma, y.shape[:1])
-    kernel = blind_em(prior.denoiser, prior.schedule, y, size=size, sigma=sigma, grid=grid, family=family)
+    near = sigma if math.prod(grid) == 1 else jnp.sqrt(sigma**2 + _GRID_ERROR**2)
+    kernel = blind_em(prior.denoiser, prior.schedule, y, size=size, sigma=near, grid=grid, family=family)
 
     def candidate(number):
         own = rng.fold(keys, number)
