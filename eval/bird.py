@@ -24,7 +24,6 @@ PICTURE_TASKS = tuple(task for task in TASKS if task != "ct")  # ct is for a pri
 _SIGMA = {"denoise": 0.3, "ct": 0.002}  # else 0.02
 FACTOR, KERNEL_SIZE, NUM_VIEWS = 4, 9, 20
 _MEASURE, _KERNEL, _RESTORE = 0, 1, 2  # what a picture's key is folded with
-_PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
 _SMOOTH, _LAPLACE = 0.2, 0.1  # spread of a picture's differences: standard deviation; scale of a Laplacian
 
 
@@ -88,7 +87,7 @@ def as_prior(model, params) -> restoration.Prior:
         levels = schedules.from_json(model.info["schedule"])
     options = {"learned_variance": True} if model.info.get("learned_variance") else {}
     network = functools.partial(model.module.apply, params)
-    return restoration.Prior(_PREDICTIONS[model.info["prediction"]](network, levels, **options), levels)
+    return restoration.Prior(denoisers.BY_PREDICTION[model.info["prediction"]](network, levels, **options), levels)
 
 
 # ---------------------------------------------------------------------------------------------------- problems

@@ -109,6 +109,9 @@ def from_v(fn: Callable, schedule: NoiseSchedule, clip: bool = False) -> Denoise
     return denoiser
 
 
+BY_PREDICTION: dict[str, Callable] = {"eps": from_eps, "x0": from_x0, "v": from_v}  # as files and configs name them
+
+
 def _levels(schedule, t, x):
     """``sqrt(alpha_bar)``, ``sqrt(1 - alpha_bar)`` shaped for images, and the index of each ``t`` in the schedule."""
     index = jnp.searchsorted(schedule.timesteps, t.astype(jnp.float32))

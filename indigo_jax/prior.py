@@ -15,7 +15,6 @@ from indigo_jax.typing import Params
 TASKS = ("deblur", "nonuniform", "sr", "denoise", "inpaint")  # of pictures; and :meth:`PriorRestoration.sinogram`
 DEFAULT_GRID = (2, 2)  # of unknown kernels, for blur that changes across the picture
 _CLEAN = 2.5 / 127.5  # noise of a good photograph
-_PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
 _NETWORK = ("module", "schedule", "prediction", "learned_variance", "layout")
 _FIXED = (*_NETWORK, "task", "size", "scale", "candidates", "grid", "family")
 
@@ -221,7 +220,7 @@ def _prior(params, module, schedule, prediction, learned_variance, layout):
         return module.apply(params, x, t)
 
     options = {"learned_variance": True} if learned_variance else {}
-    denoiser = _PREDICTIONS[prediction](pipeline.tiled(network, layout), levels, **options)
+    denoiser = denoisers.BY_PREDICTION[prediction](pipeline.tiled(network, layout), levels, **options)
     return restoration.Prior(denoiser, levels)
 
 

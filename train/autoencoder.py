@@ -161,11 +161,7 @@ class Evaluation:
 
 def open_data(config: AutoencoderConfig, split: str):
     """The source of pictures; refuses pairs."""
-    source = data.open_source(config.data, split=split, cache=config.cache)
-    if "measurement" in source[0]:
-        raise ValueError(f"{config.data} holds pairs; an autoencoder learns from pictures alone: give a folder or a "
-                         "pack")
-    return source
+    return loop.open_pictures(config, split, "an autoencoder learns from pictures alone")
 
 
 def config_to_json(config: AutoencoderConfig) -> dict:

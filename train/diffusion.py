@@ -94,9 +94,9 @@ class Evaluation:
 
         @jax.jit
         def sample(params, start):
-            make = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}[config.prediction]
-            denoiser = make(functools.partial(config.model.apply, params), schedule,
-                            clip=not config.autoencoder, **options)
+            make = denoisers.BY_PREDICTION[config.prediction]
+            denoiser = make(functools.partial(config.model.apply, params), schedule, clip=not config.autoencoder,
+                            **options)
             return samplers.sample(samplers.ddim(denoiser, schedule), sample_keys, start)[0]
 
         @jax.jit
@@ -125,9 +125,7 @@ class Evaluation:
 
 def open_data(config: DiffusionConfig, split: str):
     """The source of pictures, resized if the config says so; refuses pairs."""
-    source = data.open_source(config.data, split=split, cache=config.cache and not config.resize)
-    if "measurement" in source[0]:
-        raise ValueError(f"{config.data} holds pairs; a prior learns from pictures alone: give a folder or a pack")
+    source = loop.open_pictures(config, split, "a prior learns from pictures alone", cache=not config.resize)
     return data.resized(source, config.resize, cache=config.cache) if config.resize else source
 
 

@@ -167,11 +167,7 @@ class Evaluation:
 
 def open_data(config: InnConfig, split: str):
     """The source of clean pictures; refuses pairs."""
-    source = data.open_source(config.data, split=split, cache=config.cache)
-    if "measurement" in source[0]:
-        raise ValueError(f"{config.data} holds pairs; this training degrades pictures itself: give a folder or a pack "
-                         "of clean ones")
-    return source
+    return loop.open_pictures(config, split, "this training degrades pictures itself")
 
 
 def config_to_json(config: InnConfig) -> dict:

@@ -299,6 +299,18 @@ def state_from_weights(config: RunConfig, state: TrainState, mesh, check_info: C
     return state._replace(params=placed, ema=jax.tree.map(jnp.copy, placed))
 
 
+def open_pictures(config: RunConfig, split: str, reason: str, *, cache: bool = True):
+    """The source of the config's clean pictures, kept in memory if config and ``cache`` say so.
+
+    Errors:
+        ValueError for pairs, which gives the ``reason``.
+    """
+    source = data.open_source(config.data, split=split, cache=config.cache and cache)
+    if "measurement" in source[0]:
+        raise ValueError(f"{config.data} holds pairs; {reason}: give a folder or a pack of clean pictures")
+    return source
+
+
 def held_out(open_data: Callable):
     """``open_data("val")``, or without such a split pictures of the training set, good enough to look at."""
     try:

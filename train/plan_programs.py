@@ -15,7 +15,6 @@ from indigo_jax import denoisers, operators, restoration, rng, samplers, schedul
 from train import latent, loop
 
 WHAT = ("train", "sample", "bird")
-_PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
 
 
 class Program(NamedTuple):
@@ -141,8 +140,8 @@ def _indi(config, mesh, steps):
 
 def _denoiser(config, params, schedule, clip):
     options = {"learned_variance": True} if config.learned_variance else {}
-    return _PREDICTIONS[config.prediction](functools.partial(loop.network(config).apply, params), schedule, clip=clip,
-                                           **options)
+    network = functools.partial(loop.network(config).apply, params)
+    return denoisers.BY_PREDICTION[config.prediction](network, schedule, clip=clip, **options)
 
 
 def _ddim(config, mesh, steps):

@@ -24,7 +24,6 @@ from indigo_jax.typing import Params
 __all__ = ["PLATFORMS", "Program", "load", "sampler", "save"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
 
 
 class Program(NamedTuple):
@@ -132,8 +131,8 @@ def sampler(name_or_path, size: tuple[int, int], *, steps: int | None = None) ->
     options = {"learned_variance": True} if info.get("learned_variance") else {}
 
     def draw(params, z):
-        denoiser = _PREDICTIONS[info["prediction"]](lambda *inputs: module.apply(params, *inputs), schedule, clip=True,
-                                                    **options)
+        make = denoisers.BY_PREDICTION[info["prediction"]]
+        denoiser = make(lambda *inputs: module.apply(params, *inputs), schedule, clip=True, **options)
         keys = jax.vmap(jax.random.key)(jnp.zeros(z.shape[0], jnp.uint32))  # eta = 0 draws nothing
         return jnp.clip(samplers.sample(samplers.ddim(denoiser, schedule), keys, z)[0], -1.0, 1.0)
 

@@ -11,7 +11,6 @@ from indigo_jax import denoisers, latents, operators, restoration, rng, samplers
 from indigo_jax.guided.settings import Chain
 from indigo_jax.typing import Array, Image, Key, Params
 
-_PREDICTIONS = {"eps": denoisers.from_eps, "x0": denoisers.from_x0, "v": denoisers.from_v}
 _START, _NOISE = 0.199, 1e-3  # least alpha_bar of the levels visited: INDIGO+'s t = 396; from pure noise
 _PIECE = 512  # pixels of a measurement that F sees in one piece, along a side
 _LARGE = 512 * 512  # pixels above which the invertible network's gradient recomputes what it needs
@@ -129,7 +128,7 @@ def _prior(networks, params, chain, tiles):
     network = functools.partial(_fast(networks.prior).apply, params)
     network = restoration.blended_tiles(network, tile=tile, overlap=overlap)
     options = {"learned_variance": True} if networks.learned_variance else {}
-    return _PREDICTIONS[networks.prediction](network, schedule, **options), levels
+    return denoisers.BY_PREDICTION[networks.prediction](network, schedule, **options), levels
 
 
 def _fast(module, **changes):
