@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import wavelets
+from indigo_jax import wavelets, weights
 from indigo_jax.models import DegradationEncoder, WaveletINN, check_inverse, lifting
 
 TINY = dict(channels=2, levels=1, lifting_steps=2, width=4, cond_dim=3, cond_width=4, num_blocks=1)
@@ -83,16 +83,34 @@ def in_numpy(monkeypatch):
     monkeypatch.setattr(lifting, "_on_grid", lambda x, bits: x)
 
 
-def round_trips(request, sizes, slicing):
-    """The worst errors ``{(side, levels): error}``, for weights about as torch draws them."""
+def random_network(slicing):
+    """A narrow network with weights about as torch draws them."""
     module = WaveletINN(**{**TINY, "channels": 3, "lifting_steps": 4, "num_blocks": 2, "detail_slicing": slicing})
-    random, errors = np.random.default_rng(0), {}
+    random = np.random.default_rng(1)
 
     def draw(leaf):  # of a bias alone the fan-in is not known here
         return np.float32(random.uniform(-1, 1, leaf.shape) / max(leaf.size / leaf.shape[-1], 9)**0.5)
 
-    x, cond = (random.uniform(size=shape).astype(np.float32) for shape in ((1, 257, 257, 3), (1, 3)))
-    params = jax.tree.map(draw, jax.eval_shape(module.init, jax.random.key(0), x[:, :8, :8], cond))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 3)))
+    return module, jax.tree.map(draw, shapes)
+
+
+def trained_network(name):
+    """The network of shipped weights, without its encoder."""
+    module, params, _ = weights.load(name)
+    names = set(WaveletINN.__dataclass_fields__) & set(type(module).__dataclass_fields__) - {"parent", "name"}
+    options = {name: getattr(module, name) for name in names}
+    options["spectral_bound"] = options["spectral_bound"] or None
+    params = {"params": params["params"]["inn"]}
+    return WaveletINN(null_embedding=True, **options), jax.tree.map(np.asarray, params)
+
+
+def round_trips(request, sizes, module, params):
+    """The worst errors ``{(side, levels): error}``, of values as they occur: pictures in [0, 1], normal latents."""
+    random, errors = np.random.default_rng(0), {}
+    shape = (1, max(sizes), max(sizes), module.channels)
+    x = random.uniform(size=shape) if module.offset else random.normal(size=shape)
+    x, cond = np.float32(x), np.float32(random.normal(size=(1, module.cond_dim)))
     request.getfixturevalue("in_numpy")
     for levels in (1, 2, 3):
         inn = module.clone(levels=levels).bind(params)
@@ -107,7 +125,13 @@ def round_trips(request, sizes, slicing):
 
 
 def test_round_trip_at_some_sizes(request):
-    errors = round_trips(request, (8, 9, 15, 30, 33, 66), "disjoint")
+    errors = round_trips(request, (8, 9, 15, 30, 33, 66), *random_network("disjoint"))
+    assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
+
+
+@pytest.mark.parametrize("name", ["inn-pixel", "inn-latent"])
+def test_round_trip_of_shipped_weights(name, request):
+    errors = round_trips(request, (8, 15, 33), *trained_network(name))
     assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
 
 
@@ -115,8 +139,17 @@ def test_round_trip_at_some_sizes(request):
 @pytest.mark.parametrize("slicing, every", [("disjoint", 1), ("overlap", 9)])
 def test_round_trip_at_every_size_and_number_of_levels(slicing, every, request):
     """Sides 8 to 257, levels 1 to 3, with the steps and blocks of the published network but narrower."""
-    errors = round_trips(request, range(8, 258, every), slicing)
+    errors = round_trips(request, range(8, 258, every), *random_network(slicing))
     assert len(errors) == 3 * -(-250 // every)
+    assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["inn-pixel", "inn-latent"])
+def test_round_trip_of_shipped_weights_at_every_size(name, request):
+    """Sides 8 to 257, levels 1 to 3."""
+    errors = round_trips(request, range(8, 258), *trained_network(name))
+    assert len(errors) == 3 * 250
     assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
 
 

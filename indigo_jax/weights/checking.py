@@ -1,0 +1,240 @@
+"""What a file of weights must be before it is believed: readable, of a known network, whole, finite."""
+import functools
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+SUFFIX = ".safetensors"
+_PRIOR = ("schedule", "prediction")
+_RESTORATION = ("noise", "tasks")
+_INN = ("scale",)
+KINDS = {"RestorationUNet": _RESTORATION, "ADMUNet": _PRIOR, "DDPMUNet": _PRIOR, "KerasUNet": _PRIOR,
+         "LatentUNet": _PRIOR, "GuidanceINN": _INN, "TinyAutoencoder": (), "AutoencoderKL": ()}  # what an info needs
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".msgpack")
+_DTYPES = ("F16", "BF16", "F32")
+_LARGEST = 4096  # of any number among the constructor arguments
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be found, read, trusted or written: one line with the file, what is wrong and what to do."""
+
+
+def read(path, expected_sha256):
+    """Module, float32 numpy tensors by name, info: everything checked before a tensor is loaded."""
+    from safetensors import SafetensorError, safe_open
+    _refuse_pickle(path)
+    try:
+        with open(path, "rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        if expected_sha256 not in (None, sha256):
+            raise WeightsError(f"{show(path)}: its sha256 is {sha256[:12]}..., the manifest says "
+                               f"{expected_sha256[:12]}...: a damaged or changed file; install the package again")
+        with safe_open(path, framework="numpy") as file:
+            info = _parse_info(path, file.metadata())
+            slices = {key: file.get_slice(key) for key in file.keys()}
+            check_info(path, info)
+            module = module_of(path, info, len(slices))
+            check_shapes(path, {key: tuple(piece.get_shape()) for key, piece in slices.items()}, module, info)
+            for key, piece in slices.items():
+                if piece.get_dtype() not in _DTYPES:
+                    raise WeightsError(f"{show(path)}: {key} is {piece.get_dtype()}, not a float of 16 or 32 bits")
+            tensors = {key: np.asarray(file.get_tensor(key)).astype(np.float32) for key in slices}
+    except (SafetensorError, OSError, MemoryError) as error:
+        reason = line(getattr(error, "strerror", None) or error)
+        raise WeightsError(f"{show(path)}: not a safetensors file, or a damaged one ({reason}); copy it again"
+                           ) from error
+    check_finite(path, tensors)
+    return module, tensors, {**info, "sha256": sha256}
+
+
+def _refuse_pickle(path):
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(4).ljust(4, b"\0")
+    except OSError as error:
+        raise WeightsError(f"{show(path)}: cannot be opened ({error.strerror})") from error
+    pickled = head[:1] == b"\x80" and head[1] <= 5 and head[2:] != b"\0\0"  # zeros: the length of a safetensors header
+    if path.suffix.lower() in _PICKLES or head == b"PK\3\4" or pickled:
+        raise WeightsError(f"{show(path)}: a pickle or archive, which can run code when it is opened: refused; only "
+                           f"{SUFFIX} files are read")
+
+
+def _parse_info(path, metadata):
+    try:
+        info = json.loads((metadata or {})["info"])
+    except KeyError:
+        raise WeightsError(f"{show(path)}: a safetensors file without 'info' in its metadata: not written by this "
+                           "package") from None
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{show(path)}: 'info' in its metadata is not JSON ({line(error)})") from error
+    return info
+
+
+def check_info(path, info):
+    if not isinstance(info, dict) or not isinstance(info.get("arguments", {}), dict):
+        raise WeightsError(f"{show(path)}: 'info' in its metadata is not a table of names and values")
+    _check_has(path, info, ("architecture", "arguments"))
+    if info["architecture"] not in KINDS:
+        raise WeightsError(f"{show(path)}: unknown architecture {brief(info['architecture'])}; this version knows "
+                           f"{', '.join(KINDS)}")
+    needed = KINDS[info["architecture"]]
+    _check_has(path, info, needed)
+    if needed is _RESTORATION:
+        _check_restoration(path, info)
+    elif needed is _PRIOR:
+        _check_prior(path, info)
+    elif needed is _INN and (not isinstance(info["scale"], int) or info["scale"] < 1):
+        raise WeightsError(f"{show(path)}: 'scale' in its info is {brief(info['scale'])}, not a whole number from 1")
+    if "autoencoder" in info:
+        _check_autoencoder(path, info["autoencoder"])
+
+
+def _check_restoration(path, info):
+    noise = info["noise"]
+    if (not isinstance(noise, dict) or not isinstance(noise.get("name"), str)
+            or not isinstance(noise.get("eps", 0.0), (int, float)) or not math.isfinite(noise.get("eps", 0.0))):
+        raise WeightsError(f"{show(path)}: the noise mode {brief(noise)} in its info is not a name and a level")
+    if not isinstance(info["tasks"], list) or not all(isinstance(task, str) for task in info["tasks"]):
+        raise WeightsError(f"{show(path)}: 'tasks' in its info is {brief(info['tasks'])}, not a list of names")
+
+
+def _check_autoencoder(path, autoencoder):
+    """Of a prior or an invertible network: whose latents it knows."""
+    values = [autoencoder.get(key) for key in ("name", "sha256")] if isinstance(autoencoder, dict) else [None]
+    if not all(isinstance(value, str) and value.isprintable() for value in values):
+        raise WeightsError(f"{show(path)}: 'autoencoder' in its info is {brief(autoencoder)}, not a name and a "
+                           "sha256")
+
+
+def _check_has(path, info, needed):
+    missing = [key for key in needed if key not in info]
+    if missing:
+        raise WeightsError(f"{show(path)}: its info lacks {', '.join(missing)}")
+
+
+def _check_prior(path, info):
+    from indigo_jax import losses, schedules
+    schedule = info["schedule"]
+    try:
+        if not isinstance(schedule, dict) or "name" not in schedule:
+            raise ValueError("it has no name")
+        schedules.to_json(**schedule)
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{show(path)}: the schedule {brief(schedule)} in its info is none of ours "
+                           f"({line(error)})") from error
+    if info["prediction"] not in losses.PREDICTIONS:
+        raise WeightsError(f"{show(path)}: 'prediction' in its info is {brief(info['prediction'])}, not one of "
+                           f"{', '.join(losses.PREDICTIONS)}")
+    if not isinstance(info.get("learned_variance", False), bool):
+        raise WeightsError(f"{show(path)}: 'learned_variance' in its info is {brief(info['learned_variance'])}, not "
+                           "true or false")
+
+
+def module_of(path, info, count):
+    """The network of the info; its arguments are bounded, so that a forged file cannot ask for a monster."""
+    from indigo_jax import models
+    arguments = {}
+    for key, value in info["arguments"].items():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if len(numbers) > 16 or any(isinstance(x, (int, float)) and not 0 <= x <= _LARGEST for x in numbers) or not all(
+                isinstance(x, (int, float, str)) for x in numbers):
+            raise WeightsError(f"{show(path)}: the argument {brief(key)} = {brief(value)} in its info is not one of "
+                               f"{info['architecture']}")
+        arguments[key] = tuple(value) if isinstance(value, (list, tuple)) else value
+    try:
+        if "dtype" in arguments:
+            arguments["dtype"] = np.dtype(_float_type(arguments["dtype"]))
+        module = getattr(models, info["architecture"])(**arguments)
+        for name in ("num_res_blocks", "num_blocks", "encoder_blocks", "levels", "layers_per_block"):
+            if getattr(module, name, 0) > count:
+                raise ValueError(f"{getattr(module, name)} blocks in {count} tensors")
+    except (TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{show(path)}: arguments that {info['architecture']} does not take "
+                           f"({line(error)})") from error
+    return module
+
+
+def _float_type(name):
+    from jax import numpy as jnp
+    types = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    if name not in types:
+        raise ValueError(f"dtype {name!r}: use one of {', '.join(types)}")
+    return types[name]
+
+
+def check_shapes(path, shapes, module, info):
+    """The tensors are exactly those of ``module.init``: same names, same shapes. Nothing is computed."""
+    try:
+        expected = _expected_shapes(module, "autoencoder" in info, info.get("learned_variance", False))
+    except Exception as error:  # whatever a network of senseless arguments raises
+        raise WeightsError(f"{show(path)}: no {type(module).__name__} can be made of the arguments in its info "
+                           f"({line(error)})") from error
+    missing, extra = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
+    if missing or extra:
+        said = [f"{len(names)} {kind} ({', '.join(map(brief, names[:3]))}{', ...' if len(names) > 3 else ''})"
+                for names, kind in ((missing, "missing"), (extra, "unknown")) if names]
+        raise WeightsError(f"{show(path)}: its tensors are not those of its {type(module).__name__}: "
+                           f"{' and '.join(said)}")
+    for key, shape in expected.items():
+        if tuple(shapes[key]) != shape:
+            raise WeightsError(f"{show(path)}: {key} has the shape {list(shapes[key])}, the network needs "
+                               f"{list(shape)}")
+
+
+@functools.lru_cache(maxsize=16)
+def _expected_shapes(module, of_latents, learned_variance):
+    import jax
+    import jax.numpy as jnp
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in _inputs(module, of_latents, learned_variance)]
+    variables = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *inputs)
+    return {name: tuple(leaf.shape) for name, leaf in flatten(variables)}
+
+
+def _inputs(module, of_latents, learned_variance):
+    """Shapes that a network can be called with."""
+    def batch(side, channels=3):
+        return 1, side, side, channels
+
+    if hasattr(module, "undecimated"):  # an invertible network, of a picture or latents, and the measurement in pixels
+        return batch(16 if module.undecimated else 16 * 2**module.levels, module.channels), batch(16)
+    if hasattr(module, "latent_channels"):  # an autoencoder
+        return batch(module.factor, module.out_channels),
+    if hasattr(module, "context_dim"):
+        x = batch(2 ** len(module.block_out_channels), module.in_channels)
+        return (x, (1,), (1, 2, module.context_dim)) if module.context_dim else (x, (1,))
+    levels = len(getattr(module, "multipliers", None) or module.widths)
+    side = max(16, getattr(module, "patch_size", 1) * 2 ** (levels - 1))
+    x = batch(side, module.out_channels // (2 if learned_variance else 1) if of_latents else 3)
+    return (x, (1,), x) if getattr(module, "condition_on_y", False) else (x, (1,))
+
+
+def check_finite(path, tensors):
+    for key, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise WeightsError(f"{show(path)}: {key} holds NaN or infinity: the weights are damaged")
+
+
+def flatten(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}/")
+        else:
+            yield prefix + key, value
+
+
+def show(path):
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)
+
+
+def line(text):
+    return " ".join(str(text).split())[:200] or type(text).__name__
+
+
+def brief(value):
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
