@@ -63,14 +63,9 @@ def diffusers_unet(state_dict: dict[str, np.ndarray], config: dict[str, Any]) ->
     module = models.LatentUNet(**diffusers_unet_arguments(config))
     if "conv_in.weight" not in state_dict:
         raise ValueError(f"not a UNet of diffusers: no conv_in.weight among its {len(state_dict)} names")
-    tensors, sources = {}, {}
-    for name, value in state_dict.items():
-        ours, value = _translate(name, np.asarray(value))
-        if ours in tensors:
-            raise ValueError(f"the state_dict has the same parameter twice: {sources[ours]} and {name}")
-        tensors[ours], sources[ours] = value, name
+    params = strict.from_torch(state_dict, _SCOPES, _weight)
     inputs = ((1, 1, 1, module.in_channels), (1,), (1, 1, module.context_dim))
-    return strict.check(strict.nest(tensors), module, inputs=inputs, source="the state_dict")
+    return strict.check(params, module, inputs=inputs, source="the state_dict")
 
 
 def diffusers_unet_arguments(config: dict[str, Any]) -> dict:
@@ -114,14 +109,7 @@ def _is_count(value):
     return isinstance(value, int) and value > 0
 
 
-def _translate(name, value):
-    """Our name and layout of a torch parameter; a name that is none keeps its own, for the check to refuse."""
-    scope, _, leaf = name.rpartition(".")
-    for pattern, ours in _SCOPES:
-        scope = re.sub(f"^{pattern}", ours, scope)
-    if leaf == "weight":
-        leaf = "scale" if value.ndim == 1 else "kernel"
-        if value.shape[2:] == (1, 1) and re.fullmatch(r"\w+_attention\w*\.proj_(in|out)", scope):
-            value = value[..., 0, 0]
-        value = value.transpose(*range(2, value.ndim), 1, 0) if value.ndim > 1 else value
-    return f"{scope}/{leaf}".replace(".", "/"), value
+def _weight(scope, value):
+    """The projections around a transformer are matrices, also where they were 1 x 1 convolutions."""
+    around = re.fullmatch(r"\w+_attention\w*\.proj_(in|out)", scope)
+    return value[..., 0, 0] if around and value.shape[2:] == (1, 1) else value

@@ -39,14 +39,9 @@ def diffusers_vae(state_dict: dict[str, np.ndarray], *, num_groups: int = 32) ->
         ValueError unless every array is used once and every parameter is found, with its shape.
     """
     module = models.AutoencoderKL(**diffusers_vae_arguments(state_dict, num_groups=num_groups))
-    tensors, sources = {}, {}
-    for name, value in state_dict.items():
-        ours, value = _translate(name, np.asarray(value))
-        if ours in tensors:
-            raise ValueError(f"the state_dict has the same parameter twice: {sources[ours]} and {name}")
-        tensors[ours], sources[ours] = value, name
+    params = strict.from_torch(state_dict, _SCOPES, _weight)
     inputs = ((1, module.factor, module.factor, module.out_channels),)
-    return strict.check(strict.nest(tensors), module, inputs=inputs, source="the state_dict")
+    return strict.check(params, module, inputs=inputs, source="the state_dict")
 
 
 def diffusers_vae_arguments(state_dict: dict[str, np.ndarray], *, num_groups: int = 32) -> dict:
@@ -76,14 +71,7 @@ def diffusers_vae_arguments(state_dict: dict[str, np.ndarray], *, num_groups: in
             "out_channels": shapes["encoder.conv_in.weight"][1], "num_groups": num_groups}
 
 
-def _translate(name, value):
-    """Our name and layout of a torch parameter; a name that is none keeps its own, for the check to refuse."""
-    scope, _, leaf = name.rpartition(".")
-    for pattern, ours in _SCOPES:
-        scope = re.sub(f"^{pattern}", ours, scope)
-    if leaf == "weight":
-        leaf = "scale" if value.ndim == 1 else "kernel"
-        if value.ndim == 2:
-            value = value[..., None, None]
-        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-    return f"{scope}/{leaf}".replace(".", "/"), value
+def _weight(scope, value):
+    """All matrices are 1 x 1 convolutions."""
+    del scope
+    return value[..., None, None] if value.ndim == 2 else value

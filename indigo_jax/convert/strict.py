@@ -1,7 +1,42 @@
 """What every converter shares: nested trees, and the check against the network itself."""
+import re
+from typing import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def from_torch(state_dict: dict[str, np.ndarray], scopes: tuple[tuple[str, str], ...],
+               weight: Callable[[str, np.ndarray], np.ndarray] = lambda scope, value: value) -> dict:
+    """A state_dict as a nested tree of parameters: renamed, its matrices and kernels with the outputs as last axis.
+
+    A name that no rule changes keeps its own, for :func:`check` to refuse.
+
+    Args:
+        state_dict: ``{torch parameter name: array}``.
+        scopes: ``(pattern, replacement)``: regular expressions from the start of a module's name, one after the other.
+        weight: ``(our scope, array in torch layout) -> array``: what a weight should look like before its axes are
+            turned.
+
+    Errors:
+        ValueError when two names mean the same parameter.
+    """
+    tensors, sources = {}, {}
+    for name, value in state_dict.items():
+        scope, _, leaf = name.rpartition(".")
+        for pattern, ours in scopes:
+            scope = re.sub(f"^{pattern}", ours, scope)
+        value = np.asarray(value)
+        if leaf == "weight":
+            leaf = "scale" if value.ndim == 1 else "kernel"
+            value = weight(scope, value)
+            value = value.transpose(*range(2, value.ndim), 1, 0) if value.ndim > 1 else value
+        ours = f"{scope}/{leaf}".replace(".", "/")
+        if ours in tensors:
+            raise ValueError(f"the state_dict has the same parameter twice: {sources[ours]} and {name}")
+        tensors[ours], sources[ours] = value, name
+    return nest(tensors)
 
 
 def nest(tensors: dict[str, np.ndarray]) -> dict:
