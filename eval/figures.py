@@ -293,8 +293,8 @@ def _real_pictures(args, folder):
 
 def _guided(args, folder):
     parts = indigo.load(args.method, args.prior, args.inn, args.autoencoder)
-    options = {name: value for name, value in (("steps", args.chain_steps), ("guidance", args.guidance))
-               if value is not None}
+    options = {"steps": args.chain_steps, "guidance": args.guidance, "start": args.start}
+    options = {name: value for name, value in options.items() if value is not None}
     pictures = common.open_pictures(args.data, limit=args.limit or 3)
     names = OF_METHOD[args.method] if args.figure == "all" else [args.figure]
     indigo_figures.draw(parts, args.method, pictures, folder, names, degradation=args.degradation, seed=args.seed,

@@ -131,7 +131,7 @@ def walk(parts: indigo.Parts, problem: indigo.Problem, title: str, **options) ->
         options: of :class:`guided.Settings`; those that the kernels know.
     """
     chain, guidance = settings.resolve(guided.Settings(**options), parts.restoration.variant)
-    levels = program.visited(schedules.from_json(parts.prior.info["schedule"]), chain.steps)
+    levels = program.visited(schedules.from_json(parts.prior.info["schedule"]), chain.steps, chain.start)
     zeta = guidance * float(np.prod(problem.x.shape[1:3]) / parts.scale**2) ** 0.5 / _SIDE
 
     @jax.jit

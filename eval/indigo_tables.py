@@ -217,7 +217,8 @@ def provenance(parts: indigo.Parts, pictures: common.Pictures, choice: Choice, c
 def run(args, pictures, path, command: str):
     """What :mod:`eval.tables` calls: the name, the rows, the Markdown. Numbers that are known come from .jsonl."""
     parts = indigo.load(args.method, args.prior, args.inn, args.autoencoder)
-    settings = {"steps": args.chain_steps, "guidance": args.guidance, "fix_color": False if args.raw_colors else None}
+    settings = {"steps": args.chain_steps, "guidance": args.guidance, "start": args.start,
+                "fix_color": False if args.raw_colors else None}
     choice = Choice(tuple(args.degradations), tuple(args.kinds), tuple(dict.fromkeys(args.seeds or SEEDS)), args.refine,
                     {name: value for name, value in settings.items() if value is not None})
     lpips = metrics.by_name("lpips", lpips_params=metrics.load_lpips(args.lpips)) if args.lpips else None

@@ -161,8 +161,8 @@ METHODS = ("indi", "bird", *_GUIDED)
 OWN_FLAGS = {"steps": ("indi",), "spacing": ("indi",), "lpips": ("indi", *_GUIDED), "tasks": ("bird",),
              "methods": ("bird",), "seeds": ("bird", *_GUIDED), "weights": ("indi", "bird"),
              "autoencoder": ("latent-indigo",),
-             **dict.fromkeys(("prior", "inn", "degradations", "kinds", "chain_steps", "guidance", "refine",
-                              "raw_colors"), _GUIDED)}
+             **dict.fromkeys(("prior", "inn", "degradations", "kinds", "chain_steps", "guidance", "start",
+                              "refine", "raw_colors"), _GUIDED)}
 MARKS = {"indi": (START, END), "bird": (bird_tables.START, bird_tables.END), **indigo_tables.MARKS}
 
 
@@ -217,6 +217,7 @@ def _command(args) -> str:
                                  ("--degradations", args.degradations, list(indigo.DEGRADATIONS)),
                                  ("--kinds", args.kinds, list(indigo_tables.KINDS)),
                                  ("--chain-steps", args.chain_steps, None), ("--guidance", args.guidance, None),
+                                 ("--start", args.start, None),
                                  ("--refine", args.refine, indigo_tables.Choice().refine)):
         words += [flag, *map(str, value if isinstance(value, list) else [value])] if value != default else []
     return shlex.join(words + ["--raw-colors"] * args.raw_colors)

@@ -65,6 +65,8 @@ LATENT = "--method latent-indigo --prior @latents --inn @latent_inn"
     ("--method indigo --prior @prior --inn @same --task sr", "--task sr: same keeps the size; give another --inn"),
     (f"{PIXEL} --scale 4", "add --task sr"),
     (f"{PIXEL} --from-noise --estimate indi-photo", "--from-noise starts without a first estimate"),
+    (f"{PIXEL} --from-noise --start 0.5", "--from-noise visits all levels; leave --start out"),
+    (f"{PIXEL} --start 1", "start is an alpha_bar, a number from 0.001 and below 1; got 1.0"),
     (f"{PIXEL} --estimate @prior", "a diffusion prior; use --method bird"),
     (f"{PIXEL} --guidance -1", "give a number from 0"),
     (f"{PIXEL} --gradient half", "There is: full, truncated"),

@@ -144,7 +144,7 @@ def test_grey_stays_grey_and_transparency_stays(tiny):
 
 def test_without_guidance_it_is_ddim_from_the_bicubic_estimate(tiny):
     y, keys = jnp.asarray(RANDOM.uniform(-1, 1, (1, 8, 8, 3)), jnp.float32), rng.image_keys(3, [5])
-    levels = program.visited(schedules.from_json(SCHEDULE), STEPS)
+    levels = program.visited(schedules.from_json(SCHEDULE), STEPS, settings.START)
     estimate = jnp.clip(operators.upsample(2)(y), -1, 1)
 
     @jax.jit
@@ -217,6 +217,8 @@ def test_latents_are_decoded_in_the_loop_only_for_a_network_of_pixels(variant):
     (np.zeros((3, 3, 3)), dict(regularizer="none"), "regularizer and guide_every are for latents"),
     (np.zeros((3, 3, 3)), dict(guide_every=0), "at least 1"),
     (np.zeros((3, 3, 3)), dict(gradient="no"), "gradient must be one of full, truncated"),
+    (np.zeros((3, 3, 3)), dict(start=0), "start is an alpha_bar, a number from 0.001 and below 1; got 0.0"),
+    (np.zeros((3, 3, 3)), dict(start=0.5, from_noise=True), "from_noise visits all levels; leave start out"),
     (np.zeros((3, 3, 3)), dict(steps=101), "the prior has 100 levels of noise to visit"),
 ])
 def test_refusals(tiny, y, options, message):
@@ -244,11 +246,11 @@ def test_settings_become_numbers():
 
 
 def test_levels_are_those_of_indigo_plus():
-    assert program.visited(schedules.linear(), 100).timesteps.tolist() == list(range(0, 400, 4))
-    assert program.visited(schedules.linear(), 4).timesteps.tolist() == [0, 132, 264, 396]
-    assert program.visited(schedules.linear(), 1).timesteps.tolist() == [396]
-    assert 1e-3 <= program.visited(schedules.linear(), 5, from_noise=True).alpha_bar[-1] < 1.1e-3
-    np.testing.assert_allclose(program.visited(schedules.cosine(1000), 7).alpha_bar[-1], 0.2, atol=2e-3)
+    assert program.visited(schedules.linear(), 100, 0.199).timesteps.tolist() == list(range(0, 400, 4))
+    assert program.visited(schedules.linear(), 4, 0.199).timesteps.tolist() == [0, 132, 264, 396]
+    assert program.visited(schedules.linear(), 1, 0.199).timesteps.tolist() == [396]
+    assert 1e-3 <= program.visited(schedules.linear(), 5, 1e-3).alpha_bar[-1] < 1.1e-3
+    np.testing.assert_allclose(program.visited(schedules.cosine(1000), 7, 0.199).alpha_bar[-1], 0.2, atol=2e-3)
 
 
 # ---------------------------------------------------------------------------------------------------- slow
@@ -259,7 +261,8 @@ def test_every_setting_changes_the_result(latent):
     network, y = make(latent, lifting_steps=1, num_blocks=1), picture(6, 6)
     plain = restore(network, y)
     changes = [dict(guidance=30), dict(refine=0.05, guidance=0), dict(gradient="truncated", guidance=30), dict(eta=0.0),
-               dict(from_noise=True), dict(fix_color=True), dict(preset="real"), dict(estimate=np.zeros((12, 12, 3)))]
+               dict(from_noise=True), dict(start=0.6), dict(fix_color=True), dict(preset="real"),
+               dict(estimate=np.zeros((12, 12, 3)))]
     changes += [dict(conditional=False, guidance=30)] if latent != "latent" else []
     changes += [dict(guide_every=2), *(dict(regularizer=name) for name in ("none", "penalty"))] if latent else []
     for options in changes:

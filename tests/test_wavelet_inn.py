@@ -50,8 +50,8 @@ def test_parameter_counts(options, total):
 def test_round_trip_at_any_size(levels, sizes):
     module, params, *_ = make(channels=3, levels=levels, shape=(1, 8, 8, 3))
     larger = jax.tree.map(lambda leaf: 1.5 * leaf, params)
-    for weights in (params, larger):
-        assert max(row.error for row in check_inverse(module, weights, sizes=sizes)) < 1e-5
+    for tree in (params, larger):
+        assert max(row.error for row in check_inverse(module, tree, sizes=sizes)) < 1e-5
 
 
 def network_by_numpy(params, x, cond, rule):

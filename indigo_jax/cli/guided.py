@@ -4,7 +4,7 @@ import argparse
 from indigo_jax.cli.messages import UsageError, one_line
 
 TASKS = ("auto", "sr", "denoise", "deblur", "jpeg")
-SETTINGS = ("steps", "preset", "guidance", "refine", "gradient", "eta", "tile")  # passed on as they are
+SETTINGS = ("steps", "preset", "guidance", "refine", "gradient", "eta", "start", "tile")  # passed on as they are
 _SHARED = (*SETTINGS, "prior", "inn", "estimate", "unconditional", "from_noise", "no_color_fix", "same_size")
 _LATENT = ("guide_every", "regularizer")
 FLAGS = {"indigo": _SHARED, "latent-indigo": (*_SHARED, *_LATENT, "autoencoder", "variant")}
@@ -44,6 +44,8 @@ def add_flags(parser, number):
          type=number(float, 0, 1), metavar="N")
     flag("estimate", "indigo, latent-indigo: a network for --method indi that makes the first estimate (default: "
          "bicubic)", **weights)
+    flag("start", "indigo, latent-indigo: alpha_bar of the first level, where noise is mixed with the first estimate; "
+         "near 1 the prior may change little (default: 0.199)", type=number(float, 1e-3, 1), metavar="N")
     flag("from-noise", "indigo, latent-indigo: start from pure noise, not from a first estimate", action="store_true")
     flag("unconditional", "indigo, latent-indigo: do not tell the invertible network how this picture is damaged",
          action="store_true")
@@ -59,6 +61,8 @@ def check(args):
         raise UsageError(f"--method {args.method} takes its networks by --prior and --inn; leave --weights out")
     if args.task == "sr" and hasattr(args, "same_size"):
         raise UsageError("--task sr enlarges; leave --same-size out, or use --task auto")
+    if hasattr(args, "start") and hasattr(args, "from_noise"):
+        raise UsageError("--from-noise visits all levels; leave --start out")
     if hasattr(args, "estimate") and hasattr(args, "from_noise"):
         raise UsageError("--from-noise starts without a first estimate; leave --estimate out")
 

@@ -11,7 +11,6 @@ from indigo_jax import denoisers, latents, operators, restoration, rng, samplers
 from indigo_jax.guided.settings import Chain
 from indigo_jax.typing import Array, Image, Key, Params
 
-_START, _NOISE = 0.199, 1e-3  # least alpha_bar of the levels visited: INDIGO+'s t = 396; from pure noise
 _PIECE = 512  # pixels of a measurement that F sees in one piece, along a side
 _LARGE = 512 * 512  # pixels above which the invertible network's gradient recomputes what it needs
 
@@ -103,16 +102,16 @@ def restore(params: tuple[Params, ...], keys: Key, pictures: Image, estimate: Im
     return Restored(x, info.steps.residual[-1], drift)
 
 
-def visited(schedule: schedules.NoiseSchedule, steps: int, *, from_noise: bool = False) -> schedules.NoiseSchedule:
-    """The levels that a chain visits: evenly spaced from the noise of INDIGO+'s start, or from nearly pure noise.
+def visited(schedule: schedules.NoiseSchedule, steps: int, start: float) -> schedules.NoiseSchedule:
+    """The levels that a chain visits: evenly spaced, none with less than ``start`` of alpha_bar.
 
     Errors:
         ValueError for more steps than levels.
 
-    >>> visited(schedules.linear(), 100).timesteps[::-1][:3].tolist()
+    >>> visited(schedules.linear(), 100, 0.199).timesteps[::-1][:3].tolist()
     [396.0, 392.0, 388.0]
     """
-    levels = schedules.truncate(schedule, _NOISE if from_noise else _START)
+    levels = schedules.truncate(schedule, start)
     count = levels.timesteps.shape[0]
     if steps > count:
         raise ValueError(f"steps {steps}: the prior has {count} levels of noise to visit; use at most so many")
@@ -123,7 +122,7 @@ def _prior(networks, params, chain, tiles):
     """Denoiser and levels."""
     with jax.ensure_compile_time_eval():  # numbers, not part of the program
         schedule = schedules.from_json(dict(networks.schedule))
-        levels = visited(schedule, chain.steps, from_noise=chain.from_noise)
+        levels = visited(schedule, chain.steps, chain.start)
     tile, overlap = tiles.prior
     network = functools.partial(_fast(networks.prior).apply, params)
     network = restoration.blended_tiles(network, tile=tile, overlap=overlap)

@@ -111,7 +111,7 @@ class IndigoRestoration:
         chain, _ = resolve(settings, self.variant)
         self._tile(settings.tile)
         schedule = schedules.from_json(dict(self._networks.schedule))
-        program.visited(schedule, chain.steps, from_noise=chain.from_noise)
+        program.visited(schedule, chain.steps, chain.start)
 
     def picture(self, picture: images.Picture, *, same_size: bool = False, estimate=None, seed: int = 0,
                 sample: int = 0, **settings) -> tuple[images.Picture, Report]:

@@ -12,6 +12,7 @@ REGULARIZERS = {  # R0 ... R4
 _DEFAULT = {"pixel": latent_regularizers.PIXEL, "latent": latent_regularizers.LATENT}
 _REFINE = {"syn": 0.0, "real": 5e-5}  # learning rates
 _LATENT_GUIDANCE = {"syn": 1.0, "real": 0.3}
+START, _NOISE = 0.199, 1e-3  # least alpha_bar of the levels visited: INDIGO+'s t = 396; from pure noise
 
 
 class Settings(NamedTuple):
@@ -29,6 +30,8 @@ class Settings(NamedTuple):
         regularizer: a name of :data:`REGULARIZERS`, or a :class:`LatentRegularizer`; latents only.
         eta: of DDIM.
         conditional: use F(y); the null embedding otherwise.
+        start: alpha_bar of the noisiest level visited, where noise is mixed with the first estimate: the nearer to 1,
+            the less the prior may change. 0.199 is INDIGO+'s t = 396.
         from_noise: start from pure noise, not from a first estimate. The steps then span all levels.
         fix_color: give the result the low frequencies of the first estimate: :func:`restoration.fix_color`.
         tile: side in pixels of what the prior sees in one piece; default: the side that it has learned.
@@ -43,6 +46,7 @@ class Settings(NamedTuple):
     regularizer: str | LatentRegularizer | None = None
     eta: float = 0.5
     conditional: bool = True
+    start: float | None = None
     from_noise: bool = False
     fix_color: bool = True
     tile: int | None = None
@@ -60,6 +64,7 @@ class Chain(NamedTuple):
     regularizer: LatentRegularizer | None
     eta: float
     conditional: bool
+    start: float
     from_noise: bool
     fix_color: bool
 
@@ -82,6 +87,11 @@ def resolve(settings: Settings, variant: str | None) -> tuple[Chain, float]:
             raise ValueError(f"{name} must be a number from 0, got {value}")
     if settings.steps < 1 or settings.guide_every < 1:
         raise ValueError(f"steps and guide_every must be at least 1, got {settings.steps} and {settings.guide_every}")
+    if settings.from_noise and settings.start is not None:
+        raise ValueError("from_noise visits all levels; leave start out")
+    start = float(START if settings.start is None else settings.start)
+    if not _NOISE <= start < 1:
+        raise ValueError(f"start is an alpha_bar, a number from {_NOISE} and below 1; got {start}")
     regularizer = settings.regularizer
     if variant is None and (regularizer is not None or settings.guide_every > 1):
         raise ValueError("regularizer and guide_every are for latents; leave them out")
@@ -92,8 +102,8 @@ def resolve(settings: Settings, variant: str | None) -> tuple[Chain, float]:
     if variant is not None and regularizer is None:
         regularizer = _DEFAULT[variant]
     return Chain(settings.steps, preset["weights"], guidance > 0, refine, settings.gradient, settings.guide_every,
-                 regularizer, float(settings.eta), settings.conditional, settings.from_noise,
-                 settings.fix_color), guidance
+                 regularizer, float(settings.eta), settings.conditional,
+                 _NOISE if settings.from_noise else start, settings.from_noise, settings.fix_color), guidance
 
 
 def evaluations(chain: Chain) -> int:
