@@ -256,4 +256,5 @@ def add_guided_arguments(parser: Parser) -> None:
                         help="latent-indigo: default: the one that the prior names")
     parser.add_argument("--chain-steps", type=whole, metavar="N", help="indigo: of the sampler; default: 100")
     parser.add_argument("--guidance", type=float, metavar="ZETA", help="indigo: default: of the preset syn")
-    parser.add_argument("--start", type=float, metavar="ALPHA_BAR", help="indigo: of the first level; default: 0.199")
+    parser.add_argument("--start", type=float, metavar="ALPHA_BAR",
+                        help="indigo: of the first level; default: 0.199, for latents 0.5")

@@ -144,7 +144,7 @@ def test_grey_stays_grey_and_transparency_stays(tiny):
 
 def test_without_guidance_it_is_ddim_from_the_bicubic_estimate(tiny):
     y, keys = jnp.asarray(RANDOM.uniform(-1, 1, (1, 8, 8, 3)), jnp.float32), rng.image_keys(3, [5])
-    levels = program.visited(schedules.from_json(SCHEDULE), STEPS, settings.START)
+    levels = program.visited(schedules.from_json(SCHEDULE), STEPS, settings.START[None])
     estimate = jnp.clip(operators.upsample(2)(y), -1, 1)
 
     @jax.jit

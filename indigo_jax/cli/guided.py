@@ -45,7 +45,8 @@ def add_flags(parser, number):
     flag("estimate", "indigo, latent-indigo: a network for --method indi that makes the first estimate (default: "
          "bicubic)", **weights)
     flag("start", "indigo, latent-indigo: alpha_bar of the first level, where noise is mixed with the first estimate; "
-         "near 1 the prior may change little (default: 0.199)", type=number(float, 1e-3, 1), metavar="N")
+         "near 1 the prior may change little (default: 0.199; with latents 0.5)", type=number(float, 1e-3, 1),
+         metavar="N")
     flag("from-noise", "indigo, latent-indigo: start from pure noise, not from a first estimate", action="store_true")
     flag("unconditional", "indigo, latent-indigo: do not tell the invertible network how this picture is damaged",
          action="store_true")
