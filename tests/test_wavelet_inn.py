@@ -98,7 +98,7 @@ def random_network(slicing):
 def trained_network(name):
     """The network of shipped weights, without its encoder."""
     module, params, _ = weights.load(name)
-    names = set(WaveletINN.__dataclass_fields__) & set(type(module).__dataclass_fields__) - {"parent", "name"}
+    names = set(WaveletINN.__dataclass_fields__) & set(type(module).__dataclass_fields__) - {"parent", "name", "start"}
     options = {name: getattr(module, name) for name in names}
     options["spectral_bound"] = options["spectral_bound"] or None
     params = {"params": params["params"]["inn"]}
