@@ -109,7 +109,28 @@ def from_v(fn: Callable, schedule: NoiseSchedule, clip: bool = False) -> Denoise
     return denoiser
 
 
-BY_PREDICTION: dict[str, Callable] = {"eps": from_eps, "x0": from_x0, "v": from_v}  # as files and configs name them
+def from_sigma(fn: Callable, schedule: NoiseSchedule, clip: bool = False) -> Denoiser:
+    """A network that is told the noise level and gives the clean image: ``x0 = D(x_t / sqrt(alpha_bar), sigma)``,
+    ``sigma = sqrt(1 / alpha_bar - 1)``.
+
+    Args:
+        fn: ``fn(x + sigma n [B, H, W, C], sigma [B]) -> x0``.
+        schedule: any: no level is strange to such a network, as long as it lies in the range of its training.
+        clip: as in :func:`from_eps`.
+
+    Source: the change of variables between the variance-preserving and the variance-exploding form, Song et al.,
+    DDIM, ICLR 2021 (arXiv 2010.02502), Eq. 14.
+    """
+    def denoiser(x_t, t):
+        signal, noise, _ = _levels(schedule, t, x_t)
+        x0 = jnp.asarray(fn(x_t / signal, (noise / signal).reshape(-1)), jnp.float32)
+        return _consistent(x0, (x_t - signal * x0) / noise, x_t, signal, noise, clip)
+
+    return denoiser
+
+
+# as files and configs name them
+BY_PREDICTION: dict[str, Callable] = {"eps": from_eps, "x0": from_x0, "v": from_v, "sigma": from_sigma}
 
 
 def _levels(schedule, t, x):

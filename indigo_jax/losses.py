@@ -140,6 +140,35 @@ def diffusion(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, 
     return loss
 
 
+def noise_levels(keys: Key, low: float, middle: float, high: float, *, share: float = 0.75) -> Array:
+    """Standard deviations ``[B]``: log-uniform in ``[low, middle]`` for a ``share`` of the pictures, in
+    ``[middle, high]`` for the rest; stratified, as :func:`indi_times`."""
+    u = rng.uniform(keys)
+    u = (jnp.arange(u.shape[0], dtype=jnp.float32) + u) / u.shape[0]
+    knots = jnp.log(jnp.asarray([low, middle, high]))
+    return jnp.exp(jnp.interp(u, jnp.asarray([0.0, share, 1.0]), knots))
+
+
+def denoising(denoiser: Callable, x: Array, noisy: Array, sigma: Array, level: Array) -> Array:
+    """``rms(D(noisy, level) - x) / sqrt(sigma)``: about the same size at every level, so that all weigh alike.
+
+    The error that can be reached grows roughly as the square root of the noise. Its least expected value is reached
+    near the conditional mean (exactly there if the error of a picture does not vary).
+
+    Args:
+        denoiser: ``denoiser(noisy, level) -> x0``.
+        x: clean pictures ``[B, H, W, C]`` in ``[-1, 1]``.
+        noisy: as x.
+        sigma: standard deviation of the noise ``[B]``.
+        level: what the denoiser is told: ``[B]`` or ``[B, H, W, 1]``.
+
+    Returns:
+        The loss of each picture ``[B]`` float32.
+    """
+    error = jnp.mean((denoiser(noisy, level) - x) ** 2, axis=(1, 2, 3))
+    return jnp.sqrt(error + 1e-12) / jnp.sqrt(sigma)
+
+
 def _variational_bound(schedule, index, x, x_t, x0, v):
     """The term of level ``index`` in L_vlb, in bits per number, ``[B]``."""
     def at(values):

@@ -51,6 +51,23 @@ def cosine(num_timesteps: int, s: float = 0.008, max_beta: float = 0.999, *, min
     return _from_betas(np.clip(1 - f[1:] / f[:-1], min_beta, max_beta))
 
 
+def geometric(num_timesteps: int = 1000, sigma_min: float = 0.004, sigma_max: float = 10.0) -> NoiseSchedule:
+    """Noise levels in constant ratio, for networks that are told the level itself: ``sigma_k`` from ``sigma_min`` to
+    ``sigma_max`` in ``[-1, 1]`` units, ``alpha_bar = 1 / (1 + sigma^2)``.
+
+    ``x_t / sqrt(alpha_bar) = x + sigma n``: the variance-exploding form of the same diffusion (Song et al. 2021).
+
+    >>> round(float(geometric(10, 0.01, 10.0).alpha_bar[-1]), 4)
+    0.0099
+    """
+    if not 0 < sigma_min <= sigma_max:
+        raise ValueError(f"sigma_min {sigma_min} and sigma_max {sigma_max} must be above 0 and in this order")
+    sigma = np.geomspace(sigma_min, sigma_max, _count(num_timesteps, "num_timesteps"))
+    alpha_bar = 1 / (1 + sigma**2)
+    return NoiseSchedule(jnp.arange(len(sigma), dtype=jnp.float32), jnp.asarray(alpha_bar, jnp.float32),
+                         jnp.asarray(np.append(1.0, alpha_bar[:-1]), jnp.float32))
+
+
 def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -> NoiseSchedule:
     """``num_steps`` of a schedule's levels, for sampling with fewer steps.
 
@@ -76,7 +93,7 @@ def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -
                          jnp.concatenate([jnp.ones(1, jnp.float32), alpha_bar[:-1]]))
 
 
-_MAKERS = {"linear": linear, "scaled_linear": scaled_linear, "cosine": cosine}
+_MAKERS = {"linear": linear, "scaled_linear": scaled_linear, "cosine": cosine, "geometric": geometric}
 _MOST_TIMESTEPS = 100_000  # of a stored schedule, so that a forged file cannot ask for a monster
 
 

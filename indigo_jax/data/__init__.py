@@ -9,12 +9,13 @@ import pathlib
 
 from indigo_jax.data.ellipses import EllipsePhantoms, open_ellipses
 from indigo_jax.data.folder import arrays, folder, gopro, paired_folders
+from indigo_jax.data.joined import joined
 from indigo_jax.data.packed import packed
 from indigo_jax.data.preprocess import evaluation_batches, pipeline
 from indigo_jax.data.resized import resized
 from indigo_jax.data.tfds import tfds
 
-__all__ = ["EllipsePhantoms", "arrays", "evaluation_batches", "folder", "gopro", "open_source", "packed",
+__all__ = ["EllipsePhantoms", "arrays", "evaluation_batches", "folder", "gopro", "joined", "open_source", "packed",
            "paired_folders", "pipeline", "resized", "tfds"]
 
 _FOLDER_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}
@@ -29,6 +30,7 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
     ``tfds:NAME``          a prepared tensorflow-datasets data set; "val" is its "validation" (else "test")
     ``gopro:FOLDER``       pairs in folders sharp/ and blur/; with subfolders train/ and test/, those of the split
     ``pairs:SHARP,BLURRED``  pairs from two folders, by name
+    ``2*SPEC+SPEC``        several of the above as one, a whole number in front repeats one
     ``ellipses:SIZE``      random phantoms for tomography, see :class:`EllipsePhantoms`: 20,000, and 200 for "val"
     ====================== =============================================================================
 
@@ -43,6 +45,10 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
         Those of :func:`tfds`.
     """
     spec = os.fspath(spec)
+    if "+" in spec and not os.path.exists(spec):
+        counts, specs = zip(*(_repeats(part) for part in spec.split("+")))
+        return joined([open_source(part, split=split, data_dir=data_dir, cache=cache) for part in specs],
+                      [1] * len(specs) if split == "val" else counts)
     kind, _, rest = spec.partition(":")
     if kind == "tfds":
         return _open_tfds(rest, split, data_dir, cache)
@@ -67,6 +73,12 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
                          "gopro:FOLDER, pairs:SHARP,BLURRED or ellipses:SIZE")
     raise FileNotFoundError(f"{spec}: no such folder or file; give a folder of pictures, FILE.npz, tfds:NAME, "
                             "gopro:FOLDER, pairs:SHARP,BLURRED or ellipses:SIZE")
+
+
+def _repeats(part):
+    """``"3*SPEC"`` as (3, SPEC)."""
+    count, star, spec = part.partition("*")
+    return (int(count), spec) if star and count.isdigit() else (1, part)
 
 
 def _split_folder(path, split):

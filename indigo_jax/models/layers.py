@@ -76,11 +76,11 @@ CONVOLUTIONS: dict[str, Callable] = {"plain": jax.lax.conv_general_dilated, "fli
 
 
 def conv3x3(features: int, *, dtype: Any, convolution: str = "plain", strides: int = 1, zero_init: bool = False,
-            name: str | None = None) -> nn.Conv:
+            use_bias: bool = True, name: str | None = None) -> nn.Conv:
     """3x3 convolution with padding 1 on every side (so that stride 2 halves even sizes)."""
     init = nn.initializers.zeros_init() if zero_init else nn.initializers.lecun_normal()
     return nn.Conv(features, (3, 3), strides=(strides, strides), padding=((1, 1), (1, 1)), dtype=dtype,
-                   kernel_init=init, conv_general_dilated=CONVOLUTIONS[convolution], name=name)
+                   use_bias=use_bias, kernel_init=init, conv_general_dilated=CONVOLUTIONS[convolution], name=name)
 
 
 def normalization(kind: str, *, dtype: Any, name: str) -> nn.Module:
