@@ -29,7 +29,7 @@ _CODE = "import sys; from eval import benchmark_scaling; sys.exit(benchmark_scal
 def make_config(per_chip: int, count: int, side: int):
     """InDI with a small network, or the one of 26 million parameters for pictures of 128 pixels and more."""
     from indigo_jax import models, operators
-    from train.indi_config import IndiConfig
+    from train.indi import IndiConfig
     model = models.RestorationUNet(width=8, multipliers=(1, 2), num_res_blocks=1, patch_size=2, norm="layer")
     if side >= 128:
         model = models.RestorationUNet(width=64, dtype="bfloat16")

@@ -2,6 +2,7 @@
 import dataclasses
 from typing import Callable, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from indigo_jax import schedules
@@ -23,6 +24,39 @@ class Prediction(NamedTuple):
     eps: Array | None
     log_var: Array | None = None
     drift: Array | float = 0.0
+
+
+class Prior(NamedTuple):
+    """A diffusion model: ``denoiser(x_t, t) -> Prediction`` for all levels of its ``schedule``."""
+
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+
+
+def of(network: Callable, info: dict, *, clip: bool = False, y: Array | None = None):
+    """What samplers take, of a network and of what travels with its weights (:func:`weights.load`). The only maker.
+
+    Args:
+        network: ``network(x, t)``, as ``functools.partial(module.apply, params)`` or the same in tiles; with ``y`` also
+            given y.
+        info: of its weights.
+        clip: of a prior: keep x0 in [-1, 1]; see :func:`from_eps`.
+        y: the measurement, for a restorer that also looks at it.
+
+    Returns:
+        :class:`Prior` for a diffusion prior, :class:`DirectRestorer` for a restorer.
+
+    Errors:
+        ValueError for the info of something else.
+    """
+    if "noise" in info:
+        return restorer(network, noise=schedules.noise_from_json(info["noise"]), y=y)
+    if "schedule" not in info:
+        raise ValueError(f"{info.get('name', 'these weights')}: neither a diffusion prior nor a restorer")
+    with jax.ensure_compile_time_eval():  # numbers, not part of a program that is being traced
+        schedule = schedules.from_json(dict(info["schedule"]))
+    options = {"learned_variance": True} if info.get("learned_variance") else {}
+    return Prior(BY_PREDICTION[info["prediction"]](network, schedule, clip=clip, **options), schedule)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,10 @@
 There is one program for every number of devices and processes: ``jit`` with ``NamedSharding`` (what used to be ``pmap``
 and ``pjit``). A mesh from :func:`data_mesh` has the axis ``data`` alone, and every function here takes either.
 """
+import collections
+import concurrent.futures
 import re
+from typing import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -216,3 +219,25 @@ def per_device(function, mesh: Mesh):
     """
     split = PartitionSpec(mesh.axis_names)
     return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False)
+
+
+def over_devices(function: Callable, items: Iterable, devices) -> Iterator[tuple]:
+    """Run ``function(item, device)`` for each item, on the devices in turn, a few ahead of whoever takes the results.
+
+    Yields:
+        ``(item, future)`` in the order of the items; ``future.result()`` is the result or raises what was raised.
+    """
+    devices = list(devices)
+    pool = concurrent.futures.ThreadPoolExecutor(len(devices), thread_name_prefix="indigo")
+    waiting = collections.deque()
+    try:
+        for i, item in enumerate(items):
+            waiting.append((item, pool.submit(function, item, devices[i % len(devices)])))
+            if len(waiting) > len(devices):
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    except BaseException:  # whoever takes the results has gone
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown(wait=False)

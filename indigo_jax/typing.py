@@ -66,3 +66,19 @@ class Kernel(NamedTuple):
     init: Callable[..., Any]
     step: Callable[..., tuple[Any, Any]]
     num_steps: int
+
+
+class Autoencoder(NamedTuple):
+    """An autoencoder as two functions, in the units of the diffusion: any scaling factor is in both.
+
+    Attributes:
+        encode: ``[B, H, W, 3]`` in [-1, 1] -> latents ``[B, h, w, C]``.
+        decode: latents -> pictures, about [-1, 1].
+    """
+
+    encode: Callable[[Image], Array]
+    decode: Callable[[Array], Image]
+
+    def round_trip(self, z: Array) -> Array:
+        """``E(D(z))``."""
+        return self.encode(self.decode(z))

@@ -169,7 +169,7 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch, capsys):
 
 CONFIG = '''"""A tiny run."""
 from indigo_jax import models, operators
-from train.indi_config import IndiConfig
+from train.indi import IndiConfig
 
 
 def get_config():
@@ -223,7 +223,7 @@ def test_plan_at_half_and_double_the_devices(tmp_path, capsys):
 @pytest.mark.parametrize("what", ["sample", "bird"])
 def test_samplers_need_no_collective(what):
     from indigo_jax import models, schedules
-    from train.diffusion_config import DiffusionConfig
+    from train.diffusion import DiffusionConfig
     model = models.DDPMUNet(channels=8, multipliers=(1,), num_res_blocks=1, attention_resolutions=(), num_groups=4,
                             image_size=16)
     config = DiffusionConfig(model=model, schedule=schedules.to_json("linear"), crop=16, batch_size=4)

@@ -14,7 +14,7 @@ from indigo_jax import checkpoints, latents, models, sharding, weights
 from tests.paths import ROOT
 from tests.tiny_training import numbers, write_pictures
 from train import autoencoder, common
-from train.autoencoder_config import AutoencoderConfig
+from train.autoencoder import AutoencoderConfig
 
 TINY = models.TinyAutoencoder(latent_channels=3, channels=(6, 8), levels=1, num_blocks=1, pool_channels=0)
 

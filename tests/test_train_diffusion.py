@@ -13,7 +13,7 @@ from PIL import Image
 from indigo_jax import checkpoints, data, models, pipeline, schedules, sharding, weights
 from tests.paths import ROOT
 from train import common, diffusion
-from train.diffusion_config import DiffusionConfig
+from train.diffusion import DiffusionConfig
 
 CONFIGS = [path for path in sorted((ROOT / "train" / "configs").glob("diffusion_*.py")) if "latent" not in path.stem]
 MODEL = dict(channels=8, multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(), image_size=16, num_groups=4,

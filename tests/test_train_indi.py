@@ -17,7 +17,7 @@ from PIL import Image
 from indigo_jax import checkpoints, models, operators, sharding, weights
 from tests.paths import ROOT
 from train import common, indi
-from train.indi_config import IndiConfig
+from train.indi import IndiConfig
 
 CONFIGS = sorted((ROOT / "train" / "configs").glob("indi_*.py"))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from indigo_jax import checkpoints, models, operators, sharding
 from train import inn
-from train.inn_config import InnConfig
+from train.inn import InnConfig
 
 TINY = models.GuidanceINN(levels=1, lifting_steps=1, width=8, cond_dim=4, num_blocks=1, cond_width=4,
                           encoder_channels=4, encoder_blocks=1)

@@ -16,8 +16,8 @@ from indigo_jax import (checkpoints, data, denoisers, latents, losses, models, o
 from tests.paths import ROOT
 from tests.tiny_training import numbers, write_pictures
 from train import common, diffusion, inn, latent, loop, plan_programs
-from train.diffusion_config import DiffusionConfig
-from train.inn_config import InnConfig
+from train.diffusion import DiffusionConfig
+from train.inn import InnConfig
 
 TINY = dict(latent_channels=2, channels=4, levels=1, num_blocks=1, pool_channels=0, scaling_factor=0.5)
 UNET = models.LatentUNet((4,), (False,), 0, num_heads=1, context_dim=0, in_channels=2, out_channels=2, num_groups=4)

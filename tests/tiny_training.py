@@ -9,7 +9,7 @@ from flax import linen as nn
 from PIL import Image
 
 from indigo_jax import operators
-from train.indi_config import IndiConfig
+from train.indi import IndiConfig
 
 
 class TwoConvolutions(nn.Module):

@@ -13,18 +13,48 @@ import dataclasses
 import functools
 import pathlib
 import sys
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tyro
 
 from indigo_jax import data, denoisers, images, losses, metrics, rng, samplers, schedules, sharding
 from train import common, loop
-from train.indi_config import IndiConfig
 from train.loop import TrainState
+from train.run_config import RunConfig
 
 _DEGRADE, _LOSS = 0, 1  # what an image's key is folded with
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IndiConfig(RunConfig):
+    """One training run of InDI. Components (network, degradation) are made in the config file by their constructors."""
+
+    model: tyro.conf.Suppress[Any]
+    """A linen module: ``module.apply(params, x_t, t)`` (and y, if its ``condition_on_y`` is set)."""
+    degradation: tyro.conf.Suppress[Any] = None
+    """An operator that degrades clean pictures on the device, or None for data that comes in pairs."""
+    tasks: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """What the network will have learned, of: denoise, deblur, sr, jpeg."""
+
+    margin: int = 16
+    """Pixels around the crop that are degraded with it and cut off afterwards, so that no border is learned."""
+    noise: Literal["none", "constant", "brownian"] = "constant"
+    """The path's noise mode. It travels with the weights."""
+    eps: float = 0.01
+    """Its level, in [-1, 1] units."""
+    loss: Literal["l1", "l2"] = "l1"
+    """Only l2 learns the conditional mean, on which the theory rests; l1 is usual in practice."""
+    a: float = 1.0
+    """Weight of t = 1 in p_a(t)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.noise != "none" and self.eps <= 0:
+            raise ValueError(f"noise {self.noise!r} needs eps above 0, got {self.eps}; or say --noise none")
 
 
 # ------------------------------------------------------------------------------------------- model, optimiser, noise
@@ -97,8 +127,8 @@ class Evaluation:
 
         @jax.jit
         def restore(params, y, keys):
-            restorer = denoisers.restorer(functools.partial(config.model.apply, params), noise=noise_mode(config),
-                                          y=y if conditioned else None)
+            restorer = denoisers.of(functools.partial(config.model.apply, params), config_to_json(config),
+                                    y=y if conditioned else None)
             kernel = samplers.indi(restorer, config.eval_steps, noise=noise_mode(config))
             return samplers.sample(kernel, keys, y)[0]
 

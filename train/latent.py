@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from indigo_jax import data, latents, restoration, sharding, weights
+from indigo_jax import data, sharding, weights
+from indigo_jax.typing import Autoencoder
+from indigo_jax.weights import latents
 from train import loop
 
 _ROWS = 32  # encoded at a time, to be kept
@@ -70,13 +72,13 @@ def encoder(config, mesh: Mesh) -> Callable:
     return lambda batch, step: {**batch, "image": encode(batch["image"])}
 
 
-def local(config) -> restoration.Autoencoder:
+def local(config) -> Autoencoder:
     """The autoencoder for one process by itself: compiled, with numpy arrays for results."""
     one = sharding.data_mesh(jax.local_devices()[:1])
     encode = program(config, one, lambda found, x: found.autoencoder.encode(x))
     decode = program(config, one, lambda found, z: found.autoencoder.decode(z))
-    return restoration.Autoencoder(lambda x: np.asarray(encode(jax.device_get(x))),
-                                   lambda z: np.asarray(decode(jax.device_get(z))))
+    return Autoencoder(lambda x: np.asarray(encode(jax.device_get(x))),
+                       lambda z: np.asarray(decode(jax.device_get(z))))
 
 
 class KeptLatents:

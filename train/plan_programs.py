@@ -1,11 +1,11 @@
 """The programs that a plan compiles: a script's own train step and its sampler, or BIRD, for shapes instead of arrays.
 
-A script is found by its config's type: ``train.indi_config`` belongs to ``train.indi``. It has
-``make_optimizer(config)``, ``init_state(config, optimizer)`` and ``train_step(config, optimizer, state, batch)``.
+A script is found by its config's type: it is the module of that class. It has ``make_optimizer(config)``,
+``init_state(config, optimizer)`` and ``train_step(config, optimizer, state, batch)``.
 """
 import functools
-import importlib
 import math
+import sys
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -58,11 +58,11 @@ def make(config, devices, what: str, *, steps: int | None = None) -> Program:
 
 
 def script(config):
-    """The module that trains a config."""
-    name = type(config).__module__
-    if not name.endswith("_config"):
+    """The module that trains a config: the one that its class is in."""
+    module = sys.modules[type(config).__module__]
+    if not hasattr(module, "train_step"):
         raise ValueError(f"no training script belongs to a {type(config).__name__}")
-    return importlib.import_module(name.removesuffix("_config"))
+    return module
 
 
 def bytes_per_chip(tree) -> float:
@@ -126,41 +126,38 @@ def _keys(config):
     return jax.eval_shape(lambda: rng.image_keys(0, jnp.arange(config.batch_size)))
 
 
-def _indi(config, mesh, steps):
-    noise = schedules.noise_from_json({"name": config.noise, "eps": config.eps})
-    network = loop.network(config)
+def _of(config, params, **options):
+    """What samplers take, of a config's network."""
+    return denoisers.of(functools.partial(loop.network(config).apply, params), script(config).config_to_json(config),
+                        **options)
 
+
+def _indi(config, mesh, steps):
     def restore(params, batch):
-        restorer = denoisers.restorer(functools.partial(network.apply, params), noise=noise,
-                                      y=batch["y"] if getattr(network, "condition_on_y", False) else None)
-        return samplers.sample(samplers.indi(restorer, steps, noise=noise), batch["keys"], batch["y"])[0]
+        restorer = _of(config, params, y=batch["y"] if getattr(config.model, "condition_on_y", False) else None)
+        return samplers.sample(samplers.indi(restorer, steps, noise=restorer.noise), batch["keys"], batch["y"])[0]
 
     return _sampler(config, mesh, restore, {"y": _pictures(config), "keys": _keys(config)}, {"steps": steps})
 
 
-def _denoiser(config, params, schedule, clip):
-    options = {"learned_variance": True} if config.learned_variance else {}
-    network = functools.partial(loop.network(config).apply, params)
-    return denoisers.BY_PREDICTION[config.prediction](network, schedule, clip=clip, **options)
-
-
 def _ddim(config, mesh, steps):
     spacing = "leading" if config.prediction == "eps" else "trailing"
-    schedule = schedules.respace(schedules.from_json(config.schedule), steps, spacing)
 
     def draw(params, batch):
-        kernel = samplers.ddim(_denoiser(config, params, schedule, not config.autoencoder), schedule)
+        prior = _of(config, params, clip=not config.autoencoder)
+        kernel = samplers.ddim(prior.denoiser, schedules.respace(prior.schedule, steps, spacing))
         return samplers.sample(kernel, batch["keys"], batch["z"])[0]
 
     return _sampler(config, mesh, draw, {"z": _pictures(config), "keys": _keys(config)}, {"steps": steps})
 
 
 def _bird(config, mesh, iterations, num_levels=5):
-    schedule = schedules.respace(schedules.from_json(config.schedule), num_levels, "linspace")
     operator = operators.blind_blur(13 if config.crop < 128 else 41)
 
     def deblur(params, batch):
-        kernel = restoration.bird(_denoiser(config, params, schedule, False), schedule, operator, batch["y"],
+        prior = _of(config, params)
+        levels = schedules.respace(prior.schedule, num_levels, "linspace")
+        kernel = restoration.bird(prior.denoiser, levels, operator, batch["y"],
                                   restoration.bird_optimizer(num_iterations=iterations), num_iterations=iterations)
         return samplers.sample(kernel, batch["keys"], batch["keys"])[0]
 

@@ -1,4 +1,5 @@
 """``indigo evaluate``: measure restored pictures against their references, paired by name."""
+import argparse
 import csv
 import io
 import math
@@ -6,6 +7,7 @@ import pathlib
 import sys
 
 from indigo_jax.cli.messages import UsageError, one_line, show, some, write_text
+from indigo_jax.cli.parsing import add_command
 
 
 def run(args):
@@ -91,3 +93,15 @@ def _table(rows, names):
     lines = [["name", *names]] + [[show(row["name"]), *(f"{row[name]:.4f}" for name in names)] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+
+
+def add(commands):
+    """The command's parser."""
+    parser = add_command(commands, "evaluate", run, "Measure restored pictures against their references.")
+    parser.add_argument("--reference", required=True, metavar="DIR", default=argparse.SUPPRESS, help=(
+        "the true pictures (a folder, or one file)"))
+    parser.add_argument("--restored", required=True, metavar="DIR", default=argparse.SUPPRESS, help=(
+        "the restored ones, of the same names (extensions may differ)"))
+    parser.add_argument("--metrics", default="psnr,ssim", metavar="NAMES", help=(
+        "of psnr, ssim, lpips (set INDIGO_LPIPS to its weights), or whole protocols such as psnr-y-bt601-crop4-u8"))
+    parser.add_argument("-o", "--output", metavar="FILE.csv", default=argparse.SUPPRESS, help="also write a table")

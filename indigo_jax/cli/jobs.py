@@ -96,15 +96,16 @@ def refuse_shared(comparisons, targets):
             raise UsageError(f"--compare {show(files[0])} is where a result goes; name another file or folder")
 
 
-def run_all(args, jobs, targets, failed, work, finish, devices, verb, read=None):
+def run_all(args, jobs, targets, failed, work, finish, devices, verb, read=None, warn=None):
     """Read, compute and write every picture; ``failed`` collects (name, reason). Returns the exit code.
 
-    ``read(path)`` gives the picture, default :func:`images.read`.
+    ``read(path)`` gives the picture, default :func:`images.read`; ``warn(picture)`` what is to be said before work on
+    it begins, or None.
     """
     import jax
     from tqdm import tqdm
 
-    from indigo_jax import images, pipeline
+    from indigo_jax import images, sharding
     skipped = {job for job in jobs if args.skip_existing and all(target.exists() for target in targets[job])}
     jobs = [job for job in jobs if job not in skipped]
     begun, done, line = time.perf_counter(), 0, ""
@@ -112,12 +113,15 @@ def run_all(args, jobs, targets, failed, work, finish, devices, verb, read=None)
     def one(job, device):
         since = time.perf_counter()
         picture = (read or images.read)(job.path)
+        warning = warn(picture) if warn else None
+        if warning:
+            tqdm.write(f"{args.parser.prog}: note: {show(job.path)}: {warning}", file=sys.stderr)
         return picture, work(picture, device), time.perf_counter() - since
 
     for name, reason in failed:
         print(f"{args.parser.prog}: {reason}", file=sys.stderr)
     with tqdm(total=len(jobs), unit="picture", file=sys.stderr, disable=None, leave=False) as bar:
-        for job, future in pipeline.over_devices(one, jobs, devices):
+        for job, future in sharding.over_devices(one, jobs, devices):
             try:
                 picture, result, seconds = future.result()
                 line = finish(job, picture, result, seconds)

@@ -1,53 +1,84 @@
-"""``indigo restore``: pictures through a network that restores directly, or through a diffusion prior."""
+"""``indigo restore``: pictures through a method, which may be chosen by what is wrong and what is known."""
+import argparse
 import json
-import math
 import pathlib
+import re
+import sys
 
 from indigo_jax import __version__
-from indigo_jax.cli import guided, tomography
+from indigo_jax.cli import files
 from indigo_jax.cli.jobs import choose_targets, gather, refuse_shared, run_all
 from indigo_jax.cli.messages import UsageError, one_line, write_text
+from indigo_jax.cli.parsing import add_command, add_files, add_settings, number
 
-METHODS = {"indi": ("auto", "denoise", "deblur", "sr", "jpeg"),
-           "bird": ("deblur", "nonuniform", "sr", "denoise", "inpaint", "ct"),
-           **dict.fromkeys(guided.FLAGS, guided.TASKS)}
-DEFAULT_WEIGHTS = {"indi": "indi-photo", "bird": "faces64", "bird, ct": "ellipses64"}
-OWN_FLAGS = {"indi": ("steps", "tile"), "bird": ("mask", "kernel", "kernel_size", "kernel_family", "grid",
-                                                 "candidates", "angles", "sigma_255"), **guided.FLAGS}
-_TASKS_OF = {"mask": ("inpaint",), "kernel": ("deblur",), "kernel_size": ("deblur", "nonuniform"),
-             "candidates": ("deblur", "nonuniform"), "kernel_family": ("deblur",), "grid": ("nonuniform",),
-             "angles": ("ct",)}
+TASKS = ("auto", "denoise", "deblur", "nonuniform", "sr", "jpeg", "inpaint", "ct")
+METHODS = ("auto", "indi", "once", "hqs", "diffpir", "bird", "ddnm", "dps", "indigo", "latent-indigo")
+
+
+def add(commands, argv):
+    """The command's parser; its help has the flags of the method that ``argv`` names."""
+    parser = add_command(commands, "restore", run, "Restore pictures.")
+    parser.epilog = "indigo methods: which there are, and when to take which. With --method NAME --help: its own flags."
+    add_files(parser, "restored")
+    parser.add_argument("--method", choices=METHODS, default="auto", help=(
+        "auto: what measured best for --task and for what is given; see: indigo methods"))
+    parser.add_argument("--task", choices=TASKS, default="auto", help=(
+        "what to undo; auto: whatever the network finds. sr also enlarges, by --scale. nonuniform: blur that changes "
+        "across the picture. ct: INPUT are sinograms, .npy files [detectors, angles] of sums along parallel rays, as "
+        "scikit-image's radon makes them of densities in 0..1"))
+    parser.add_argument("--scale", type=number(int, 1, 16), help="with --task sr: how much larger (default: 4)",
+                        default=argparse.SUPPRESS)
+    parser.add_argument("--samples", type=number(int, 1, 1000), default=1, help=(
+        "independent restorations of each picture, NAME-1, NAME-2, ..."))
+    parser.add_argument("--compare", metavar="FILE", default=argparse.SUPPRESS, help=(
+        "also write before | after as one picture (ct: filtered back-projection | after); a folder for several"))
+    parser.add_argument("--report", metavar="FILE.json", default=argparse.SUPPRESS, help=(
+        "also write what was done: sizes, seconds, weights, device"))
+    if argv and argv[0] == "restore":  # the methods are imported for this command alone
+        named = [_value(argv, i) for i, word in enumerate(argv) if word.split("=")[0] == "--method"]
+        method = named[-1] if named and named[-1] in METHODS[1:] else None
+        add_settings(parser, _owners(), method)
+    return parser
+
+
+def _value(argv, i):
+    return argv[i].partition("=")[2] if "=" in argv[i] else (argv[i + 1:] or [""])[0]
+
+
+def _owners():
+    from indigo_jax import methods
+    from indigo_jax.methods.flags import flags_of
+    return {name: flags_of(method.Settings) for name, method in methods.METHODS.items()}
 
 
 def run(args):
     """Restore every picture; returns the exit code."""
-    _check_flags(args)
-    own = f"{args.method}, {args.task}"
-    args.weights = getattr(args, "weights", DEFAULT_WEIGHTS.get(own, DEFAULT_WEIGHTS.get(args.method)))
-    scale = (getattr(args, "scale", None) or 4) if args.task == "sr" else None
+    owners = _owners()
+    given = {name: getattr(args, name) for names in owners.values() for name in names if hasattr(args, name)}
+    chosen = _choose(args, owners, given)
+    restoration_of = _prepare(args, owners, given)
     report = getattr(args, "report", None)
-    jobs, failed = gather(args.inputs, args.output, **(tomography.KIND if args.task == "ct" else {}))
+    jobs, failed = gather(args.inputs, args.output, **(files.SINOGRAMS if args.task == "ct" else {}))
     targets = choose_targets(args, jobs, args.output, args.samples, "--output")
     comparisons = choose_targets(args, jobs, args.compare, 1, "--compare") if hasattr(args, "compare") else None
     if comparisons:
         refuse_shared(comparisons, targets)
     if report is not None and (pathlib.Path(report).suffix.lower() != ".json" or pathlib.Path(report).is_dir()):
         raise UsageError(f"--report writes JSON: name it {pathlib.Path(report).with_suffix('.json')}, not {report}")
-    try:
-        method = {"indi": _Indi, "bird": _Tomography if args.task == "ct" else _Bird}.get(
-            args.method, guided.Guided)(args, scale)
-    except RuntimeError as error:
-        raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
+    method = restoration_of()
+    if chosen:
+        print(f"{args.parser.prog}: --method {args.method}: {chosen}", file=sys.stderr)
 
     def work(picture, device):
-        return [method(picture, sample, device) for sample in range(args.samples)], device
+        samples = [method(picture, seed=args.seed, sample=sample, device=device) for sample in range(args.samples)]
+        return samples, device
 
     rows = []
 
     def finish(job, picture, result, seconds):
         from indigo_jax import images
         results, device = result
-        restored, facts = zip(*results)
+        restored, reports = zip(*results)
         for target, one in zip(targets[job], restored):
             images.write(target, one)
         if comparisons:
@@ -56,15 +87,17 @@ def run(args):
             images.write(comparisons[job][0], row)
         height, width = restored[0].pixels.shape[:2]
         rows.append({"input": str(job.path), "outputs": [str(target) for target in targets[job]], "width": width,
-                     "height": height, "seconds": round(seconds, 4), **method.report(facts, targets[job], report),
-                     "weights": method.info.get("name", args.weights), "sha256": method.info["sha256"],
+                     "height": height, "seconds": round(seconds, 4), **method.facts(reports),
+                     **_kernels(targets[job], reports, report), "weights": method.info.get("name"),
+                     "sha256": method.info["sha256"],
                      "device": f"{device.platform}:{device.id} ({device.device_kind})"})
-        return f"{width} x {height} pixels, {method.line(facts)}, {seconds:.1f} s"
+        return f"{width} x {height} pixels, {method.line(reports)}, {seconds:.1f} s"
 
-    code = run_all(args, jobs, targets, failed, work, finish, method.devices, "restored", method.read)
+    read = files.sinogram_reader(given.get("angles")) if args.task == "ct" else None
+    code = run_all(args, jobs, targets, failed, work, finish, method.devices, "restored", read, method.warning)
     if report is not None:
         settings = {"version": __version__, "method": args.method, "task": args.task, "seed": args.seed,
-                    "samples": args.samples, "scale": getattr(method, "scale", scale)}
+                    "samples": args.samples, "scale": method.scale if method.scale > 1 else None}
         text = json.dumps({**settings, "files": rows, "failed": [
             {"input": name, "reason": reason} for name, reason in failed]}, indent=2, ensure_ascii=False) + "\n"
         if not write_text(report, text):
@@ -72,164 +105,80 @@ def run(args):
     return code
 
 
-def _check_flags(args):
-    if args.task not in METHODS[args.method]:
-        other = next(method for method, tasks in METHODS.items() if args.task in tasks)
+def _kernels(targets, reports, report):
+    """Writes the kernels that were found beside the results, where a report names them."""
+    import numpy as np
+    kernels = []
+    for target, one in zip(targets, reports):
+        if report is not None and one.kernel is not None:
+            kernels.append(str(target.with_name(f"{target.stem}-kernel.npy")))
+            np.save(kernels[-1], one.kernel)
+    return {"kernels": kernels} if kernels else {}
+
+
+def _choose(args, owners, given):
+    """Settle ``args.method``; why, where it was not named. Refuses flags and tasks of other methods."""
+    from indigo_jax import methods
+    if args.method == "auto":
+        able = {name: set(flags) for name, flags in owners.items() if args.task in methods.METHODS[name].tasks}
+        if not able:
+            raise UsageError(f"no method does --task {args.task}")
+        try:
+            args.method, why = methods.choose(args.task, tuple(given), able)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        return why
+    tasks = methods.METHODS[args.method].tasks
+    if args.task == "auto" and args.task not in tasks:
+        raise UsageError(f"--method {args.method} needs a --task. There is: {', '.join(tasks)}")
+    if args.task not in tasks:
+        other = next(name for name, method in methods.METHODS.items() if args.task in method.tasks)
         raise UsageError(f"--task {args.task} is for --method {other}; add that, or give another --task. There is: "
-                         f"{', '.join(METHODS[args.method])}")
-    for flag in dict.fromkeys(flag for flags in OWN_FLAGS.values() for flag in flags):
-        owners = [method for method, flags in OWN_FLAGS.items() if flag in flags]
-        if hasattr(args, flag) and args.method not in owners:
-            raise UsageError(f"--{flag.replace('_', '-')} is for --method {' and '.join(owners)}; leave it out")
-    if args.method in guided.FLAGS:
-        guided.check(args)
+                         f"{', '.join(tasks)}")
+    for name in given:
+        if name not in owners[args.method]:
+            takers = [method for method, flags in owners.items() if name in flags]
+            raise UsageError(f"{_flag(name)} is for --method {' and '.join(takers)}; leave it out")
+    return None
+
+
+def _prepare(args, owners, given):
+    """Check what can be checked without a network, read the files that are named; a function that makes the method."""
+    from indigo_jax import methods
     if hasattr(args, "scale") and args.task != "sr":
         raise UsageError("--scale enlarges, which is for --task sr; add --task sr, or leave --scale out")
-    for flag, tasks in _TASKS_OF.items():
-        if hasattr(args, flag) and args.task not in tasks:
-            raise UsageError(f"--{flag.replace('_', '-')} is for --task {' and '.join(tasks)}; leave it out")
-    if args.task == "inpaint" and not hasattr(args, "mask"):
+    values = {}
+    for name, value in given.items():
+        known = owners[args.method][name][1]
+        if known.tasks and args.task not in known.tasks:
+            raise UsageError(f"{_flag(name)} is for --task {' and '.join(known.tasks)}; leave it out")
+        if name != "angles":
+            values[name] = files.READERS.get(known.file, lambda value: value)(value)
+    if args.task == "inpaint" and "mask" not in given:
         raise UsageError("--task inpaint needs --mask FILE, a picture in which the area to fill is white")
-    unknown = [flag for flag in ("kernel_size", "kernel_family", "candidates") if hasattr(args, flag)]
-    if hasattr(args, "kernel") and unknown:
-        raise UsageError("--kernel says what the blur is; leave " + " and ".join(
-            f"--{flag.replace('_', '-')}" for flag in unknown) + " out")
-    if getattr(args, "kernel_size", 1) % 2 == 0:
-        raise UsageError(f"--kernel-size must be odd; use {args.kernel_size + 1}, not {args.kernel_size}")
+
+    def make():
+        try:
+            return methods.load(args.method, task=args.task, scale=getattr(args, "scale", None), **values)
+        except ValueError as error:
+            raise UsageError(_as_flags(one_line(error), owners[args.method])) from error
+        except RuntimeError as error:
+            raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
+
+    return make
 
 
-class _Indi:
-    """InDI: ``(picture, sample, device) -> (picture, facts)``."""
-
-    before, read = "before", None
-
-    def __init__(self, args, scale):
-        from indigo_jax import pipeline
-        self.restoration = _load(pipeline.load, args)
-        self.info, self.devices = self.restoration.info, self.restoration.devices
-        if args.task not in ("auto", *self.info["tasks"]):
-            raise UsageError(f"--task {args.task}: the weights {args.weights} were not trained for it; use auto or one "
-                             f"of {', '.join(self.info['tasks'])}, or other weights")
-        self.steps, self.tile = getattr(args, "steps", 1), getattr(args, "tile", None)
-        self.options = dict(scale=scale, steps=self.steps, seed=args.seed, tile=self.tile)
-
-    def __call__(self, picture, sample, device):
-        from indigo_jax import pipeline
-        restored = self.restoration.picture(picture, sample=sample, device=device, **self.options)
-        return restored, pipeline.plan(*restored.pixels.shape[:2], self.tile)
-
-    def report(self, plans, targets, report):
-        """What goes into the report of one picture."""
-        return {"steps": self.steps, "network_evaluations": sum(self.steps * p.rows * p.columns for p in plans)}
-
-    def line(self, plans):
-        """What is said about one picture."""
-        return f"{self.steps} step{'s' if self.steps > 1 else ''}"
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
-class _Bird:
-    """A diffusion prior: ``(picture, sample, device) -> (picture, facts)``."""
-
-    before, read = "before", None
-
-    def __init__(self, args, scale):
-        import jax
-
-        from indigo_jax import prior
-        self.restoration = _load(prior.load, args)
-        self.info, self.devices = self.restoration.info, jax.local_devices()[:1]
-        self.options = dict(task=args.task, seed=args.seed)
-        if scale is not None:
-            self.options["scale"] = scale
-        for flag, option in (("kernel_size", "size"), ("candidates", "candidates"), ("kernel_family", "family"),
-                             ("grid", "grid")):
-            if hasattr(args, flag):
-                self.options[option] = getattr(args, flag)
-        if hasattr(args, "sigma_255"):
-            self.options["sigma"] = args.sigma_255 / 127.5
-        if hasattr(args, "mask"):
-            self.options["mask"] = _read_mask(args.mask)
-        if hasattr(args, "kernel"):
-            self.options["kernel"] = _read_kernel(args.kernel)
-
-    def __call__(self, picture, sample, device):
-        del device
-        return self.restoration.picture(picture, sample=sample, **self.options)
-
-    def report(self, facts, targets, report):
-        """What goes into the report of one picture; writes the kernels that were found beside the results."""
-        import numpy as np
-        kernels = []
-        for target, fact in zip(targets, facts):
-            if report is not None and fact.kernel is not None:
-                kernels.append(str(target.with_name(f"{target.stem}-kernel.npy")))
-                np.save(kernels[-1], fact.kernel)
-        return {"network_evaluations": sum(fact.evaluations for fact in facts),
-                "residual_255": [round(fact.residual * 127.5, 3) for fact in facts],
-                "sigma_255": [round(fact.sigma * 127.5, 3) for fact in facts],
-                "tiles": facts[0].layout.rows * facts[0].layout.columns, "kernels": kernels}
-
-    def line(self, facts):
-        """What is said about one picture."""
-        evaluations = sum(fact.evaluations for fact in facts)
-        tiles, side = facts[0].layout.rows * facts[0].layout.columns, facts[0].layout.height
-        pieces = f" in {tiles} tiles of {side} x {side}" if tiles > 1 else ""
-        residual, sigma = (max(values) * 127.5 for values in zip(*((f.residual, f.sigma) for f in facts)))
-        return f"{evaluations} network evaluations{pieces}, residual {residual:.1f} of 255 (noise {sigma:.1f})"
-
-
-class _Tomography(_Bird):
-    """A diffusion prior and sinograms: ``(sinogram, sample, device) -> (picture, facts)``."""
-
-    before = "filtered back-projection"
-
-    def __init__(self, args, scale):
-        super().__init__(args, scale)
-        self.sigma, self.seed = self.options.get("sigma"), args.seed
-        self.angles = tomography.read_angles(args.angles) if hasattr(args, "angles") else None
-
-    def read(self, path):
-        """The sinogram in a file."""
-        return tomography.read(path, self.angles)
-
-    def __call__(self, sinogram, sample, device):
-        del device
-        return self.restoration.sinogram(sinogram.values, sinogram.angles, sigma=self.sigma, seed=self.seed,
-                                         sample=sample)
-
-
-def _load(load, args):
-    from indigo_jax.weights import WeightsError
-    try:
-        return load(args.weights)
-    except WeightsError as error:
-        raise UsageError(f"--weights {error}") from error
-
-
-def _read_mask(path):
-    """1 where the picture is kept; white is the area to fill."""
-    import numpy as np
-
-    from indigo_jax import images
-    try:
-        pixels = images.read(path).pixels
-    except (images.ImageError, OSError) as error:
-        raise UsageError(f"--mask {one_line(error)}") from error
-    mask = (pixels.mean(axis=-1) < 0).astype(np.float32)
-    if mask.all() or not mask.any():
-        what = "no white pixel, so there is nothing to fill" if mask.all() else "only white pixels, so nothing is left"
-        raise UsageError(f"--mask {path}: {what}; paint the area to fill white on black")
-    return mask
-
-
-def _read_kernel(path):
-    import numpy as np
-
-    from indigo_jax import operators
-    try:
-        kernel = np.asarray(operators.load_kernel(path))
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--kernel: {one_line(error)}") from error
-    if (kernel < 0).any() or not math.isclose(kernel.sum(), 1.0, rel_tol=1e-3):
-        raise UsageError(f"--kernel {path}: a blur kernel has no negative entries; the smallest is {kernel.min():.3g}")
-    return kernel
+def _as_flags(text, names):
+    """A sentence about settings as one about flags: names with an underscore, and one at its beginning."""
+    for name in sorted(names, key=len, reverse=True):
+        if "_" in name:
+            text = re.sub(rf"(?<![\w-]){name}(?!\w)", _flag(name), text)
+        elif re.match(rf"{name} (?!=)", text) and not text.startswith("--"):
+            text = f"--{text}"
+    for name in ("task", "scale"):
+        text = re.sub(rf"^{name} ", f"--{name} ", text)
+    return text

@@ -1,9 +1,11 @@
 """``indigo weights list | verify | convert``: the files that networks are kept in."""
+import argparse
 import dataclasses
 import pathlib
 import sys
 
 from indigo_jax.cli.messages import UsageError, one_line, show
+from indigo_jax.cli.parsing import add_command, number
 
 
 def list_known(args):
@@ -17,7 +19,8 @@ def list_known(args):
         print(f"no weights are bundled or in {show(weights.cache_folder())}")
     for entry in entries:
         size = "missing" if entry.size is None else f"{entry.size / 2**20:.1f} MiB"
-        print(f"{entry.name}  {size}  {entry.source}  {show(entry.path)}")
+        learned = f"\n    learned: {entry.learned}" if entry.learned else ""
+        print(f"{entry.name}  {size}  {entry.source}  {show(entry.path)}{learned}")
     return 0
 
 
@@ -133,3 +136,26 @@ def _torch_state_dict(source):
 _TORCH = {"ddpm-unet": _ddpm_unet, "adm": _guided_diffusion}
 _FOREIGN = {"keras-ddpm": _keras_ddpm, **_TORCH}  # name: file -> module, params, what is known of them
 KINDS = ("indigo", *_FOREIGN)
+
+
+def add(commands):
+    """The parsers of the commands."""
+    parser = add_command(commands, "weights", None, "List, check and convert network weights.")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    add_command(actions, "list", list_known, "The names that --weights knows.")
+    check = add_command(actions, "verify", verify, "Check weights files, by default all known ones.")
+    check.add_argument("names", nargs="*", metavar="NAME|PATH", help="names or .safetensors files")
+    make = add_command(actions, "convert", convert, "Make a weights file.")
+    make.add_argument("source", metavar="SOURCE", help=(
+        "for --from indigo: the --workdir of a training run; for keras-ddpm: an .npz of the quantised arrays of the "
+        "Keras DDPM example; for ddpm-unet (of DDIM, SDEdit, BIRD) and adm (guided diffusion): a torch state_dict as "
+        ".safetensors, .npz, or .pt with torch installed"))
+    make.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", default=argparse.SUPPRESS,
+                      help="the file to write")
+    make.add_argument("--from", dest="kind", required=True, choices=KINDS, default=argparse.SUPPRESS,
+                      help="what SOURCE is")
+    make.add_argument("--image-size", type=number(int, 8, 4096, " pixels"), metavar="N", default=argparse.SUPPRESS,
+                      help="ddpm-unet, adm: side of the pictures of its training (default: by where its attention "
+                           "and its last level usually lie)")
+    make.add_argument("--schedule", choices=("linear", "cosine"), default=argparse.SUPPRESS,
+                      help="ddpm-unet, adm: of the noise, over 1000 steps (default: linear)")

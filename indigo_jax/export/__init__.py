@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax import denoisers, rng, samplers, schedules, weights
+from indigo_jax import denoisers, methods, rng, samplers, schedules, tiles, weights
 from indigo_jax.export import loader
 from indigo_jax.export.loader import load
 from indigo_jax.typing import Params
 
-__all__ = ["PLATFORMS", "Program", "load", "sampler", "save"]
+__all__ = ["PLATFORMS", "Program", "load", "restoration", "sampler", "save"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -96,47 +96,80 @@ def save(path, function: Callable, params: Params, inputs, *, batch: str | None 
     return path
 
 
+def restoration(name: str, size: tuple[int, int], *, task: str = "auto", scale: int | None = None,
+                **settings) -> Program:
+    """A method for pictures of one size as ``(y, keys) -> x``: y ``[B, H, W, 3]`` in ``[-1, 1]``, x clipped to it.
+
+    Args:
+        name, task, scale, settings: as for :func:`methods.load`.
+        size: height and width of y in pixels.
+
+    Errors:
+        Those of :func:`methods.load`; ValueError for sizes below 1.
+    """
+    _check_size(size)
+    method = methods.load(name, task=task, scale=scale, **settings)
+    height, width = (method.scale * side for side in size)
+    layout = tiles.Plan((height, width), (height, width), 0) if method.takes_any_size else method.plan(height, width)
+    room = [(0, canvas // method.scale - side) for canvas, side in zip(layout.canvas, size)]
+
+    def fill(array, mode=method.border):
+        return jnp.pad(array, [(0, 0), *room, *[(0, 0)] * (array.ndim - 3)], mode)
+
+    known = method.given(np.zeros((*size, 3), np.float32), lambda array, mode=method.border: fill(array[None], mode))
+
+    def restore(params, y, keys):
+        y = method.enlarged(y)
+        given = {**known, **method.estimated(y)}
+        solved = method.solve(tuple(params.values()), fill(y), keys, plan=layout, given=given)
+        return jnp.clip(solved.x[:, :height, :width], -1.0, 1.0)
+
+    picture = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    return Program(restore, {role: network.params for role, network in method.networks.items()},
+                   (picture, jax.eval_shape(lambda: rng.image_keys(0, [0]))),
+                   {"method": name, "task": task, "arguments": ["y", "keys"], **_about(method.info)})
+
+
 def sampler(name_or_path, size: tuple[int, int], *, steps: int | None = None) -> Program:
     """The usual sampler of named weights or a weights file, for pictures of one size.
 
-    A restoration network gives InDI, ``(y, keys) -> x``: y the degraded picture ``[B, H, W, 3]`` in ``[-1, 1]``. A
-    diffusion prior gives DDIM (eta = 0), ``(z,) -> x``: z white noise ``[B, H, W, 3]``. x is clipped to ``[-1, 1]``.
+    A restoration network gives InDI, ``(y, keys) -> x``: :func:`restoration`. A diffusion prior gives DDIM (eta = 0),
+    ``(z,) -> x``: z white noise ``[B, H, W, 3]``. x is clipped to ``[-1, 1]``.
 
     Args:
+        name_or_path: as for :func:`weights.load`.
         size: height and width in pixels.
         steps: of the sampler; default 1 for InDI, 50 for DDIM.
 
     Errors:
         :class:`weights.WeightsError`; ValueError for sizes or steps that the network or the schedule does not allow.
     """
+    _check_size(size)
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps are at least 1, got {steps}")
     module, params, info = weights.load(name_or_path)
-    if min(size) < 1 or (steps is not None and steps < 1):
-        raise ValueError(f"sizes and steps are at least 1, got {size[0]} x {size[1]} and {steps}")
-    picture = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    known = ("name", "architecture", "noise", "tasks", "schedule", "prediction")
-    about = {**{key: info[key] for key in known if key in info}, "weights_sha256": info["sha256"], "range": [-1, 1]}
-    if "noise" in info:
-        noise, steps = schedules.noise_from_json(info["noise"]), steps or 1
-
-        def restore(params, y, keys):
-            restorer = denoisers.restorer(lambda *inputs: module.apply(params, *inputs), noise=noise,
-                                          y=y if module.condition_on_y else None)
-            kernel = samplers.indi(restorer, schedules.indi_times(steps), noise=noise)
-            return jnp.clip(samplers.sample(kernel, keys, y)[0], -1.0, 1.0)
-
-        return Program(restore, params, (picture, jax.eval_shape(lambda: rng.image_keys(0, [0]))),
-                       {"sampler": "indi", "arguments": ["y", "keys"], "steps": steps, **about})
-    whole, steps = schedules.from_json(info["schedule"]), steps or 50
+    if info["kind"] == "restorer":
+        return restoration("indi", size, weights=name_or_path, steps=steps or 1)
+    whole, steps = denoisers.of(lambda x, t: x, info).schedule, steps or 50
     schedule = schedules.respace(whole, steps, "leading" if info["prediction"] == "eps" else "trailing")
-    options = {"learned_variance": True} if info.get("learned_variance") else {}
 
     def draw(params, z):
-        make = denoisers.BY_PREDICTION[info["prediction"]]
-        denoiser = make(lambda *inputs: module.apply(params, *inputs), schedule, clip=True, **options)
+        denoiser = denoisers.of(lambda *inputs: module.apply(params, *inputs), info, clip=True).denoiser
         keys = jax.vmap(jax.random.key)(jnp.zeros(z.shape[0], jnp.uint32))  # eta = 0 draws nothing
         return jnp.clip(samplers.sample(samplers.ddim(denoiser, schedule), keys, z)[0], -1.0, 1.0)
 
-    return Program(draw, params, (picture,), {"sampler": "ddim", "arguments": ["z"], "steps": steps, **about})
+    return Program(draw, params, (jax.ShapeDtypeStruct((1, *size, 3), jnp.float32),),
+                   {"sampler": "ddim", "arguments": ["z"], "steps": steps, **_about(info)})
+
+
+def _check_size(size):
+    if min(size) < 1:
+        raise ValueError(f"sizes are at least 1, got {size[0]} x {size[1]}")
+
+
+def _about(info):
+    known = ("name", "architecture", "noise", "tasks", "schedule", "prediction")
+    return {**{key: info[key] for key in known if key in info}, "weights_sha256": info["sha256"], "range": [-1, 1]}
 
 
 def _flatten(tree):

@@ -11,5 +11,5 @@ from indigo_jax.models.latent_unet import LatentUNet
 from indigo_jax.models.restoration_unet import RestorationUNet
 from indigo_jax.models.wavelet_inn import RoundTrip, WaveletINN, check_inverse
 
-__all__ = ["ADMUNet", "AutoencoderKL", "DDPMUNet", "DegradationEncoder", "DenoisingUNet", "GuidanceINN", "KerasUNet", "LatentUNet",
-           "RestorationUNet", "RoundTrip", "TinyAutoencoder", "WaveletINN", "check_inverse"]
+__all__ = ["ADMUNet", "AutoencoderKL", "DDPMUNet", "DegradationEncoder", "DenoisingUNet", "GuidanceINN", "KerasUNet",
+           "LatentUNet", "RestorationUNet", "RoundTrip", "TinyAutoencoder", "WaveletINN", "check_inverse"]

@@ -5,21 +5,18 @@ from indigo_jax.restoration.blind_em import BlindInfo, BlindState, blind_em
 from indigo_jax.restoration.ddnm import ddnm
 from indigo_jax.restoration.diffpir import DiffpirInfo, DiffpirState, diffpir
 from indigo_jax.restoration.dps import dps
+from indigo_jax.restoration.hqs import hqs
 from indigo_jax.restoration.indigo import (
     IndigoInfo, IndigoState, InvertibleNetwork, fix_color, indigo, indigo_preset, indigo_schedule, indigo_start)
 from indigo_jax.restoration.kernel_estimate import estimate_kernel, noise_level
 from indigo_jax.restoration.latent_indigo import latent_indigo
 from indigo_jax.restoration.latent_regularizers import Autoencoder, LatentRegularizer, manifold_drift
-from indigo_jax.restoration.tasks import (
-    DEFAULT, OFFICIAL, BirdSettings, Prior, Restored, bird_restore, deblur, denoise_once, inpaint, reconstruct,
-    solve)
-from indigo_jax.restoration.tiles import blended_tiles, tiled_autoencoder
 
 __all__ = [
-    "Autoencoder", "BirdInfo", "BirdSettings", "BirdState", "BlindInfo", "BlindState", "DEFAULT", "DiffpirInfo",
-    "DiffpirState", "IndigoInfo", "IndigoState", "InvertibleNetwork", "LatentRegularizer", "OFFICIAL", "Objective",
-    "Prior", "Restored", "bird", "bird_objective", "bird_optimizer", "bird_restore", "blended_tiles", "blind_em",
-    "ddim_rollout", "ddnm", "deblur", "denoise_once", "diffpir", "dps", "estimate_kernel", "fix_color", "indigo",
-    "indigo_preset", "indigo_schedule", "indigo_start", "inpaint", "latent_indigo", "manifold_drift", "noise_level",
-    "reconstruct", "solve", "tiled_autoencoder", "to_sphere",
+    "Autoencoder", "BirdInfo", "BirdState", "BlindInfo", "BlindState", "DiffpirInfo",
+    "DiffpirState", "IndigoInfo", "IndigoState", "InvertibleNetwork", "LatentRegularizer", "Objective",
+    "bird", "bird_objective", "bird_optimizer", "blind_em",
+    "ddim_rollout", "ddnm", "diffpir", "dps", "estimate_kernel", "fix_color", "hqs", "indigo",
+    "indigo_preset", "indigo_schedule", "indigo_start", "latent_indigo", "manifold_drift", "noise_level",
+    "to_sphere",
 ]

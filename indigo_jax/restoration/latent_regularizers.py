@@ -2,7 +2,7 @@
 
 The LatentINDIGO paper says that there is such a step; its formula is not known to us. These are four candidates.
 """
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +11,7 @@ from indigo_jax import rng, samplers
 from indigo_jax.restoration.inn_energy import norm
 from indigo_jax.samplers.ddim import DdimState
 from indigo_jax.schedules import NoiseSchedule
-from indigo_jax.typing import Array, Denoiser, Image, Key
-
-
-class Autoencoder(NamedTuple):
-    """An autoencoder as two functions, in the units of the diffusion: any scaling factor is in both.
-
-    Attributes:
-        encode: ``[B, H, W, 3]`` in [-1, 1] -> latents ``[B, h, w, C]``.
-        decode: latents -> pictures, about [-1, 1].
-    """
-
-    encode: Callable[[Image], Array]
-    decode: Callable[[Array], Image]
-
-    def round_trip(self, z: Array) -> Array:
-        """``E(D(z))``."""
-        return self.encode(self.decode(z))
+from indigo_jax.typing import Array, Autoencoder, Denoiser, Key
 
 
 class LatentRegularizer(NamedTuple):

@@ -19,8 +19,9 @@ from indigo_jax.weights.checking import SUFFIX, WeightsError, line, show
 
 FOLDER = pathlib.Path(__file__).parent
 MANIFEST = "manifest.json"
-ARCHITECTURES = tuple(checking.KINDS)
-_EXPORTED = ("loss", "range", "steps", "learned_variance", "image_size", "autoencoder")  # travel from a training run
+ARCHITECTURES, KINDS = tuple(checking.ARCHITECTURES), checking.KINDS
+# what travels from a training run
+_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "image_size", "autoencoder")
 
 
 class Entry(NamedTuple):
@@ -32,6 +33,7 @@ class Entry(NamedTuple):
         source: "bundled" or "cache".
         size: bytes on disk; None where a bundled file is missing.
         sha256: what the manifest promises; None in the cache.
+        learned: what it has learned, in words; "" where that is not known.
     """
 
     name: str
@@ -39,13 +41,15 @@ class Entry(NamedTuple):
     source: str
     size: int | None
     sha256: str | None
+    learned: str = ""
 
 
-def load(name_or_path):
+def load(name_or_path, kind: str | None = None):
     """A network with its weights: an existing file, else a bundled name, else a name in the cache folder.
 
     Args:
         name_or_path: "indi-photo", or a ``.safetensors`` file written by :func:`save` or :func:`export`.
+        kind: of :data:`KINDS`; None takes any.
 
     Returns:
         ``(module, params, info)``: the linen module, its variables in float32, and the dict that was stored with
@@ -54,12 +58,15 @@ def load(name_or_path):
         :func:`latents.load`.
 
     Errors:
-        :class:`WeightsError` for an unknown name (the known ones are listed), a file that is damaged, is not
-        safetensors (pickles are never opened), differs from the manifest, belongs to an unknown architecture, or whose
+        :class:`WeightsError` for weights of another kind, an unknown name (the known ones are listed), a file that is
+        damaged, is not safetensors (pickles are never opened), differs from the manifest, belongs to an unknown architecture, or whose
         tensors are not exactly those of the network, all finite.
     """
     import jax.numpy as jnp
     module, tensors, info = checking.read(*find(name_or_path))
+    if kind is not None and info["kind"] != kind:
+        raise WeightsError(f"{show(name_or_path)}: {KINDS[info['kind']]}, where {KINDS[kind].partition(' (')[0]} is "
+                           "needed; see: indigo weights list")
     return module, _nest({key: jnp.asarray(value) for key, value in tensors.items()}), info
 
 
@@ -102,6 +109,7 @@ def save(path, params: Params, info: dict) -> None:
     tensors = {name: np.asarray(value, np.float32) for name, value in checking.flatten(params)}
     info = {key: value for key, value in info.items() if key != "sha256"}
     checking.check_info(path, info)
+    info["kind"] = checking.kind_of(info)
     module = checking.module_of(path, info, len(tensors))
     checking.check_shapes(path, {name: value.shape for name, value in tensors.items()}, module, info)
     with np.errstate(over="ignore"):
@@ -126,7 +134,8 @@ def export(workdir, path, name: str | None = None) -> None:
     try:
         config = checkpoints.read_config(workdir)
         params = checkpoints.restore_params(workdir)
-        info = {key: config[key] for key in ("architecture", "arguments", *checking.KINDS[config["architecture"]])}
+        needed = checking.needs(config)
+        info = {key: config[key] for key in ("architecture", "arguments", *needed)}
         info.update({key: config[key] for key in _EXPORTED if key in config})
         info["num_steps"] = checkpoints.latest_step(workdir)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -140,13 +149,19 @@ def available() -> list[Entry]:
     entries = []
     for name, row in sorted(_manifest().items()):
         path = FOLDER / row["file"]
-        entries.append(Entry(name, path, "bundled", path.stat().st_size if path.is_file() else None, row["sha256"]))
+        entries.append(Entry(name, path, "bundled", path.stat().st_size if path.is_file() else None, row["sha256"],
+                             row.get("learned", "")))
     names = {entry.name for entry in entries}
     folder = cache_folder()
     for path in sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []:
         if path.is_file() and path.stem not in names:
             entries.append(Entry(path.stem, path, "cache", path.stat().st_size, None))
     return entries
+
+
+def learned(name: str) -> str:
+    """What bundled weights have learned, in words; "" for others."""
+    return _manifest().get(name, {}).get("learned", "")
 
 
 def cache_folder() -> pathlib.Path:
@@ -160,13 +175,17 @@ def update_manifest(folder=None) -> dict:
     """Check every bundled file and write ``manifest.json`` anew; run by ``python -m indigo_jax.weights``.
 
     Returns:
-        The manifest: ``{name: {"file", "sha256", "size"}}``.
+        The manifest: ``{name: {"file", "sha256", "size"}}``, and "learned" where a model card has a line "Learned: ".
     """
     folder = FOLDER if folder is None else pathlib.Path(folder)
     manifest = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         info = verify(path)
         manifest[path.stem] = {"file": path.name, "sha256": info["sha256"], "size": info["size"]}
+        card = path.with_suffix(".md")
+        said = card.read_text(encoding="utf-8").partition("Learned: ")[2] if card.is_file() else ""
+        if said:
+            manifest[path.stem]["learned"] = said.partition("\n")[0]
     _write(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
     return manifest
 

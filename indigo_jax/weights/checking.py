@@ -12,8 +12,14 @@ SUFFIX = ".safetensors"
 _PRIOR = ("schedule", "prediction")
 _RESTORATION = ("noise", "tasks")
 _INN = ("scale",)
-KINDS = {"RestorationUNet": _RESTORATION, "ADMUNet": _PRIOR, "DDPMUNet": _PRIOR, "KerasUNet": _PRIOR,
-         "LatentUNet": _PRIOR, "GuidanceINN": _INN, "TinyAutoencoder": (), "AutoencoderKL": ()}  # what an info needs
+_NEEDS = {"restorer": _RESTORATION, "prior": _PRIOR, "latent prior": _PRIOR, "inn": _INN, "autoencoder": ()}
+KINDS = {"restorer": "a network that restores directly (for --method indi)",
+         "prior": "a diffusion prior of pictures (for --method bird and its like)",
+         "latent prior": "a diffusion prior of latents (for --method latent-indigo)",
+         "inn": "an invertible network (for --inn)", "autoencoder": "an autoencoder (for --autoencoder)"}
+ARCHITECTURES = {"RestorationUNet": "restorer", "ADMUNet": "prior", "DDPMUNet": "prior", "DenoisingUNet": "prior",
+                 "KerasUNet": "prior", "LatentUNet": "latent prior", "GuidanceINN": "inn",
+                 "TinyAutoencoder": "autoencoder", "AutoencoderKL": "autoencoder"}  # what each usually is
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".msgpack")
 _DTYPES = ("F16", "BF16", "F32")
 _LARGEST = 4096  # of any number among the constructor arguments
@@ -48,7 +54,7 @@ def read(path, expected_sha256):
         raise WeightsError(f"{show(path)}: not a safetensors file, or a damaged one ({reason}); copy it again"
                            ) from error
     check_finite(path, tensors)
-    return module, tensors, {**info, "sha256": sha256}
+    return module, tensors, {**info, "kind": kind_of(info), "sha256": sha256}
 
 
 def _refuse_pickle(path):
@@ -78,10 +84,13 @@ def check_info(path, info):
     if not isinstance(info, dict) or not isinstance(info.get("arguments", {}), dict):
         raise WeightsError(f"{show(path)}: 'info' in its metadata is not a table of names and values")
     _check_has(path, info, ("architecture", "arguments"))
-    if info["architecture"] not in KINDS:
+    if info["architecture"] not in ARCHITECTURES:
         raise WeightsError(f"{show(path)}: unknown architecture {brief(info['architecture'])}; this version knows "
-                           f"{', '.join(KINDS)}")
-    needed = KINDS[info["architecture"]]
+                           f"{', '.join(ARCHITECTURES)}")
+    kind = kind_of(info)
+    if kind not in KINDS:
+        raise WeightsError(f"{show(path)}: unknown kind {brief(kind)}; this version knows {', '.join(KINDS)}")
+    needed = _NEEDS[kind]
     _check_has(path, info, needed)
     if needed is _RESTORATION:
         _check_restoration(path, info)
@@ -91,6 +100,17 @@ def check_info(path, info):
         raise WeightsError(f"{show(path)}: 'scale' in its info is {brief(info['scale'])}, not a whole number from 1")
     if "autoencoder" in info:
         _check_autoencoder(path, info["autoencoder"])
+
+
+def kind_of(info) -> str:
+    """What weights are, of :data:`KINDS`: as they say, or for files of before by their architecture."""
+    usual = ARCHITECTURES[info["architecture"]]
+    return info.get("kind") or ("latent prior" if usual == "prior" and "autoencoder" in info else usual)
+
+
+def needs(info) -> tuple[str, ...]:
+    """What the info of weights must have beside architecture and arguments."""
+    return _NEEDS[kind_of(info)]
 
 
 def _check_restoration(path, info):
@@ -117,7 +137,7 @@ def _check_has(path, info, needed):
 
 
 def _check_prior(path, info):
-    from indigo_jax import losses, schedules
+    from indigo_jax import denoisers, schedules
     schedule = info["schedule"]
     try:
         if not isinstance(schedule, dict) or "name" not in schedule:
@@ -126,9 +146,9 @@ def _check_prior(path, info):
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{show(path)}: the schedule {brief(schedule)} in its info is none of ours "
                            f"({line(error)})") from error
-    if info["prediction"] not in losses.PREDICTIONS:
+    if info["prediction"] not in denoisers.BY_PREDICTION:
         raise WeightsError(f"{show(path)}: 'prediction' in its info is {brief(info['prediction'])}, not one of "
-                           f"{', '.join(losses.PREDICTIONS)}")
+                           f"{', '.join(denoisers.BY_PREDICTION)}")
     if not isinstance(info.get("learned_variance", False), bool):
         raise WeightsError(f"{show(path)}: 'learned_variance' in its info is {brief(info['learned_variance'])}, not "
                            "true or false")

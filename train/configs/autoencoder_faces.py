@@ -11,7 +11,7 @@ level is 32 x 32 for 64 x 64 pixels. No pool branches: what a latent becomes dep
 that pictures of any size can be taken in tiles.
 """
 from indigo_jax import models
-from train.autoencoder_config import AutoencoderConfig
+from train.autoencoder import AutoencoderConfig
 
 
 def get_config() -> AutoencoderConfig:

@@ -9,7 +9,7 @@ As there: AdamW as Adam, learning rate 2e-5 without decay, moving average 0.9999
 parameters; it computes in bfloat16.
 """
 from indigo_jax import models, schedules
-from train.diffusion_config import DiffusionConfig
+from train.diffusion import DiffusionConfig
 
 
 def get_config() -> DiffusionConfig:

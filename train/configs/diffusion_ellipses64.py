@@ -7,7 +7,7 @@ Expect: bodies with inner ellipses in the sample grids after about 1,000 steps; 
 float16. Pixels are folded 2 x 2 into channels at the door. The prediction is v because the schedule ends in pure noise.
 """
 from indigo_jax import models, schedules
-from train.diffusion_config import DiffusionConfig
+from train.diffusion import DiffusionConfig
 
 
 def get_config() -> DiffusionConfig:

@@ -9,7 +9,7 @@ Pixels are folded 2 x 2 into channels at the door, so that the widest level is 3
 same time. The prediction is v because the schedule ends in pure noise, where eps says nothing about the picture.
 """
 from indigo_jax import models, schedules
-from train.diffusion_config import DiffusionConfig
+from train.diffusion import DiffusionConfig
 
 
 def get_config() -> DiffusionConfig:

@@ -11,7 +11,7 @@ hybrid one of Nichol & Dhariwal 2021: the squared error of the noise plus 0.001 
 learns.
 """
 from indigo_jax import models, schedules
-from train.diffusion_config import DiffusionConfig
+from train.diffusion import DiffusionConfig
 
 
 def get_config() -> DiffusionConfig:

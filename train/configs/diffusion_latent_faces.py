@@ -11,7 +11,7 @@ cost as much as the step. The prediction is v because the schedule ends in pure 
 picture.
 """
 from indigo_jax import models, schedules
-from train.diffusion_config import DiffusionConfig
+from train.diffusion import DiffusionConfig
 
 
 def get_config() -> DiffusionConfig:

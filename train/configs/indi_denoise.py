@@ -8,7 +8,7 @@ Expect: good blind colour denoisers reach about 31.2 dB on CBSD68 at sigma 25 in
 The measurement is noisy itself, so the path needs no noise of its own (eps = 0 is well defined here).
 """
 from indigo_jax import models, operators
-from train.indi_config import IndiConfig
+from train.indi import IndiConfig
 
 
 def get_config() -> IndiConfig:

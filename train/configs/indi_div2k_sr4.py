@@ -10,7 +10,7 @@ The noise level is 0.1 and the network sees y: with large loss of information bo
 Tab. 7); the paper's default of 0.01 without y is one flag and one argument away.
 """
 from indigo_jax import models, operators
-from train.indi_config import IndiConfig
+from train.indi import IndiConfig
 
 
 def get_config() -> IndiConfig:

@@ -8,7 +8,7 @@ Expect: the paper's table is not known to us; networks of this kind reach about 
 Weight decay is higher than elsewhere because 350 pictures are few.
 """
 from indigo_jax import models
-from train.indi_config import IndiConfig
+from train.indi import IndiConfig
 
 
 def get_config() -> IndiConfig:

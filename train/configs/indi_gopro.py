@@ -8,7 +8,7 @@ Expect: the paper's table is not known to us; published neighbours reach 31.5 to
 The data set, the crop, the 26 M network and the noise level 0.01 follow what is known; the rest is our choice.
 """
 from indigo_jax import models
-from train.indi_config import IndiConfig
+from train.indi import IndiConfig
 
 
 def get_config() -> IndiConfig:

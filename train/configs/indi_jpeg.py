@@ -7,7 +7,7 @@ anywhere.
 Expect: the paper's table is not known to us; blind networks of this size gain about 1.5 to 2 dB RGB PSNR at quality 10.
 """
 from indigo_jax import models, operators
-from train.indi_config import IndiConfig
+from train.indi import IndiConfig
 
 
 def get_config() -> IndiConfig:

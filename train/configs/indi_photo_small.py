@@ -8,7 +8,7 @@ Expect: see ``indigo_jax/weights/indi-photo.md``. The shipped weights took four 
 third of them, at their whole length.
 """
 from indigo_jax import models, operators
-from train.indi_config import IndiConfig
+from train.indi import IndiConfig
 
 
 def get_config() -> IndiConfig:

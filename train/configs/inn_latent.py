@@ -11,7 +11,7 @@ Measurements of 32 x 32 become 4 x 4 latents, the coarse part of the 16 x 16 one
 crop, so that there is no margin. Learning rate and length are our own; the papers' are not known to us.
 """
 from indigo_jax import models, operators
-from train.inn_config import InnConfig
+from train.inn import InnConfig
 
 
 def get_config() -> InnConfig:

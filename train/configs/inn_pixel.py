@@ -10,7 +10,7 @@ The network has its published size; the encoder is smaller than the published on
 CPU would cost more than all the rest. Learning rate and length are our own.
 """
 from indigo_jax import models, operators
-from train.inn_config import InnConfig
+from train.inn import InnConfig
 
 
 def get_config() -> InnConfig:

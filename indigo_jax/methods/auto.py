@@ -1,0 +1,45 @@
+"""``--method auto``: which method measured best for what is wrong with a picture and what is known of it."""
+from typing import NamedTuple
+
+
+class Choice(NamedTuple):
+    """The method that is taken, and why: the end of a sentence."""
+
+    method: str
+    why: str
+
+
+_CHOICES = {  # task: what measured best on pictures that nothing was tuned on; see README, "Which method"
+    "auto": Choice("indi", "nothing is said of what is wrong"),
+    "denoise": Choice("once", "one call at the noise level has the least error"),
+    "sr": Choice("indi", "it was trained for enlarging"),
+    "jpeg": Choice("indi", "it was trained for JPEG artefacts"),
+    "inpaint": Choice("hqs", "it fills holes with the least error"),
+    "nonuniform": Choice("bird", "only it finds blur that changes across the picture"),
+    "ct": Choice("diffpir", "it had the least error on phantoms")}
+_KNOWN_BLUR = Choice("hqs", "the kernel is known")
+_UNKNOWN_BLUR = Choice("indi", "the kernel is unknown; --method bird would look for it, on faces")
+
+
+def choose(task: str, flags=(), owners=None) -> Choice:
+    """The method for a task and for what is given.
+
+    Args:
+        task: of :data:`indigo_jax.methods.TASKS`.
+        flags: names of the settings that are given.
+        owners: ``{method: names of its settings}``: a method that lacks a given one is not taken.
+
+    Errors:
+        ValueError where no method takes all that is given.
+
+    >>> choose("deblur", ["kernel"]).method, choose("jpeg").method
+    ('hqs', 'indi')
+    """
+    first = _CHOICES.get(task) or (_KNOWN_BLUR if "kernel" in flags else _UNKNOWN_BLUR)
+    if owners is None or set(flags) <= owners[first.method]:
+        return first
+    for method, names in owners.items():
+        if set(flags) <= names:
+            return Choice(method, f"it is the first that takes {' and '.join(f'--{name}' for name in sorted(flags))}"
+                          .replace("_", "-"))
+    raise ValueError(f"no method takes all of {', '.join(f'--{name}' for name in sorted(flags))}".replace("_", "-"))

@@ -1,0 +1,30 @@
+"""``--method ddnm``: a diffusion whose every estimate agrees with a measurement without noise."""
+import dataclasses
+
+from indigo_jax import guidance, restoration
+from indigo_jax.methods import diffpir
+from indigo_jax.methods.flags import flag
+from indigo_jax.methods.known import KnownOperator, KnownSettings, levels_of
+
+
+class Ddnm(KnownOperator):
+    """DDNM (Wang, Yu & Zhang 2023), its x0 clipped; see :func:`restoration.ddnm`."""
+
+    name = "ddnm"
+    summary = "a diffusion prior and a known operator, all of the picture believed"
+    when = "the picture has no noise and what is there must stay as it is"
+    cost = "--steps, 30"
+    tasks = ("sr", "inpaint", "deblur")
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Settings(KnownSettings):
+        steps: int = flag(30, "of the sampler; each costs a network evaluation", low=1, high=10_000)
+        eta: float = flag(0.85, "share of new noise in each step, of DDIM", low=0, high=1)
+
+    def restore(self, prior, problem):
+        kernel = restoration.ddnm(guidance.clip_x0()(prior.denoiser), levels_of(prior, self.settings.steps),
+                                  problem.operator, problem.y, eta=self.settings.eta)
+        return self.found(problem, diffpir.run(kernel, problem))
+
+    def evaluations(self, solved):
+        return self.at_most(self.settings.steps)

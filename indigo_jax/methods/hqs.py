@@ -1,0 +1,61 @@
+"""``--method hqs``: a known operator undone with a few calls of a denoiser; the least error, not a sample."""
+import dataclasses
+
+import jax.numpy as jnp
+
+from indigo_jax import operators, restoration, samplers
+from indigo_jax.methods import base
+from indigo_jax.methods.flags import flag
+from indigo_jax.methods.known import KnownOperator, KnownSettings
+
+_HOLE = 1.5  # first level where something is to be made up, in [-1, 1] units
+_AROUND = 8  # pixels of canvas beyond half of the kernel
+
+
+class Hqs(KnownOperator):
+    """Half-quadratic splitting (DPIR, Zhang et al. 2021); see :func:`restoration.hqs`.
+
+    The border is honest: a blurred picture lies on a canvas that is larger by the kernel, and only what lies inside has
+    been measured. Nothing outside is assumed.
+    """
+
+    name = "hqs"
+    summary = "a denoiser and a known operator: the least error in a few calls"
+    when = "the damage is known and fidelity counts: known blur, enlargement, holes"
+    cost = "--steps, 8 (inpaint: 24)"
+    tasks = ("deblur", "sr", "inpaint", "denoise")
+    border = "symmetric"
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Settings(KnownSettings):
+        weights: str = flag("photo", "the denoiser, a diffusion prior; see: indigo weights list", metavar="NAME|PATH",
+                            file="weights")
+        steps: int | None = flag(None, "network evaluations (default: 8; inpaint: 24)", low=1, high=1000)
+
+    def margin(self):
+        if self.settings.kernel is None:
+            return 0
+        return max(self.settings.kernel.shape) // 2 + _AROUND
+
+    def given(self, pixels, fill):
+        known = super().given(pixels, fill)
+        return {**known, "seen": fill(jnp.ones(pixels.shape[:2]), mode="constant")} if self.margin() else known
+
+    def solve(self, params, y, keys, *, plan, given):
+        prior = base.prior(self.networks["prior"], params[0], plan)
+        problem = super().problem(y, keys, plan, given)
+        if "seen" in given:
+            blur, seen = operators.blur(given["kernel"], boundary="periodic"), operators.inpaint(given["seen"])
+            problem = problem._replace(operator=operators.compose(blur, seen), y=seen(y))
+        first = operators.upsample(self.scale)(y) if self.scale > 1 else y
+        kernel = restoration.hqs(prior.denoiser, prior.schedule, problem.operator, problem.y, problem.sigma,
+                                 num_steps=self._steps, start=_HOLE if self.task == "inpaint" else 0.384)
+        x, _ = samplers.sample(kernel, keys, first)
+        return self.found(problem, x)
+
+    @property
+    def _steps(self):
+        return self.settings.steps or (24 if self.task == "inpaint" else 8)
+
+    def evaluations(self, solved):
+        return self._steps

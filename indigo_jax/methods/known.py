@@ -1,0 +1,202 @@
+"""Methods for a known operator: what is known of the damage as ``y = A(x) + noise``, for pictures and for sinograms."""
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from indigo_jax import denoisers, images, operators, restoration, rng, schedules
+from indigo_jax.methods import base
+from indigo_jax.methods.flags import flag
+from indigo_jax.methods.sinograms import Sinogram, sinogram_noise
+from indigo_jax.typing import Array, Key, Operator
+
+DEFAULT_WEIGHTS = "faces64; ct: ellipses64"
+_CLEAN_255 = 2.5  # noise of a good photograph
+
+
+class Problem(NamedTuple):
+    """A batch of pictures to restore.
+
+    Attributes:
+        operator: A, linear; None where it is a blur of unknown kernel.
+        y: the measurement ``[B, ...]``.
+        keys: one per image ``[B]``.
+        sigma: standard deviation of the noise in y, in [-1, 1] units ``[B]``.
+        shape: ``(H, W, C)`` of the pictures.
+    """
+
+    operator: Operator | None
+    y: Array
+    keys: Key
+    sigma: Array
+    shape: tuple[int, int, int]
+
+    @property
+    def noise(self) -> Array:
+        """Standard normal pictures of the images' keys: where a chain begins."""
+        return rng.normal(rng.init_keys(self.keys), jnp.zeros((self.y.shape[0], *self.shape)))
+
+    def residual(self, x: Array, operator: Operator | None = None) -> Array:
+        """Root mean square of ``A(x) - y``, ``[B]``."""
+        return root_mean_square((operator or self.operator)(x) - self.y)
+
+
+def root_mean_square(residual: Array) -> Array:
+    """Of each image: ``[B, ...] -> [B]``."""
+    return jnp.sqrt(jnp.mean(residual**2, axis=tuple(range(1, residual.ndim))))
+
+
+def problem_of(task: str, y: Array, keys: Key, given: dict, shape: tuple[int, int, int], scale: int = 1) -> Problem:
+    """What a task means: the only place that knows.
+
+    Args:
+        task: denoise, deblur, sr, inpaint or ct.
+        y: pictures ``[B, h, w, 3]``, or for ct sinograms ``[B, detectors, angles, 1]``, sums of densities in [0, 1].
+        keys: one per image.
+        given: "sigma" ``[B]`` or a number (of ct: of the sums), and by task "kernel" ``[h, w]``, "mask" ``[B, H, W]``
+            (1 = observed), "angles" in degrees.
+        shape: ``(H, W, C)`` of the pictures.
+        scale: of sr: one pixel is the mean of ``scale x scale``.
+    """
+    sigma = jnp.broadcast_to(jnp.asarray(given["sigma"], jnp.float32), y.shape[:1])
+    if task == "ct":
+        operator = operators.radon(given["angles"], shape[0])
+
+        def mean_along_rays(x):
+            return operator(jnp.mean(x, axis=-1, keepdims=True)) / shape[0]
+
+        y = 2 * y / shape[0] - mean_along_rays(jnp.ones((1, *shape)))
+        return Problem(mean_along_rays, y, keys, 2 * sigma / shape[0], shape)
+    operator = {"denoise": operators.compose, "sr": lambda: operators.average_pool(scale),
+                "deblur": lambda: operators.blur(given["kernel"]) if given.get("kernel") is not None else None,
+                "nonuniform": lambda: None, "inpaint": lambda: operators.inpaint(given["mask"])}[task]()
+    return Problem(operator, operator(y) if task == "inpaint" else y, keys, sigma, shape)
+
+
+def grey_prior(prior: denoisers.Prior) -> denoisers.Prior:
+    """A prior whose pictures are grey, for slices: each denoised picture is the mean of its channels."""
+    def grey(x_t, t):
+        prediction = prior.denoiser(x_t, t)
+        return prediction._replace(x0=jnp.broadcast_to(jnp.mean(prediction.x0, -1, keepdims=True), x_t.shape))
+
+    return prior._replace(denoiser=grey)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KnownSettings:
+    """What all methods for a known operator take."""
+
+    weights: str | None = flag(None, f"the diffusion prior; see: indigo weights list (default: {DEFAULT_WEIGHTS})",
+                               metavar="NAME|PATH", file="weights")
+    kernel: Any = flag(None, "the blur kernel where it is known: .npy, .npz or .png; y is the convolution with it",
+                       metavar="FILE", tasks=("deblur",), file="kernel")
+    mask: Any = flag(None, "a picture of the same size, white where the other is to be filled", metavar="FILE",
+                     tasks=("inpaint",), file="mask")
+    angles: Any = flag(None, "the angles in degrees, .npy or text (default: evenly spaced over 180)", metavar="FILE",
+                       tasks=("ct",), file="angles")
+    sigma_255: float | None = flag(None, "noise level of the picture on the 0..255 scale; for ct of the mean along a "
+                                         "ray, white being 255 (default: estimated)", low=0, high=255, metavar="N")
+
+
+class KnownOperator(base.Restoration):
+    """Solve ``y = A(x) + noise`` with a diffusion prior; a subclass has :meth:`restore`."""
+
+    tasks = ("denoise", "deblur", "sr", "inpaint", "ct")
+    needs = "--kernel, --mask, --scale or the angles"
+    Settings = KnownSettings
+    needs_kernel = True
+
+    @property
+    def before(self):
+        return "filtered back-projection" if self.task == "ct" else "before"
+
+    def load(self):
+        if self.task == "inpaint" and self.settings.mask is None:
+            raise ValueError("inpaint needs a mask, a picture in which the area to fill is white")
+        if self.task == "deblur" and self.settings.kernel is None and self.needs_kernel:
+            raise ValueError(f"{self.name} undoes a blur that is known: give its kernel, or use bird or indi")
+        default = "ellipses64" if self.task == "ct" else "faces64"
+        self.networks = {"prior": base.open_network(self.settings.weights or default, "prior")}
+
+    def plan(self, height, width):
+        return base.plan_of(self.networks["prior"], height, width, multiple=self.scale)
+
+    def given(self, pixels, fill):
+        known, height, width = {}, *pixels.shape[:2]
+        if self.task == "inpaint":
+            mask = np.asarray(self.settings.mask, np.float32)
+            if mask.shape != (height, width):
+                raise ValueError(f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, the picture {width} x "
+                                 f"{height}")
+            known["mask"] = fill(mask)
+        if self.settings.kernel is not None:
+            known["kernel"] = jnp.asarray(self.settings.kernel, jnp.float32)
+        sigma = self.settings.sigma_255
+        if sigma is None and self.task == "inpaint":
+            sigma = _CLEAN_255
+        return {**known, "sigma": jnp.float32(estimated_noise(pixels) if sigma is None else sigma / 127.5)}
+
+    def estimated(self, y):
+        if self.settings.sigma_255 is not None or self.task in ("inpaint", "ct"):
+            return {}
+        return {"sigma": jnp.maximum(restoration.noise_level(y), 0.005)}
+
+    def problem(self, y, keys, plan, given) -> Problem:
+        """The problem of a canvas."""
+        return problem_of(self.task, y, keys, given, (*plan.canvas, 3), self.scale)
+
+    def solve(self, params, y, keys, *, plan, given):
+        prior = base.prior(self.networks["prior"], params[0], plan)
+        problem = self.problem(y, keys, plan, given)
+        return self.restore(grey_prior(prior) if self.task == "ct" else prior, problem)
+
+    def restore(self, prior: denoisers.Prior, problem: Problem) -> base.Solved:
+        """Solve a problem: a pure function."""
+        raise NotImplementedError
+
+    def found(self, problem: Problem, x: Array) -> base.Solved:
+        """A chain's last picture, clipped, and what it leaves."""
+        x = jnp.clip(x, -1.0, 1.0)
+        return base.Solved(x, problem.residual(x), problem.sigma)
+
+    def at_most(self, num_steps: int) -> int:
+        """So many steps, or as many as the prior has levels."""
+        return min(num_steps, int(self.info["schedule"]["num_timesteps"]))
+
+    def __call__(self, picture, *, seed=0, sample=0, device=None):
+        if not isinstance(picture, Sinogram):
+            return super().__call__(picture, seed=seed, sample=sample, device=device)
+        return self._slice(picture, seed, sample, device)
+
+    def _slice(self, sinogram, seed, sample, device):
+        """A slice from its sums along parallel rays; as many pixels a side as detectors, around them air.
+
+        The picture is grey: -1 is a density of 0, 1 one of 1. Residual and sigma are those of the mean along a ray.
+        """
+        values, angles = sinogram.values, sinogram.angles
+        detectors = values.shape[0]
+        keys = rng.fold(rng.image_keys(seed, [base.content_id(values)]), sample)
+        plan = self.plan(detectors, detectors)
+        side = max(plan.canvas)
+        before = side // 2 - detectors // 2
+        padded = jnp.asarray(np.pad(values, [(before, side - detectors - before), (0, 0)])[None, :, :, None])
+        if self.settings.sigma_255 is None:
+            sigma = max(float(sinogram_noise(jnp.asarray(values)[None, :, :, None])[0]), 1e-3 * side)
+        else:
+            sigma = self.settings.sigma_255 / 127.5 * side / 2
+        known = {"sigma": jnp.float32(sigma), "angles": angles}
+        solved = self.run(padded, keys, plan, known, device)
+        inside = slice(before, before + detectors)
+        grey = np.asarray(solved.x)[0, inside, inside].mean(axis=-1, keepdims=True)
+        return images.Picture(np.repeat(grey, 3, axis=2), grey=True, mode="L"), self.report(solved, plan)
+
+
+def estimated_noise(pixels: np.ndarray) -> float:
+    """Noise level of a picture ``[H, W, 3]`` in [-1, 1] units, at least 0.005."""
+    return max(float(restoration.noise_level(jnp.asarray(pixels[None], jnp.float32))[0]), 0.005)
+
+
+def levels_of(prior: denoisers.Prior, num_steps: int):
+    """So many levels of a prior, from its noisiest; all, where it has fewer."""
+    return schedules.respace(prior.schedule, min(num_steps, prior.schedule.timesteps.shape[0]), "linspace")
