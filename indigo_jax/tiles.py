@@ -116,8 +116,8 @@ def blended(function: Callable, *, tile: int | tuple[int, int], overlap: int, ma
     """
     tall, wide = (tile, tile) if isinstance(tile, int) else tile
     margin = overlap // 4 if margin is None else margin
-    if min(tall, wide) < 1 or not 0 <= overlap < min(tall, wide):
-        raise ValueError(f"overlap must be from 0 to less than the tile of {min(tall, wide)}, got {overlap}")
+    if min(tall, wide) < 1 or not 0 <= overlap < max(tall, wide):
+        raise ValueError(f"overlap must be from 0 to less than the tile of {max(tall, wide)}, got {overlap}")
     if not 0 <= 2 * margin <= overlap:
         raise ValueError(f"margin must be from 0 to half of the overlap of {overlap}, got {margin}")
 
@@ -157,6 +157,8 @@ def blended(function: Callable, *, tile: int | tuple[int, int], overlap: int, ma
 
 def by_plan(function: Callable, layout: Plan, *, factor: int = 1) -> Callable:
     """:func:`blended` with the tiles of a plan; ``factor``: pixels per element of what the function takes."""
+    if layout.count == 1:
+        return function
     tall, wide = layout.tile
     return blended(function, tile=(tall // factor, wide // factor), overlap=layout.overlap // factor,
                    margin=None if layout.margin is None else layout.margin // factor)

@@ -59,8 +59,8 @@ def load(name_or_path, kind: str | None = None):
 
     Errors:
         :class:`WeightsError` for weights of another kind, an unknown name (the known ones are listed), a file that is
-        damaged, is not safetensors (pickles are never opened), differs from the manifest, belongs to an unknown architecture, or whose
-        tensors are not exactly those of the network, all finite.
+        damaged, is not safetensors (pickles are never opened), differs from the manifest, belongs to an unknown
+        architecture, or whose tensors are not exactly those of the network, all finite.
     """
     import jax.numpy as jnp
     module, tensors, info = checking.read(*find(name_or_path))
