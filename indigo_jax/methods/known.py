@@ -135,12 +135,20 @@ class KnownOperator(base.Restoration):
         sigma = self.settings.sigma_255
         if sigma is None and self.task == "inpaint":
             sigma = _CLEAN_255
-        return {**known, "sigma": jnp.float32(estimated_noise(pixels) if sigma is None else sigma / 127.5)}
+        if sigma is None:
+            known["sigma"] = self.estimate(jnp.asarray(pixels[None], jnp.float32))[0]
+        else:
+            known["sigma"] = jnp.float32(sigma / 127.5)
+        return known
 
     def estimated(self, y):
         if self.settings.sigma_255 is not None or self.task in ("inpaint", "ct"):
             return {}
-        return {"sigma": jnp.maximum(restoration.noise_level(y), 0.005)}
+        return {"sigma": self.estimate(y)}
+
+    def estimate(self, y: Array) -> Array:
+        """Noise level of pictures ``[B, H, W, 3]`` in [-1, 1] units, at least 0.005: ``[B]``."""
+        return jnp.maximum(restoration.noise_level(y), 0.005)
 
     def problem(self, y, keys, plan, given) -> Problem:
         """The problem of a canvas."""
@@ -190,11 +198,6 @@ class KnownOperator(base.Restoration):
         inside = slice(before, before + detectors)
         grey = np.asarray(solved.x)[0, inside, inside].mean(axis=-1, keepdims=True)
         return images.Picture(np.repeat(grey, 3, axis=2), grey=True, mode="L"), self.report(solved, plan)
-
-
-def estimated_noise(pixels: np.ndarray) -> float:
-    """Noise level of a picture ``[H, W, 3]`` in [-1, 1] units, at least 0.005."""
-    return max(float(restoration.noise_level(jnp.asarray(pixels[None], jnp.float32))[0]), 0.005)
 
 
 def levels_of(prior: denoisers.Prior, num_steps: int):

@@ -11,12 +11,13 @@ from indigo_jax.restoration.indigo import (
 from indigo_jax.restoration.kernel_estimate import estimate_kernel, noise_level
 from indigo_jax.restoration.latent_indigo import latent_indigo
 from indigo_jax.restoration.latent_regularizers import Autoencoder, LatentRegularizer, manifold_drift
+from indigo_jax.restoration.noise_estimate import flat_noise_level
 
 __all__ = [
     "Autoencoder", "BirdInfo", "BirdState", "BlindInfo", "BlindState", "DiffpirInfo",
     "DiffpirState", "IndigoInfo", "IndigoState", "InvertibleNetwork", "LatentRegularizer", "Objective",
     "bird", "bird_objective", "bird_optimizer", "blind_em",
-    "ddim_rollout", "ddnm", "diffpir", "dps", "estimate_kernel", "fix_color", "hqs", "indigo",
+    "ddim_rollout", "ddnm", "diffpir", "dps", "estimate_kernel", "fix_color", "flat_noise_level", "hqs", "indigo",
     "indigo_preset", "indigo_schedule", "indigo_start", "latent_indigo", "manifold_drift", "noise_level",
     "to_sphere",
 ]
