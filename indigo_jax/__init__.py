@@ -10,9 +10,9 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBMODULES = frozenset({
-    "checkpoints", "convert", "data", "denoisers", "export", "guidance", "guided", "images", "latents", "losses",
-    "metrics", "models", "operators", "pipeline", "restoration", "rng", "samplers", "schedules", "sharding", "typing",
-    "wavelets", "weights",
+    "arrays", "checkpoints", "convert", "data", "denoisers", "export", "guidance", "guided", "images", "latents",
+    "losses", "metrics", "models", "operators", "pipeline", "restoration", "rng", "samplers", "schedules",
+    "sharding", "typing", "wavelets", "weights",
 })
 
 

@@ -1,8 +1,8 @@
 """The latents of a named autoencoder in the units of the diffusion, and whether a network was trained in them."""
 from typing import NamedTuple
 
-from indigo_jax import restoration, weights
-from indigo_jax.typing import Array, Image, Params
+from indigo_jax import weights
+from indigo_jax.typing import Array, Autoencoder, Image, Params
 
 
 class LatentSpace(NamedTuple):
@@ -16,7 +16,7 @@ class LatentSpace(NamedTuple):
         info: what travels with the weights: architecture, sha256, ...
     """
 
-    autoencoder: restoration.Autoencoder
+    autoencoder: Autoencoder
     factor: int
     channels: int
     info: dict
@@ -55,7 +55,7 @@ def from_module(module, params: Params, info: dict) -> LatentSpace:
     def decode(z: Array) -> Image:
         return module.apply(params, z / module.scaling_factor, method="decode")
 
-    return LatentSpace(restoration.Autoencoder(encode, decode), module.factor, module.latent_channels, info)
+    return LatentSpace(Autoencoder(encode, decode), module.factor, module.latent_channels, info)
 
 
 def identity(space: LatentSpace) -> dict:

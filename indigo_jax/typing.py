@@ -53,6 +53,36 @@ class BlindOperator(Protocol):
     def __call__(self, x: Array, params: Params, *, keys: Key | None = None) -> Array: ...
 
 
+class Autoencoder(NamedTuple):
+    """An autoencoder as two functions, in the units of the diffusion: any scaling factor is in both.
+
+    Attributes:
+        encode: ``[B, H, W, 3]`` in [-1, 1] -> latents ``[B, h, w, C]``.
+        decode: latents -> pictures, about [-1, 1].
+    """
+
+    encode: Callable[[Image], Array]
+    decode: Callable[[Array], Image]
+
+    def round_trip(self, z: Array) -> Array:
+        """``E(D(z))``."""
+        return self.encode(self.decode(z))
+
+
+class InvertibleNetwork(NamedTuple):
+    """An invertible network as two functions, for pictures in [0, 1] or for latents.
+
+    Attributes:
+        forward: ``forward(params, x, cond) -> (coarse, details)``.
+        inverse: ``inverse(params, coarse, details, cond) -> x``.
+        params: what both start from; shared by all images.
+    """
+
+    forward: Callable
+    inverse: Callable
+    params: Params = None
+
+
 class Kernel(NamedTuple):
     """One algorithm as two pure functions, run by :func:`indigo_jax.samplers.sample`.
 

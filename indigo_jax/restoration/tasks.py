@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import operators, rng, samplers, schedules
+from indigo_jax.arrays import rms
 from indigo_jax.restoration.bird import bird, bird_optimizer
 from indigo_jax.restoration.blind_em import blind_em, blur_of
 from indigo_jax.restoration.diffpir import diffpir
@@ -139,7 +140,7 @@ def bird_restore(prior: Prior, operator: Operator, y: Array, keys: Key, *, setti
         x = jnp.clip(nearest(x, _LAST_VARIANCE), -1.0, 1.0)
     seen = operator(x, state.params) if blind else operator(x)
     kernels = operator.kernel(state.params) if blind and hasattr(operator, "kernel") else None
-    return Restored(x, _root_mean_square(seen - y), sigma, kernels, settings.evaluations)
+    return Restored(x, rms(seen - y), sigma, kernels, settings.evaluations)
 
 
 def inpaint(prior: Prior, y: Array, mask: Array, keys: Key, *, sigma=0.02,
@@ -158,7 +159,7 @@ def inpaint(prior: Prior, y: Array, mask: Array, keys: Key, *, sigma=0.02,
     y = operator(y)
     found = bird_restore(prior, operator, y, keys, settings=settings, sigma=sigma)
     x = jnp.clip(operators.proximal(operator, y, found.x, found.sigma**2 / _LAST_VARIANCE), -1.0, 1.0)
-    return found._replace(x=x, residual=_root_mean_square(operator(x) - y))
+    return found._replace(x=x, residual=rms(operator(x) - y))
 
 
 def denoise_once(prior: Prior, y: Array, *, sigma=None) -> Restored:
@@ -168,7 +169,7 @@ def denoise_once(prior: Prior, y: Array, *, sigma=None) -> Restored:
     index = jnp.argmin(jnp.abs(prior.schedule.alpha_bar[None] - wanted[:, None]), axis=1)
     level = jnp.sqrt(prior.schedule.alpha_bar[index])[:, None, None, None]
     x = jnp.clip(prior.denoiser(level * y, prior.schedule.timesteps[index]).x0, -1.0, 1.0)
-    return Restored(x, _root_mean_square(x - y), sigma, None, 1)
+    return Restored(x, rms(x - y), sigma, None, 1)
 
 
 def solve(prior: Prior, operator: Operator, y: Array, keys: Key, *, sigma, image_shape=None,
@@ -191,7 +192,7 @@ def solve(prior: Prior, operator: Operator, y: Array, keys: Key, *, sigma, image
     kernel = diffpir(prior.denoiser, levels, operator, y, sigma, zeta=zeta)
     noise = rng.normal(rng.init_keys(keys), jnp.zeros(shape))
     x = jnp.clip(samplers.sample(kernel, keys, noise)[0], -1.0, 1.0)
-    return Restored(x, _root_mean_square(operator(x) - y), sigma, None, num_steps)
+    return Restored(x, rms(operator(x) - y), sigma, None, num_steps)
 
 
 def reconstruct(prior: Prior, radon: Operator, sinogram: Array, keys: Key, *, sigma=None, channels: int = 3,
@@ -265,14 +266,10 @@ def deblur(prior: Prior, y: Array, keys: Key, *, size: int | None = None, sigma=
             return kernel.step(rng.fold(own, i), state, i)[0], None
 
         state, _ = jax.lax.scan(step, kernel.init(y, own), jnp.arange(kernel.num_steps))
-        return state.x, state.kernel, _root_mean_square(blur_of(state.kernel, grid, y.shape)(state.x) - y)
+        return state.x, state.blur_kernel, rms(blur_of(state.blur_kernel, grid, y.shape)(state.x) - y)
 
     x, kernels, residual = jax.lax.map(candidate, jnp.arange(num_candidates))
     best = jnp.argmin(residual, axis=0)
     x, residual, kernels = jax.tree.map(  # per image: an index over images would gather them on every device
         lambda each: jax.vmap(lambda own, k: own[k], in_axes=(1, 0))(each, best), (x, residual, kernels))
     return Restored(x, residual, sigma, kernels, kernel.num_steps * num_candidates)
-
-
-def _root_mean_square(residual):
-    return jnp.sqrt(jnp.mean(residual**2, axis=tuple(range(1, residual.ndim))))

@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax.restoration.latent_regularizers import Autoencoder
-from indigo_jax.typing import Array
+from indigo_jax.typing import Array, Autoencoder
 
 _VARIANCE = 0.01  # of the Gaussian weights, in units of the squared tile
 
