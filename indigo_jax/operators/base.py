@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from indigo_jax.arrays import per_image, straight_through  # noqa: F401 - operators say base.per_image
 from indigo_jax.typing import Array, Key
 
 
@@ -69,15 +70,6 @@ def check_keys(keys: Key | None, x: Array, name: str) -> Key:
     return keys
 
 
-def per_image(value: Array, x: Array, name: str) -> Array:
-    """A number or one number per image ``[B]``, shaped to multiply images ``[B, H, W, C]``."""
-    if value.ndim == 0:
-        return value
-    if value.shape != x.shape[:1]:
-        raise ValueError(f"{name} must be a number or one per image [{x.shape[0]}], got shape {value.shape}")
-    return value[:, None, None, None]
-
-
 def transpose(function, y: Array, shape: tuple[int, ...]) -> Array:
     """The exact adjoint of a linear ``function`` of images of ``shape``, applied to ``y``: ``<A x, y> = <x, A* y>``."""
     image = jax.ShapeDtypeStruct(shape, y.dtype)
@@ -85,13 +77,3 @@ def transpose(function, y: Array, shape: tuple[int, ...]) -> Array:
     if expected != y.shape:
         raise ValueError(f"adjoint: images of shape {shape} give measurements {expected}, got {y.shape}")
     return jax.linear_transpose(function, image)(y)[0]
-
-
-def straight_through(function, x: Array) -> Array:
-    """``function(x)`` exactly, with the gradient of the identity.
-
-    >>> import jax, jax.numpy as jnp
-    >>> float(jax.grad(lambda x: straight_through(jnp.round, x))(0.3))
-    1.0
-    """
-    return jax.lax.stop_gradient(function(x)) + (x - jax.lax.stop_gradient(x))

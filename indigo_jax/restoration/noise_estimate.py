@@ -16,9 +16,10 @@ _CLIPPED = 0.05  # share of a block's pixels that may be black or white
 def flat_noise_level(y: Array) -> Array:
     """Standard deviation of the noise in pictures ``[B, H, W, C]`` -> ``[B]``, in the units of y (clipped to [-1, 1]).
 
-    What the flattest blocks of 12 x 12 pixels show beside a plane (blocks that are black or white in more than 5 % of their pixels left out). Where
-    the flattest 3 and 10 per cent are not alike, what they show is texture, and the finest wavelets
-    (:func:`noise_level`) are believed where they say less; so are they in pictures of fewer than 24 blocks.
+    What the flattest blocks of 12 x 12 pixels show beside a plane (blocks that are black or white in more than 5 % of
+    their pixels left out). Where the flattest 3 and 10 per cent are not alike, what they show is texture, and the
+    finest wavelets (:func:`noise_level`) are believed where they say less; so are they in pictures of fewer than 24
+    blocks.
 
     Wavelets alone see 0.55 of noise that is blurred by 0.6 pixels, this 0.9, measured on twelve photographs.
 
