@@ -6,6 +6,7 @@ It carries three flags: ``linear`` (then it has ``adjoint``), ``stochastic`` (th
 ``shape_preserving``.
 """
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,39 @@ def transpose(function, y: Array, shape: tuple[int, ...]) -> Array:
     if expected != y.shape:
         raise ValueError(f"adjoint: images of shape {shape} give measurements {expected}, got {y.shape}")
     return jax.linear_transpose(function, image)(y)[0]
+
+
+def adjoint_of(function, x: Array):
+    """The adjoint ``y -> A* y`` of a linear ``function`` of images like ``x``, real if x is.
+
+    That is ``function.adjoint`` if there is one, else the pullback: of whatever jax can differentiate backwards.
+    For complex numbers it is the conjugate transpose, ``conj(A^T conj(y))``.
+
+    >>> adjoint_of(lambda x: 2j * x, jnp.ones(1))(jnp.array([3 + 1j])).tolist()
+    [2.0]
+    """
+    if hasattr(function, "adjoint"):
+        takes_shape = "shape" in inspect.signature(function.adjoint).parameters
+        size = {"shape": x.shape[1:3]} if takes_shape else {}
+
+        def adjoint(y):
+            back = function.adjoint(y, **size)
+            return back if jnp.iscomplexobj(x) else jnp.real(back)
+    else:
+        _, pullback = jax.vjp(function, x)
+
+        def adjoint(y):
+            return jnp.conj(pullback(jnp.conj(y))[0])
+    return adjoint
+
+
+def square(values: Array) -> Array:
+    """``|v|^2``, real, also of complex values; its gradient is finite everywhere.
+
+    >>> square(jnp.array([3.0 + 4.0j])).tolist()
+    [25.0]
+    """
+    return values.real**2 + values.imag**2 if jnp.iscomplexobj(values) else values**2
 
 
 def straight_through(function, x: Array) -> Array:
