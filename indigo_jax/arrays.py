@@ -29,18 +29,27 @@ def per_image(value, x: Array, name: str = "value") -> Array:
     return value.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def square(x: Array) -> Array:
+    """``|x|^2``, real, also of complex values; its gradient is finite everywhere.
+
+    >>> square(jnp.array([3.0 + 4.0j])).tolist()
+    [25.0]
+    """
+    return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
+
+
 def norm(x: Array) -> Array:
-    """``sqrt(sum x^2 + 1e-12)`` of each image, ``[B, ...] -> [B]``, whose gradient at 0 is 0.
+    """``sqrt(sum |x|^2 + 1e-12)`` of each image, ``[B, ...] -> [B]``, whose gradient at 0 is 0.
 
     >>> norm(2 * jnp.ones((1, 2, 2, 1))).tolist()
     [4.0]
     """
-    return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))) + 1e-12)
+    return jnp.sqrt(jnp.sum(square(x), axis=tuple(range(1, x.ndim))) + 1e-12)
 
 
 def mean_square(x: Array) -> Array:
-    """The mean of ``x^2`` over each image, ``[B, ...] -> [B]``."""
-    return jnp.mean(x**2, axis=tuple(range(1, x.ndim)))
+    """The mean of ``|x|^2`` over each image, ``[B, ...] -> [B]``."""
+    return jnp.mean(square(x), axis=tuple(range(1, x.ndim)))
 
 
 def rms(x: Array) -> Array:

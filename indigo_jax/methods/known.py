@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax import denoisers, images, operators, restoration, rng, schedules
+from indigo_jax import arrays, denoisers, images, operators, restoration, rng, schedules
 from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.sinograms import Sinogram, sinogram_noise
@@ -39,12 +39,7 @@ class Problem(NamedTuple):
 
     def residual(self, x: Array, operator: Operator | None = None) -> Array:
         """Root mean square of ``A(x) - y``, ``[B]``."""
-        return root_mean_square((operator or self.operator)(x) - self.y)
-
-
-def root_mean_square(residual: Array) -> Array:
-    """Of each image: ``[B, ...] -> [B]``."""
-    return jnp.sqrt(jnp.mean(residual**2, axis=tuple(range(1, residual.ndim))))
+        return arrays.rms((operator or self.operator)(x) - self.y)
 
 
 def problem_of(task: str, y: Array, keys: Key, given: dict, shape: tuple[int, int, int], scale: int = 1) -> Problem:

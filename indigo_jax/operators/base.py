@@ -6,12 +6,13 @@ It carries three flags: ``linear`` (then it has ``adjoint``), ``stochastic`` (th
 ``shape_preserving``.
 """
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax.arrays import per_image, straight_through  # noqa: F401 - operators say base.per_image
+from indigo_jax.arrays import per_image, square, straight_through  # noqa: F401 - operators say base.per_image
 from indigo_jax.typing import Array, Key
 
 
@@ -77,3 +78,28 @@ def transpose(function, y: Array, shape: tuple[int, ...]) -> Array:
     if expected != y.shape:
         raise ValueError(f"adjoint: images of shape {shape} give measurements {expected}, got {y.shape}")
     return jax.linear_transpose(function, image)(y)[0]
+
+
+def adjoint_of(function, x: Array):
+    """The adjoint ``y -> A* y`` of a linear ``function`` of images like ``x``, real if x is.
+
+    That is ``function.adjoint`` if there is one, else (or if it says ``differentiable``) the pullback: of whatever jax
+    can differentiate backwards.
+    For complex numbers it is the conjugate transpose, ``conj(A^T conj(y))``.
+
+    >>> adjoint_of(lambda x: jax.lax.complex(x, 2.0 * x), jnp.ones(1))(jnp.array([3 + 1j])).tolist()
+    [5.0]
+    """
+    if hasattr(function, "adjoint") and not getattr(function, "differentiable", False):
+        takes_shape = "shape" in inspect.signature(function.adjoint).parameters
+        size = {"shape": x.shape[1:3]} if takes_shape else {}
+
+        def adjoint(y):
+            back = function.adjoint(y, **size)
+            return back if jnp.iscomplexobj(x) else jnp.real(back)
+    else:
+        _, pullback = jax.vjp(function, x)
+
+        def adjoint(y):
+            return jnp.conj(pullback(jnp.conj(y))[0])
+    return adjoint

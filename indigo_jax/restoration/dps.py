@@ -15,7 +15,7 @@ def dps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
         denoiser: differentiable; the paper clips x0: ``denoisers.from_eps(fn, schedule, clip=True)``.
         schedule: the levels to visit; the paper takes all 1000.
         operator: ``A(x) -> y``, differentiable, known.
-        y: measurements ``[B, ...]``.
+        y: measurements ``[B, ...]``, real or complex.
         scale: the paper's zeta', 0.3 to 1 for its tasks; a number or one per image.
 
     Returns:
