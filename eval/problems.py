@@ -1,23 +1,30 @@
-"""What the evaluation scripts share: pictures, a model that restores, fixed degradations, files, the command line."""
-import argparse
+"""What is restored: clean pictures, ways to spoil them, and measurements beside their truth.
+
+All noise levels are in ``[-1, 1]`` units, twice those of pictures in ``[0, 1]``.
+"""
 import functools
 import hashlib
-import os
 import pathlib
-import secrets
-import sys
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from indigo_jax import data, denoisers, images, operators, rng, samplers, schedules, weights
+from indigo_jax import data, images, operators, rng
+from indigo_jax.methods import known
+from indigo_jax.typing import Array, Key
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 BUILT_IN = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # public domain or CC0
-_DEGRADE, _SAMPLE = 0, 1  # what a picture's key is folded with
+TASKS = {"inpaint": "inpainting, hole of 20/64 of the side", "denoise": "denoising, sigma 0.15",
+         "sr": "4x super-resolution, mean of 4x4", "deblur": "deblurring, known 9x9 motion",
+         "blind": "blind deblurring, 9x9 motion", "ct": "tomography, 20 views"}
+PICTURE_TASKS = tuple(task for task in TASKS if task != "ct")  # ct is for a prior of slices
+LEARNED = {"plain": "shrunk", "second-order": "degraded twice, shrunk", "unseen": "strong blur, shrunk, noise"}
+FACTOR, KERNEL_SIZE, NUM_VIEWS = 4, 9, 20
+_SIGMA = {"denoise": 0.3, "ct": 0.002}  # else 0.02
+_MEASURE, _KERNEL, _RESTORE = 0, 1, 2  # what a picture's key is folded with
+_DEGRADE, SAMPLE = 0, 1  # the same, of a :class:`Degradation`
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
@@ -73,6 +80,29 @@ def _centre(image, crop):
     return image[top:top + crop, left:left + crop]
 
 
+def at_side(pictures: Pictures, side: int) -> Array:
+    """All pictures as :func:`to_side` has them: ``[B, side, side, 3]``."""
+    return jnp.stack([jnp.asarray(to_side(image, side)) for image in pictures.images])
+
+
+def to_side(image: np.ndarray, side: int) -> np.ndarray:
+    """The central square of a uint8 picture ``[H, W, 3]`` at the prior's side: float32 ``[side, side, 3]``.
+
+    Larger squares are shrunk by area, smaller ones enlarged bicubically; one of the right size stays as it is.
+    """
+    square = min(image.shape[:2])
+    x = _centre(image, square).astype(np.float32) / np.float32(127.5) - 1
+    if square != side:
+        resize = operators.resize(side, side, method="area" if square > side else "bicubic")
+        x = np.clip(np.asarray(resize(jnp.asarray(x[None])))[0], -1, 1)
+    return x
+
+
+def keys_of(pictures: Pictures, seed: int) -> Key:
+    """A key for each picture, by its name."""
+    return rng.image_keys(seed, [rng.name_id(name) for name in pictures.names])
+
+
 # ---------------------------------------------------------------------------------------------------- degradations
 
 class Degradation(NamedTuple):
@@ -88,173 +118,129 @@ class Degradation(NamedTuple):
     variant: str
     make: Callable
 
+    def keys(self, keys: Key) -> Key:
+        """Of pictures ``[B]`` for this degradation, whatever the others are."""
+        return rng.fold(keys, np.uint32(rng.name_id(f"{self.task}/{self.variant}")))
+
 
 @functools.partial(jax.jit, static_argnums=0)
-def degrade(degradations: tuple[Degradation, ...], image, key) -> jax.Array:
+def degrade(degradations: tuple[Degradation, ...], image, key) -> Array:
     """A uint8 picture ``[H, W, 3]`` under each degradation, rounded to 8 bits: uint8 ``[D, H, W, 3]``.
 
     What a degradation draws depends on the picture's ``key`` (a single one) and on its own name, not on the others.
     """
-    x = image[None].astype(jnp.float32) / 127.5 - 1
     out = []
     for degradation in degradations:
-        keys = rng.fold(_own_key(degradation, key)[None], _DEGRADE)
-        out.append(_to_uint8(degradation.make(keys)(x, keys=keys))[0])
+        keys = rng.fold(degradation.keys(key[None]), _DEGRADE)
+        out.append(to_uint8(degradation.make(keys)(from_uint8(image[None]), keys=keys))[0])
     return jnp.stack(out)
 
 
-def _own_key(degradation, key):
-    return jax.random.fold_in(key, np.uint32(rng.name_id(f"{degradation.task}/{degradation.variant}")))
-
-
-def _to_uint8(x):
+def to_uint8(x: Array) -> Array:
+    """Pictures in [-1, 1] as bytes."""
     return jnp.round((operators.quantize()(x) + 1) * 127.5).astype(jnp.uint8)
 
 
-# ---------------------------------------------------------------------------------------------------- restoration
-
-class Model(NamedTuple):
-    """A network with its weights and what is known about them; see :func:`indigo_jax.weights.load`."""
-
-    module: Any
-    params: Any
-    info: dict
+def from_uint8(pixels) -> Array:
+    """Bytes as pictures in [-1, 1]."""
+    return pixels.astype(jnp.float32) / 127.5 - 1
 
 
-def load_model(name_or_path: str, *, method: str = "indi") -> Model:
-    """Weights by name or path, of a network for ``method``: "indi", or "bird" for a diffusion prior.
+# ---------------------------------------------------------------------------------------------------- cases
 
-    Errors:
-        :class:`weights.WeightsError` for weights that cannot be used, or belong to the other method.
+class Case(NamedTuple):
+    """A batch of pictures to restore, with the truth; every leaf begins with ``[B]``.
+
+    Attributes:
+        x: the truth ``[B, S, S, 3]``; None where a method sees the case.
+        y: the measurement ``[B, ...]``; for ct sums of densities in [0, 1].
+        keys: for whatever a method draws ``[B]``.
+        given: what :meth:`methods.Restoration.solve` may know, too: "sigma" ``[B]`` and by task "mask" ``[B, S, S]``
+            (1 = observed) or "kernel" ``[B, 9, 9]``; empty where nothing is known.
     """
-    model = Model(*weights.load(name_or_path))
-    if ("schedule" in model.info) != (method == "bird"):
-        kind, other = (("a diffusion prior", "bird") if "schedule" in model.info
-                       else ("a network that restores directly", "indi"))
-        raise weights.WeightsError(f"{name_or_path}: {kind}, for --method {other}; give that, or other --weights")
-    return model
+
+    x: Array | None
+    y: Array
+    keys: Key
+    given: dict
+
+    @property
+    def unseen(self) -> "Case":
+        """Without the truth."""
+        return self._replace(x=None)
 
 
-def restorer(model: Model, num_steps: int, spacing: str = "uniform") -> Callable:
-    """``restore(y, keys) -> uint8`` for uint8 ``y`` ``[B, H, W, 3]``: InDI with the noise mode of the weights."""
-    noise = schedules.noise_from_json(model.info["noise"])
-    times = schedules.indi_times(num_steps, spacing)
-    conditioned = getattr(model.module, "condition_on_y", False)
+@functools.partial(jax.jit, static_argnums=0)
+def make(task: str, x: Array, keys: Key) -> Case:
+    """The case of ``task`` (of :data:`TASKS`) for pictures ``x`` ``[B, S, S, 3]`` with keys ``[B]``.
 
-    @jax.jit
-    def restore(params, y, keys):
-        y = y.astype(jnp.float32) / 127.5 - 1
-        network = denoisers.restorer(functools.partial(model.module.apply, params), noise=noise,
-                                     y=y if conditioned else None)
-        return _to_uint8(samplers.sample(samplers.indi(network, times, noise=noise), keys, y)[0])
-
-    return functools.partial(restore, model.params)
-
-
-class Result(NamedTuple):
-    """One picture: ``num_steps`` is 0 for the degraded input; ``image`` and ``truth`` are uint8 ``[H, W, 3]``."""
-
-    name: str
-    degradation: Degradation
-    num_steps: int
-    image: np.ndarray
-    truth: np.ndarray
-
-
-def restorations(model: Model, pictures: Pictures, degradations: tuple[Degradation, ...], steps, *, batch_size: int = 4,
-                 seed: int = 0, spacing: str = "uniform") -> Iterator[Result]:
-    """Every picture under every degradation: the input, then its restoration with each number of steps.
-
-    The key of a picture comes from ``seed`` and its name, so the results do not depend on the other pictures.
+    What is drawn depends on the picture's key and the task; known and blind deblurring share their measurement.
     """
-    restore = {num_steps: restorer(model, num_steps, spacing) for num_steps in steps}
-    degradations = tuple(degradations)
-    batch_size = -(-len(degradations) // -(-len(degradations) // batch_size))  # as few chunks, evenly filled
-    chunks = [slice(i, i + batch_size) for i in range(0, len(degradations), batch_size)]
-    with tqdm(total=len(pictures.names) * len(chunks) * sum(steps), unit="step", desc="restoring",
-              mininterval=1.0) as bar:
-        for name, truth in zip(pictures.names, pictures.images):
-            key = rng.image_keys(seed, [rng.name_id(name)])[0]
-            inputs = np.asarray(degrade(degradations, truth, key))
-            yield from (Result(name, *rest, truth) for rest in zip(degradations, [0] * len(inputs), inputs))
-            for chunk in chunks:
-                rows = degradations[chunk]
-                keys = rng.fold(jnp.stack([_own_key(row, key) for row in _filled(rows, batch_size)]), _SAMPLE)
-                y = np.stack(_filled(list(inputs[chunk]), batch_size))
-                for num_steps in steps:
-                    outputs = np.asarray(restore[num_steps](y, keys))
-                    bar.update(num_steps)
-                    yield from (Result(name, row, num_steps, image, truth) for row, image in zip(rows, outputs))
+    count, side = x.shape[:2]
+    own = rng.fold(keys, np.uint32(rng.name_id(task_of_methods(task))))
+    sigma = _SIGMA.get(task, 0.02)
+    y, given = x, {"sigma": jnp.full(count, sigma, jnp.float32)}
+    if task == "inpaint":
+        hole = 20 * side // 64
+        top = (side - hole) // 2
+        mask = operators.box_mask(side, side, top=top, left=top, box_height=hole, box_width=hole)
+        given["mask"] = jnp.broadcast_to(mask, x.shape[:3])
+    elif task == "sr":
+        y = x[:, ::FACTOR, ::FACTOR]  # of this size
+    elif task == "ct":
+        rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+        inside = (rows**2 + columns**2 <= (side / 2 - 0.75)**2)[..., None]  # what every ray sees the whole of
+        x = jnp.where(inside, jnp.broadcast_to(jnp.mean(x, axis=-1, keepdims=True), x.shape), -1.0)
+        y = jnp.zeros((count, side, NUM_VIEWS, 1))
+    elif task != "denoise":
+        given["kernel"] = operators.motion_kernel(rng.fold(own, _KERNEL), size=KERNEL_SIZE, length=float(KERNEL_SIZE))
+    operator = problem_of(task, Case(x, y, keys, given)).operator
+    seen = operator(x)
+    y = seen + sigma * rng.normal(rng.fold(own, _MEASURE), seen)
+    if task == "inpaint":
+        y = operator(y)
+    elif task == "ct":
+        y, given["sigma"] = ray_sums(operator, y, side), given["sigma"] * (side / 2)
+    return Case(x, y, rng.fold(own, _RESTORE), given)
 
 
-def _filled(rows, size):
-    """``rows`` with the last one repeated up to ``size``: one shape, one compilation."""
-    return [*rows, *[rows[-1]] * (size - len(rows))]
+def task_of_methods(task: str) -> str:
+    """What the methods call one of :data:`TASKS`."""
+    return "deblur" if task == "blind" else task
 
 
-# -------------------------------------------------------------------------------------------- files, command line
-
-def write_text(path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def all_given(task: str, case: Case) -> dict:
+    """What is given of a case, with what is the same for all of a task: the angles."""
+    return {**case.given, "angles": operators.sparse_view_angles(NUM_VIEWS)} if task == "ct" else case.given
 
 
-class Parser(argparse.ArgumentParser):
-    """Wrong usage ends with exit code 2 and one line."""
-
-    def __init__(self, **kwargs):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; see python -m {self.prog} --help\n")
+def problem_of(task: str, case: Case) -> known.Problem:
+    """A case with its true operator."""
+    side, channels = case.y.shape[1] * (FACTOR if task == "sr" else 1), 3 if task == "ct" else case.y.shape[3]
+    return known.problem_of(task_of_methods(task), case.y, case.keys, all_given(task, case), (side, side, channels),
+                            FACTOR)
 
 
-def whole(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def ray_sums(operator, y: Array, side: int) -> Array:
+    """Sums of densities in [0, 1] along rays, of means along them in [-1, 1], as tomography's operator gives them."""
+    return (y + operator(jnp.ones((1, side, side, 1)))) * side / 2
 
 
-def run(parser: Parser, work: Callable[[], None]) -> int:
-    """Exit code 0, or 2 and one line for what the user can put right."""
-    try:
-        work()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+# ------------------------------------------------------------------------------------------- damage to be learned
+
+def learned(name: str, scale: int):
+    """An operator of :data:`LEARNED`; with ``scale`` 1 pictures are enlarged again."""
+    factor, again = (scale, ()) if scale > 1 else (FACTOR, (operators.upsample(FACTOR), operators.clip()))
+    if name == "second-order":
+        return operators.realesrgan("kdsr", factor=factor, enlarge=scale == 1)
+    blur, noise = operators.gaussian_blur(0.75 * factor), operators.gaussian_noise(sigma_255=20)
+    before, after = ((blur,), (noise,)) if name == "unseen" else ((), ())
+    return operators.compose(*before, operators.downsample(factor), *after, operators.quantize(), *again)
 
 
-def add_model_arguments(parser: Parser) -> None:
-    """The flags about pictures and weights that tables and figures share."""
-    parser.add_argument("--data", metavar="FOLDER", help="clean pictures; default: four photographs of scikit-image")
-    parser.add_argument("--weights", default="indi-photo", metavar="NAME|FILE", help="default: indi-photo")
-    parser.add_argument("--lpips", default=os.environ.get("INDIGO_LPIPS") or None, metavar="FILE",
-                        help="LPIPS weights (npz, not bundled); default: $INDIGO_LPIPS, else LPIPS is left out")
-    parser.add_argument("--spacing", choices=schedules.SPACINGS, default="uniform",
-                        help="the grid of times for several steps; default: uniform")
-    parser.add_argument("--limit", type=whole, metavar="N", help="only the first N pictures, for a quick look")
-    parser.add_argument("--batch", type=whole, default=4, metavar="B", help="pictures restored at a time; default: 4")
-    parser.add_argument("--seed", type=int, default=0, help="of all noise and random kernels; default: 0")
-
-
-def add_guided_arguments(parser: Parser) -> None:
-    """The flags about INDIGO's networks and chains that tables and figures share."""
-    parser.add_argument("--prior", metavar="NAME|FILE", help="indigo: a diffusion prior; default: faces64, or for "
-                        "latent-indigo latent-faces")
-    parser.add_argument("--inn", metavar="NAME|FILE", help="indigo: an invertible network; default: inn-pixel, or "
-                        "inn-latent")
-    parser.add_argument("--autoencoder", metavar="NAME|FILE",
-                        help="latent-indigo: default: the one that the prior names")
-    parser.add_argument("--chain-steps", type=whole, metavar="N", help="indigo: of the sampler; default: 100")
-    parser.add_argument("--guidance", type=float, metavar="ZETA", help="indigo: default: of the preset syn")
-    parser.add_argument("--start", type=float, metavar="ALPHA_BAR",
-                        help="indigo: of the first level; default: 0.199, for latents 0.5")
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def make_learned(name: str, scale: int, x: Array, keys: Key) -> Case:
+    """The case of a damage of :data:`LEARNED`, of which nothing is given: what is drawn depends on a picture's key and
+    that name."""
+    own = rng.fold(keys, np.uint32(rng.name_id(name)))
+    return Case(x, learned(name, scale)(x, keys=rng.fold(own, 0)), rng.fold(own, 1), {})

@@ -1,156 +1,168 @@
-"""The table of BIRD against its official settings and cheap baselines: measuring with a cache, Markdown."""
-import hashlib
-import json
-import os
-import pathlib
-import sys
-from typing import NamedTuple
+"""The table of methods for a known operator, BIRD's among them, against baselines: lines of METHODS, Markdown."""
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 import indigo_jax
-from eval import bird, common
-from indigo_jax import restoration, rng, schedules
+from eval import problems
+from eval.baselines import BASELINES
+from eval.measure import ALIGNED, PSNR, Cache, Group, aligned_psnr, measure, psnr_of
+from eval.problems import TASKS
+from indigo_jax import methods, tiles
+from indigo_jax.methods import METHODS, base, bird
+from indigo_jax.methods.known import KnownOperator
 
 START, END = "<!-- bird:start -->", "<!-- bird:end -->"
-PSNR, ALIGNED, RESIDUAL = "psnr-rgb-crop0-float", "psnr-rgb-aligned3-float", "residual-over-sigma"
-_MEASURED = ("evaluations", PSNR, ALIGNED, RESIDUAL)
+RESIDUAL = "residual-over-sigma"
+MEASURED = ("evaluations", PSNR, ALIGNED, RESIDUAL)
+SCORES = {PSNR: psnr_of, ALIGNED: aligned_psnr}
 _ALIGNED_TASKS = ("deblur", "blind")
+LINES = {  # shown by default; any other of METHODS on request
+    "inpaint": ("bird", "official", "ddnm", "diffpir"), "denoise": ("bird", "official", "once"),
+    "sr": ("bird", "official", "ddnm", "diffpir"), "deblur": ("wiener", "tv", "bird", "official", "diffpir"),
+    "blind": ("bird", "official", "diffpir"), "ct": ("tv", "bird")}
+NAMES = tuple(dict.fromkeys([*BASELINES, "bird", "official", "ddnm", "diffpir", "once", *METHODS]))
+TITLES = {"input": "input", "bird": "BIRD", "official": "BIRD, official settings", "ddnm": "DDNM",
+          "diffpir": "DiffPIR", "once": "one network call", "dps": "DPS", "hqs": "half-quadratic splitting",
+          "indi": "InDI", "indigo": "INDIGO", "latent-indigo": "LatentINDIGO", "wiener": "Wiener, Gaussian differences",
+          "tv": "total variation", ("sr", "input"): "input, bicubic", ("blind", "bird"): "BIRD, blind alternation",
+          ("ct", "input"): "filtered back-projection", ("ct", "bird"): "DiffPIR, all noise new",
+          ("blind", "diffpir"): "DiffPIR, told the true kernel"}
+_STEPS = {("inpaint", "diffpir"): 30, ("sr", "diffpir"): 30}  # else the method's own
 
 
-# ---------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------------------- lines
 
-class Cache:
-    """Measured numbers in a JSON lines file, one per picture and method, added as soon as they are there.
-
-    A line belongs to a key: the weights, the problem's pixels and the method's whole program. A line that was torn by
-    the end of a run is ignored. ``measured`` are the names of the numbers.
-    """
-
-    def __init__(self, path, measured=_MEASURED):
-        self.path, self.known, self._measured = pathlib.Path(path), {}, measured
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        for line in text.splitlines():
-            try:
-                row = json.loads(line)
-                self.known[row["key"]] = {name: row[name] for name in measured}
-            except (ValueError, KeyError, TypeError):
-                continue
-        self._torn = bool(text) and not text.endswith("\n")
-
-    def add(self, rows: list[dict]) -> None:
-        """Rows with their ``key``."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" * self._torn + "".join(json.dumps(row) + "\n" for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
-        self._torn = False
-        self.known.update({row["key"]: {name: row[name] for name in self._measured} for row in rows})
+def does(task: str, name: str) -> bool:
+    """Whether there can be such a line of a task."""
+    if name in BASELINES:
+        return name == "input" or task in ("deblur", "ct") and (name, task) != ("wiener", "ct")
+    return problems.task_of_methods(task) in METHODS["bird" if name == "official" else name].tasks
 
 
-class _Job(NamedTuple):
-    """One picture of one seed, for one method of one task."""
-
-    row: dict
-    key: str
-    problem: bird.Problem
-    evaluations: int
+def is_told(task: str, name: str) -> bool:
+    """Whether a method knows the kernel that the others must find."""
+    return task == "blind" and issubclass(METHODS.get(name, object), KnownOperator) and METHODS[name].needs_kernel
 
 
-def chosen(tasks, methods) -> list[tuple[str, str]]:
-    """``(task, method)`` of what was asked for; the input always.
+def title(task: str, name: str) -> str:
+    """A method's name in the tables."""
+    return TITLES.get((task, name), TITLES.get(name, name) + (", told the true kernel" if is_told(task, name) else ""))
+
+
+def chosen(tasks, names=None) -> list[tuple[str, str]]:
+    """``(task, line)`` of what was asked for; the input always.
 
     Args:
-        tasks: of :data:`bird.TASKS`.
-        methods: names, or None for all but the slow ones.
+        tasks: of :data:`problems.TASKS`.
+        names: of :data:`NAMES`, or None for :data:`LINES`.
     """
-    return [(task, method) for task in bird.TASKS if task in tasks for method in bird.METHODS[task]
-            if method == "input" or (method not in bird.ON_REQUEST if methods is None else method in methods)]
+    return [(task, name) for task in TASKS if task in tasks for name in NAMES
+            if name == "input" or (name in LINES[task] if names is None else name in names and does(task, name))]
 
 
-def measure(model: common.Model, pictures: common.Pictures, pairs, seeds, cache: Cache, *,
-            batch_size: int = 4) -> list[dict]:
+class Line(NamedTuple):
+    """What restores: ``restore(params, case)`` as :mod:`eval.measure` takes it, the method, None of a baseline."""
+
+    method: methods.Restoration | None
+    restore: Callable
+
+    @property
+    def params(self) -> tuple:
+        """Of the method's networks."""
+        return () if self.method is None else self.method.params
+
+    @property
+    def weights(self) -> str:
+        """Digits of the SHA-256 of all weights."""
+        return "" if self.method is None else " ".join(
+            network.info["sha256"][:12] for network in self.method.networks.values())
+
+
+def line(task: str, name: str, prior: str, **settings) -> Line:
+    """A method of the table: of METHODS, of :data:`BASELINES`, or BIRD with the settings of the released code.
+
+    Args:
+        task: of :data:`problems.TASKS`.
+        name: of :data:`NAMES`.
+        prior: weights of the diffusion prior; methods without one take their own default.
+        settings: of the method.
+    """
+    if name in BASELINES:
+        def restore(params, case):
+            del params
+            problem = problems.problem_of(task, case)
+            x = jnp.clip(BASELINES[name](task, problem), -1.0, 1.0)
+            return x, {"evaluations": 0, RESIDUAL: problem.residual(x) / problem.sigma}
+
+        return Line(None, restore)
+    method = _load(task, name, prior, settings)
+
+    def restore(params, case):
+        problem = problems.problem_of(task, case)
+        blind = task == "blind" and not is_told(task, name)
+        given = method.estimated(case.y) if blind else problems.all_given(task, case)
+        side = problem.shape[0]
+        plan = tiles.Plan((side, side), (side, side), 0) if method.takes_any_size else method.plan(side, side)
+        found = method.solve(params, method.enlarged(case.y), case.keys, plan=plan, given=given)
+        residual = problem.residual(found.x) if found.kernel is None else found.residual
+        return found.x, {"evaluations": method.evaluations(found) * plan.count, RESIDUAL: residual / problem.sigma}
+
+    return Line(method, restore)
+
+
+def _load(task, name, prior, settings):
+    name, settings = ("bird", {"preset": "official", **settings}) if name == "official" else (name, dict(settings))
+    if (task, name) in _STEPS:
+        settings.setdefault("steps", _STEPS[task, name])
+    if issubclass(METHODS[name], KnownOperator):
+        settings["weights"] = prior
+        one = np.ones((1, 1), np.float32)  # stands for those of the cases
+        if task == "inpaint":
+            settings["mask"] = one
+        elif task in ("deblur", "blind") and METHODS[name].needs_kernel:
+            settings["kernel"] = one
+        elif task == "blind" and settings.get("preset") == "official":
+            settings["kernel_size"] = problems.KERNEL_SIZE
+    scale = problems.FACTOR if task == "sr" else None
+    return methods.load(name, task=problems.task_of_methods(task), scale=scale, **settings)
+
+
+def side_of(network: base.Network) -> int:
+    """Side of the pictures that a prior has learned."""
+    return base.side_of(network) or 64
+
+
+def run(prior: str, pictures, pairs, seeds, cache: Cache, *, batch_size: int = 4) -> list[dict]:
     """One row per picture, seed, task and method: ``{"picture", "seed", "task", "method", "evaluations", PSNR, ALIGNED,
     RESIDUAL}``.
 
     Noise, kernels and starts come from the seed and the picture's name, so that rows do not depend on other pictures.
 
     Args:
-        model: a diffusion prior.
+        prior: name or file of a diffusion prior.
         pictures: clean ones.
         pairs: from :func:`chosen`.
         seeds: numbers.
         cache: of earlier runs; what is measured is added to it.
         batch_size: pictures restored at a time.
     """
-    jobs = _jobs(model, pictures, pairs, seeds)
-    waiting = [job for group in jobs for job in group if job.key not in cache.known]
-    total = sum(map(len, jobs))
-    if len(waiting) < total:
-        print(f"{total - len(waiting)} of {total} results are taken from {cache.path.name}", file=sys.stderr)
-    with tqdm(total=sum(job.evaluations for job in waiting), unit="evaluation", desc="restoring",
-              mininterval=1.0) as bar:
-        for group in jobs:
-            group = [job for job in group if job.key not in cache.known]
-            if not group:
-                continue
-            task, method = group[0].row["task"], group[0].row["method"]
-            bar.set_postfix_str(f"{task}, {method}")
-            restore, size = bird.restorer(model, task, method), min(batch_size, len(group))
-            for start in range(0, len(group), size):
-                part = group[start:start + size]
-                cache.add(_measure(restore, part, size))
-                bar.update(sum(job.evaluations for job in part))
-    return [{**job.row, **cache.known[job.key]} for group in jobs for job in group]
-
-
-def _jobs(model, pictures, pairs, seeds):
-    """A list per ``(task, method)``, of a job per picture and seed."""
-    side, schedule = bird.prior_side(model), schedules.from_json(model.info["schedule"])
-    problems = {}
+    side, cases = side_of(base.open_network(prior, "prior")), {}
     for task in dict.fromkeys(task for task, _ in pairs):
-        problems[task] = []
+        cases[task] = []
         for seed in seeds:
             for name, image in zip(pictures.names, pictures.images):
-                keys = rng.image_keys(seed, [rng.name_id(name)])
-                problem = bird.make_problem(task, jnp.asarray(bird.to_side(image, side))[None], keys)
-                problems[task].append((seed, name, problem, _digest(problem)))
-    jobs = []
-    for task, method in pairs:
-        outline = bird.outline(schedule, task, method, problems[task][0][2])
-        known = f"{model.info['sha256'][:12]} {task} {method} {outline.digest}"
-        jobs.append([_Job({"picture": name, "seed": seed, "task": task, "method": method}, f"{known} {digest}", problem,
-                          1 if outline.evaluations is None else outline.evaluations)
-                     for seed, name, problem, digest in problems[task]])
-    return jobs
-
-
-def _digest(problem):
-    state = hashlib.sha256()
-    for array in (problem.x, problem.y, problem.sigma, jax.random.key_data(problem.keys)):
-        state.update(np.asarray(array).tobytes())
-    return state.hexdigest()[:12]
-
-
-def _measure(restore, jobs, size):
-    """Restore the pictures of ``jobs``, filled up to ``size`` (one shape, one compilation), and measure them."""
-    problems = [job.problem for job in jobs] + [jobs[-1].problem] * (size - len(jobs))
-    problem = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *problems)
-    x, residual, evaluations = (np.asarray(found) for found in restore(problem))
-    evaluations, sigma, truth = np.broadcast_to(evaluations, size), np.asarray(problem.sigma), np.asarray(problem.x)
-    rows = []
-    for i, job in enumerate(jobs):
-        one, true = x[i:i + 1], truth[i:i + 1]
-        if not np.isfinite(one).all():
-            raise ValueError(f"{job.row['picture']}: {job.row['method']} of {job.row['task']} gave no finite picture")
-        rows.append({"key": job.key, **job.row, "evaluations": int(evaluations[i]),
-                     PSNR: float(bird.psnr_of(one, true)[0]),
-                     ALIGNED: float(bird.aligned_psnr(one, true)[0]), RESIDUAL: float(residual[i] / sigma[i])})
-    return rows
+                one = problems.Pictures("", [name], [image])
+                cases[task].append(({"picture": name, "seed": seed}, problems.make(
+                    task, problems.at_side(one, side), problems.keys_of(one, seed))))
+    groups = []
+    for task, name in pairs:
+        found = line(task, name, prior)
+        groups.append(Group(f"{title(task, name)} of {task}", found.restore, found.params, found.weights,
+                            [({**said, "task": task, "method": name}, case) for said, case in cases[task]]))
+    return measure(groups, SCORES, cache, batch_size=batch_size)
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -183,20 +195,20 @@ def summaries(rows: list[dict]) -> dict[str, dict[str, Summary]]:
     def summary(rows):
         before = [inputs[row["task"], row["picture"], row["seed"]] for row in rows]
         gains, aligned = ([row[name] - first[name] for row, first in zip(rows, before)] for name in (PSNR, ALIGNED))
-        means = [float(np.mean([row[name] for row in rows])) for name in _MEASURED]
+        means = [float(np.mean([row[name] for row in rows])) for name in MEASURED]
         return Summary(*means, float(np.mean(gains)), min(gains), float(np.mean(aligned)), min(aligned))
 
-    return {task: {method: summary(group) for method, group in methods.items()} for task, methods in groups.items()}
+    return {task: {method: summary(group) for method, group in found.items()} for task, found in groups.items()}
 
 
 def to_markdown(rows: list[dict]) -> str:
     """One line per task and method; bold the best mean of a task, among those that are told no more than the rest."""
     lines = ["| task | method | network evaluations | PSNR, dB (gain) | worst picture's gain | aligned PSNR, dB (gain, "
              "worst) | residual / noise level |", "|---|---|---:|---:|---:|---:|---:|"]
-    for task, methods in summaries(rows).items():
-        fair = {method: found for method, found in methods.items() if (task, method) not in bird.TOLD}
+    for task, by_method in summaries(rows).items():
+        fair = {method: found for method, found in by_method.items() if not is_told(task, method)}
         best = {name: max(getattr(found, name) for found in fair.values()) for name in ("psnr", "aligned")}
-        for method, found in methods.items():
+        for method, found in by_method.items():
             def number(name):
                 value = f"{getattr(found, name):.2f}"
                 return f"**{value}**" if method in fair and getattr(found, name) == best[name] else value
@@ -204,7 +216,7 @@ def to_markdown(rows: list[dict]) -> str:
             first, given = method == "input", task in _ALIGNED_TASKS
             aligned = number("aligned") if given else ""
             lines.append("| " + " | ".join([
-                bird.TASKS[task] if first else "", bird.title(task, method), f"{found.evaluations:.0f}",
+                TASKS[task] if first else "", title(task, method), f"{found.evaluations:.0f}",
                 number("psnr") + ("" if first else f" ({found.gain:+.2f})"), "" if first else f"{found.worst:+.2f}",
                 aligned + ("" if first or not given else f" ({found.aligned_gain:+.2f}, {found.aligned_worst:+.2f})"),
                 f"{found.residual:.2f}"]) + " |")
@@ -214,10 +226,10 @@ def to_markdown(rows: list[dict]) -> str:
 def against_official(rows: list[dict]) -> str:
     """BIRD beside its official settings, one line per task that has both; "" without any."""
     lines = []
-    for task, methods in summaries(rows).items():
-        if {"bird", "official"} <= methods.keys():
-            ours, theirs = methods["bird"], methods["official"]
-            lines.append(f"| {bird.TASKS[task]} | {theirs.evaluations:.0f} | {ours.evaluations:.0f} | "
+    for task, by_method in summaries(rows).items():
+        if {"bird", "official"} <= by_method.keys():
+            ours, theirs = by_method["bird"], by_method["official"]
+            lines.append(f"| {TASKS[task]} | {theirs.evaluations:.0f} | {ours.evaluations:.0f} | "
                          f"{ours.evaluations / theirs.evaluations:.3f} | {theirs.psnr:.2f} | {ours.psnr:.2f} | "
                          f"{ours.psnr - theirs.psnr:+.2f} |")
     head = ["| task | evaluations, official | evaluations, BIRD | ratio | PSNR, official | PSNR, BIRD | difference, dB "
@@ -225,13 +237,19 @@ def against_official(rows: list[dict]) -> str:
     return "\n".join([*head, *lines]) if lines else ""
 
 
-def provenance(model: common.Model, pictures: common.Pictures, pairs, seeds, command: str) -> str:
-    """What was measured, on what, with which settings, and the command: no date, no machine."""
-    count, side = sum(leaf.size for leaf in jax.tree.leaves(model.params)), bird.prior_side(model)
+def provenance(prior: base.Network, pictures, pairs, seeds, command: str) -> str:
+    """What was measured, on what, with which settings, and the command: no date, no machine.
+
+    Args:
+        prior: its network.
+        pictures, pairs, seeds: as for :func:`run`.
+        command: that was given.
+    """
+    count = sum(leaf.size for leaf in jax.tree.leaves(prior.params))
     lines = [
-        f"`{model.info.get('name', 'unnamed')}` ({count:,} parameters, sha256 `{model.info['sha256'][:12]}`) on "
-        f"{len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`, brought to {side} px), seeds "
-        f"{', '.join(map(str, seeds))}, indigo_jax {indigo_jax.__version__}.",
+        f"`{prior.info.get('name', 'unnamed')}` ({count:,} parameters, sha256 `{prior.info['sha256'][:12]}`) on "
+        f"{len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`, brought to {side_of(prior)} "
+        f"px), seeds {', '.join(map(str, seeds))}, indigo_jax {indigo_jax.__version__}.",
         "Means over pictures and seeds; a gain is over the input of the same picture and seed; bold the best of a "
         f"task. PSNR is `{PSNR}`: of pictures clipped to their range but not rounded to 8 bits. Aligned: the best of "
         "all moves by at most 3 pixels, without an eighth of the side at each border.",
@@ -240,10 +258,25 @@ def provenance(model: common.Model, pictures: common.Pictures, pairs, seeds, com
         "kernels are random shakes, one per picture and seed, with the border by reflection. DDNM has eta 0.85; Wiener "
         "and total variation take differences of pixels to be Gaussian of standard deviation 0.2 and Laplacian of "
         "scale 0.1."]
-    used = []
-    for task, method in pairs:
-        if method in ("bird", "official") and (task, method) not in (("blind", "bird"), ("ct", "bird")):
-            settings = {"bird": restoration.DEFAULT, "official": restoration.OFFICIAL}[method]
-            used.append(f"- {bird.title(task, method)}, {bird.TASKS[task]}: "
-                        f"`{settings['deblur' if task == 'blind' else task]}`")
+    knobs = {"bird": bird.DEFAULT, "official": bird.OFFICIAL}
+    used = [f"- {title(task, name)}, {TASKS[task]}: `{knobs[name][problems.task_of_methods(task)]}`"
+            for task, name in pairs if name in knobs and (task, name) not in (("blind", "bird"), ("ct", "bird"))]
     return "\n\n".join(filter(None, ["\n".join(lines), "\n".join(used), f"Written by `{command}`."]))
+
+
+def table(args, pictures, path, command: str):
+    """What :mod:`eval.tables` calls: the prior's name, the rows, the Markdown. Numbers that are known come from .jsonl.
+
+    Args:
+        args: of the command line.
+        pictures: clean ones.
+        path: of the table, without its extension.
+        command: that was given.
+    """
+    prior, pairs = base.open_network(args.weights, "prior"), chosen(args.tasks, args.methods)
+    seeds = list(dict.fromkeys(args.seeds or [args.seed]))
+    rows = run(args.weights, pictures, pairs, seeds, Cache(path.with_suffix(".jsonl"), MEASURED), batch_size=args.batch)
+    both = against_official(rows)
+    body = [to_markdown(rows), both and f"BIRD against its official settings:\n\n{both}",
+            provenance(prior, pictures, pairs, seeds, command)]
+    return prior.info.get("name"), rows, "\n\n".join(filter(None, body))
