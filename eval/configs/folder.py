@@ -6,9 +6,9 @@ Hardware: any; about two seconds for a picture of 321 x 481 on two CPU cores.
 """
 import functools
 
-from eval.common import Degradation
 from eval.configs import photo_degradations
-from eval.run_config import EvalConfig
+from eval.problems import Degradation
+from eval.run.config import EvalConfig
 from indigo_jax import operators
 
 

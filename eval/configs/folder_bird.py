@@ -7,12 +7,12 @@ Hardware: an accelerator; each picture takes about 100 evaluations of the networ
 """
 import dataclasses
 
-from eval import run_methods
 from eval.configs import folder
-from eval.run_config import EvalConfig
+from eval.run.config import EvalConfig
 
 
 def get_config() -> EvalConfig:
     config = folder.get_config()
-    known = tuple(each for each in config.degradations if each.task in ("denoise", "deblur", "motion"))
-    return dataclasses.replace(config, method=run_methods.bird, degradations=known, weights="")
+    methods_tasks = {"denoise": "denoise", "deblur": "deblur", "motion": "deblur"}
+    known = tuple(each for each in config.degradations if each.task in methods_tasks)
+    return dataclasses.replace(config, method="bird", method_tasks=methods_tasks, degradations=known, weights="")

@@ -109,11 +109,7 @@ class Bird(KnownOperator):
         if problem.operator is None:
             return deblur(prior, problem, size=settings.kernel_size, num_candidates=settings.candidates,
                           grid=settings.grid if self.task == "nonuniform" else (1, 1), family=settings.kernel_family)
-        solved = optimise(prior, problem, self.optimisation)
-        if self.task != "inpaint":
-            return solved
-        x = operators.proximal(problem.operator, problem.y, solved.x, solved.sigma**2 / _LAST_VARIANCE)
-        return self.found(problem, x)
+        return (inpaint if self.task == "inpaint" else optimise)(prior, problem, self.optimisation)
 
     @property
     def optimisation(self) -> Optimisation:
@@ -126,6 +122,30 @@ class Bird(KnownOperator):
         if solved.kernel is not None and self.settings.preset == "fast":
             return 98 * self.settings.candidates
         return self.optimisation.evaluations
+
+
+def begun(prior: denoisers.Prior, problem: Problem, knobs: Optimisation):
+    """Of :func:`optimise`, what comes before the first iteration: the kernel, and the noise where it starts."""
+    operator, keys = problem.operator, problem.keys
+    levels = schedules.truncate(prior.schedule, knobs.alpha_bar_min)
+    levels = schedules.respace(levels, knobs.num_levels, knobs.spacing)
+    optimizer = restoration.bird_optimizer(knobs.rate, knobs.params_rate, num_iterations=knobs.num_iterations,
+                                           final=knobs.final)
+    gradient, prox = ("prox", lambda x0: _nearest(problem, x0, _PROX_VARIANCE)) if knobs.proximal else ("stop", None)
+    kernel = restoration.bird(prior.denoiser, levels, operator, problem.y, optimizer, gradient,
+                              num_iterations=knobs.num_iterations, clip=knobs.clip, prox=prox, refresh=knobs.refresh,
+                              image_shape=problem.shape)
+    z = problem.noise
+    if knobs.start:
+        own = problem._replace(keys=rng.fold(keys, _GUESS))
+        guess = jnp.clip(diffpir.run(diffpir.chain(prior, own, knobs.start, 0.7225), own), -1.0, 1.0)
+        z = jnp.sqrt(levels.alpha_bar[-1]) * guess + jnp.sqrt(1 - levels.alpha_bar[-1]) * z
+    return kernel, z
+
+
+def _nearest(problem, x0, variance):
+    """The picture near x0 that explains the measurement."""
+    return operators.proximal(problem.operator, problem.y, x0, problem.sigma**2 / variance)
 
 
 def optimise(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> base.Solved:
@@ -144,34 +164,24 @@ def optimise(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> b
     blind = hasattr(operator, "init")
     if blind and (knobs.proximal or knobs.start):
         raise ValueError("proximal and start need a known, linear operator; use deblur() where the kernel is unknown")
-    levels = schedules.truncate(prior.schedule, knobs.alpha_bar_min)
-    levels = schedules.respace(levels, knobs.num_levels, knobs.spacing)
-    optimizer = restoration.bird_optimizer(knobs.rate, knobs.params_rate, num_iterations=knobs.num_iterations,
-                                           final=knobs.final)
-
-    def nearest(x0, variance):
-        return operators.proximal(operator, y, x0, problem.sigma**2 / variance)
-
-    gradient, prox = ("prox", lambda x0: nearest(x0, _PROX_VARIANCE)) if knobs.proximal else ("stop", None)
-    kernel = restoration.bird(prior.denoiser, levels, operator, y, optimizer, gradient,
-                              num_iterations=knobs.num_iterations, clip=knobs.clip, prox=prox, refresh=knobs.refresh,
-                              image_shape=problem.shape)
+    kernel, z = begun(prior, problem, knobs)
 
     def step(state, i):
         return kernel.step(keys, state, i)[0], None
 
-    z = problem.noise
-    if knobs.start:
-        own = problem._replace(keys=rng.fold(keys, _GUESS))
-        guess = jnp.clip(diffpir.run(diffpir.chain(prior, own, knobs.start, 0.7225), own), -1.0, 1.0)
-        z = jnp.sqrt(levels.alpha_bar[-1]) * guess + jnp.sqrt(1 - levels.alpha_bar[-1]) * z
     state, _ = jax.lax.scan(step, kernel.init(z, keys), jnp.arange(kernel.num_steps))
     x = jnp.clip(state.x, -1.0, 1.0)
     if knobs.proximal:
-        x = jnp.clip(nearest(x, _LAST_VARIANCE), -1.0, 1.0)
+        x = jnp.clip(_nearest(problem, x, _LAST_VARIANCE), -1.0, 1.0)
     seen = operator(x, state.params) if blind else operator(x)
     found = operator.kernel(state.params) if blind and hasattr(operator, "kernel") else None
     return base.Solved(x, arrays.rms(seen - y), problem.sigma, found)
+
+
+def inpaint(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> base.Solved:
+    """:func:`optimise`, then what was observed as it is, but for what its noise level leaves open."""
+    x = jnp.clip(_nearest(problem, optimise(prior, problem, knobs).x, _LAST_VARIANCE), -1.0, 1.0)
+    return base.Solved(x, problem.residual(x), problem.sigma)
 
 
 def deblur(prior: denoisers.Prior, problem: Problem, *, size: int | None = None, num_candidates: int = 1,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.measuring import Program, flops, parameter_count, peak_share, random_parameters, scaled, shapes
+from eval.speed.measuring import Program, flops, parameter_count, peak_share, random_parameters, scaled, shapes
 from indigo_jax import denoisers, models, operators, restoration, rng, schedules, sharding
 
 

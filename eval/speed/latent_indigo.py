@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.measuring import memory, run_seconds, scaled
-from indigo_jax import denoisers, models, restoration, rng, samplers, schedules
+from eval.speed.measuring import memory, run_seconds, scaled
+from indigo_jax import denoisers, models, restoration, rng, samplers, schedules, tiles
 from train import plan_hlo, plan_traffic
 
 VARIANTS = ("none", "pixel", "latent")
@@ -78,7 +78,7 @@ def latent_indigo(args) -> list[Callable[[], dict]]:
 
 def row(networks: Networks, variant: str, size: int, *, gradient: str = "full", tile: int = TILE, timed: bool = False,
         repeats: int = 5, seconds: float = 20.0) -> dict:
-    """Compile a step, read its text and, where ``timed``, run it: as :func:`eval.measuring.measure`."""
+    """Compile a step, read its text and, where ``timed``, run it: as :func:`eval.speed.measuring.measure`."""
     function, arguments = guided_step(networks, variant, size, gradient=gradient, tile=tile)
     began = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
@@ -122,13 +122,13 @@ def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = 
 
     def step(params, z, measured, cond, keys):
         network = _named("network", functools.partial(unet.apply, params["network"]))
-        denoiser = denoisers.from_v(restoration.blended_tiles(network, tile=tile, overlap=tile // 2), schedule)
+        denoiser = denoisers.from_v(tiles.blended(network, tile=tile, overlap=tile // 2), schedule)
         if variant == "none":
             kernel = samplers.ddim(denoiser, schedule, 0.5)
         else:
             decode = _named("decoder", functools.partial(autoencoder.apply, params.get("decoder"), method="decode"))
             space = restoration.Autoencoder(lambda y: measured,  # E(y), from before the chain
-                                            restoration.blended_tiles(decode, tile=tile, overlap=tile // 4))
+                                            tiles.blended(decode, tile=tile, overlap=tile // 4))
             calls = (_named("inn", functools.partial(_call, inn, method)) for method in ("forward", "inverse"))
             network = restoration.InvertibleNetwork(*calls, params["inn"])
             kernel = restoration.latent_indigo(

@@ -1,0 +1,282 @@
+"""The table of methods for a known operator, BIRD's among them, against baselines: lines of METHODS, Markdown."""
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import indigo_jax
+from eval import problems
+from eval.baselines import BASELINES
+from eval.measure import ALIGNED, PSNR, Cache, Group, aligned_psnr, measure, psnr_of
+from eval.problems import TASKS
+from indigo_jax import methods, tiles
+from indigo_jax.methods import METHODS, base, bird
+from indigo_jax.methods.known import KnownOperator
+
+START, END = "<!-- bird:start -->", "<!-- bird:end -->"
+RESIDUAL = "residual-over-sigma"
+MEASURED = ("evaluations", PSNR, ALIGNED, RESIDUAL)
+SCORES = {PSNR: psnr_of, ALIGNED: aligned_psnr}
+_ALIGNED_TASKS = ("deblur", "blind")
+LINES = {  # shown by default; any other of METHODS on request
+    "inpaint": ("bird", "official", "ddnm", "diffpir"), "denoise": ("bird", "official", "once"),
+    "sr": ("bird", "official", "ddnm", "diffpir"), "deblur": ("wiener", "tv", "bird", "official", "diffpir"),
+    "blind": ("bird", "official", "diffpir"), "ct": ("tv", "bird")}
+NAMES = tuple(dict.fromkeys([*BASELINES, "bird", "official", "ddnm", "diffpir", "once", *METHODS]))
+TITLES = {"input": "input", "bird": "BIRD", "official": "BIRD, official settings", "ddnm": "DDNM",
+          "diffpir": "DiffPIR", "once": "one network call", "dps": "DPS", "hqs": "half-quadratic splitting",
+          "indi": "InDI", "indigo": "INDIGO", "latent-indigo": "LatentINDIGO", "wiener": "Wiener, Gaussian differences",
+          "tv": "total variation", ("sr", "input"): "input, bicubic", ("blind", "bird"): "BIRD, blind alternation",
+          ("ct", "input"): "filtered back-projection", ("ct", "bird"): "DiffPIR, all noise new",
+          ("blind", "diffpir"): "DiffPIR, told the true kernel"}
+_STEPS = {("inpaint", "diffpir"): 30, ("sr", "diffpir"): 30}  # else the method's own
+
+
+# ---------------------------------------------------------------------------------------------------- lines
+
+def does(task: str, name: str) -> bool:
+    """Whether there can be such a line of a task."""
+    if name in BASELINES:
+        return name == "input" or task in ("deblur", "ct") and (name, task) != ("wiener", "ct")
+    return problems.task_of_methods(task) in METHODS["bird" if name == "official" else name].tasks
+
+
+def is_told(task: str, name: str) -> bool:
+    """Whether a method knows the kernel that the others must find."""
+    return task == "blind" and issubclass(METHODS.get(name, object), KnownOperator) and METHODS[name].needs_kernel
+
+
+def title(task: str, name: str) -> str:
+    """A method's name in the tables."""
+    return TITLES.get((task, name), TITLES.get(name, name) + (", told the true kernel" if is_told(task, name) else ""))
+
+
+def chosen(tasks, names=None) -> list[tuple[str, str]]:
+    """``(task, line)`` of what was asked for; the input always.
+
+    Args:
+        tasks: of :data:`problems.TASKS`.
+        names: of :data:`NAMES`, or None for :data:`LINES`.
+    """
+    return [(task, name) for task in TASKS if task in tasks for name in NAMES
+            if name == "input" or (name in LINES[task] if names is None else name in names and does(task, name))]
+
+
+class Line(NamedTuple):
+    """What restores: ``restore(params, case)`` as :mod:`eval.measure` takes it, the method, None of a baseline."""
+
+    method: methods.Restoration | None
+    restore: Callable
+
+    @property
+    def params(self) -> tuple:
+        """Of the method's networks."""
+        return () if self.method is None else self.method.params
+
+    @property
+    def weights(self) -> str:
+        """Digits of the SHA-256 of all weights."""
+        return "" if self.method is None else " ".join(
+            network.info["sha256"][:12] for network in self.method.networks.values())
+
+
+def line(task: str, name: str, prior: str, **settings) -> Line:
+    """A method of the table: of METHODS, of :data:`BASELINES`, or BIRD with the settings of the released code.
+
+    Args:
+        task: of :data:`problems.TASKS`.
+        name: of :data:`NAMES`.
+        prior: weights of the diffusion prior; methods without one take their own default.
+        settings: of the method.
+    """
+    if name in BASELINES:
+        def restore(params, case):
+            del params
+            problem = problems.problem_of(task, case)
+            x = jnp.clip(BASELINES[name](task, problem), -1.0, 1.0)
+            return x, {"evaluations": 0, RESIDUAL: problem.residual(x) / problem.sigma}
+
+        return Line(None, restore)
+    method = _load(task, name, prior, settings)
+
+    def restore(params, case):
+        problem = problems.problem_of(task, case)
+        blind = task == "blind" and not is_told(task, name)
+        given = method.estimated(case.y) if blind else problems.all_given(task, case)
+        side = problem.shape[0]
+        plan = tiles.Plan((side, side), (side, side), 0) if method.takes_any_size else method.plan(side, side)
+        found = method.solve(params, method.enlarged(case.y), case.keys, plan=plan, given=given)
+        residual = problem.residual(found.x) if found.kernel is None else found.residual
+        return found.x, {"evaluations": method.evaluations(found) * plan.count, RESIDUAL: residual / problem.sigma}
+
+    return Line(method, restore)
+
+
+def _load(task, name, prior, settings):
+    name, settings = ("bird", {"preset": "official", **settings}) if name == "official" else (name, dict(settings))
+    if (task, name) in _STEPS:
+        settings.setdefault("steps", _STEPS[task, name])
+    if issubclass(METHODS[name], KnownOperator):
+        settings["weights"] = prior
+        one = np.ones((1, 1), np.float32)  # stands for those of the cases
+        if task == "inpaint":
+            settings["mask"] = one
+        elif task in ("deblur", "blind") and METHODS[name].needs_kernel:
+            settings["kernel"] = one
+        elif task == "blind" and settings.get("preset") == "official":
+            settings["kernel_size"] = problems.KERNEL_SIZE
+    scale = problems.FACTOR if task == "sr" else None
+    return methods.load(name, task=problems.task_of_methods(task), scale=scale, **settings)
+
+
+def side_of(network: base.Network) -> int:
+    """Side of the pictures that a prior has learned."""
+    return base.side_of(network) or 64
+
+
+def run(prior: str, pictures, pairs, seeds, cache: Cache, *, batch_size: int = 4) -> list[dict]:
+    """One row per picture, seed, task and method: ``{"picture", "seed", "task", "method", "evaluations", PSNR, ALIGNED,
+    RESIDUAL}``.
+
+    Noise, kernels and starts come from the seed and the picture's name, so that rows do not depend on other pictures.
+
+    Args:
+        prior: name or file of a diffusion prior.
+        pictures: clean ones.
+        pairs: from :func:`chosen`.
+        seeds: numbers.
+        cache: of earlier runs; what is measured is added to it.
+        batch_size: pictures restored at a time.
+    """
+    side, cases = side_of(base.open_network(prior, "prior")), {}
+    for task in dict.fromkeys(task for task, _ in pairs):
+        cases[task] = []
+        for seed in seeds:
+            for name, image in zip(pictures.names, pictures.images):
+                one = problems.Pictures("", [name], [image])
+                cases[task].append(({"picture": name, "seed": seed}, problems.make(
+                    task, problems.at_side(one, side), problems.keys_of(one, seed))))
+    groups = []
+    for task, name in pairs:
+        found = line(task, name, prior)
+        groups.append(Group(f"{title(task, name)} of {task}", found.restore, found.params, found.weights,
+                            [({**said, "task": task, "method": name}, case) for said, case in cases[task]]))
+    return measure(groups, SCORES, cache, batch_size=batch_size)
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+class Summary(NamedTuple):
+    """A method of a task: means over pictures and seeds; gains over the input of the same picture and seed, in dB.
+
+    Attributes:
+        evaluations, psnr, aligned, residual: means.
+        gain, worst, aligned_gain, aligned_worst: mean and smallest gain.
+    """
+
+    evaluations: float
+    psnr: float
+    aligned: float
+    residual: float
+    gain: float
+    worst: float
+    aligned_gain: float
+    aligned_worst: float
+
+
+def summaries(rows: list[dict]) -> dict[str, dict[str, Summary]]:
+    """``{task: {method: Summary}}``, in the order of the rows."""
+    inputs = {(row["task"], row["picture"], row["seed"]): row for row in rows if row["method"] == "input"}
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["task"], {}).setdefault(row["method"], []).append(row)
+
+    def summary(rows):
+        before = [inputs[row["task"], row["picture"], row["seed"]] for row in rows]
+        gains, aligned = ([row[name] - first[name] for row, first in zip(rows, before)] for name in (PSNR, ALIGNED))
+        means = [float(np.mean([row[name] for row in rows])) for name in MEASURED]
+        return Summary(*means, float(np.mean(gains)), min(gains), float(np.mean(aligned)), min(aligned))
+
+    return {task: {method: summary(group) for method, group in found.items()} for task, found in groups.items()}
+
+
+def to_markdown(rows: list[dict]) -> str:
+    """One line per task and method; bold the best mean of a task, among those that are told no more than the rest."""
+    lines = ["| task | method | network evaluations | PSNR, dB (gain) | worst picture's gain | aligned PSNR, dB (gain, "
+             "worst) | residual / noise level |", "|---|---|---:|---:|---:|---:|---:|"]
+    for task, by_method in summaries(rows).items():
+        fair = {method: found for method, found in by_method.items() if not is_told(task, method)}
+        best = {name: max(getattr(found, name) for found in fair.values()) for name in ("psnr", "aligned")}
+        for method, found in by_method.items():
+            def number(name):
+                value = f"{getattr(found, name):.2f}"
+                return f"**{value}**" if method in fair and getattr(found, name) == best[name] else value
+
+            first, given = method == "input", task in _ALIGNED_TASKS
+            aligned = number("aligned") if given else ""
+            lines.append("| " + " | ".join([
+                TASKS[task] if first else "", title(task, method), f"{found.evaluations:.0f}",
+                number("psnr") + ("" if first else f" ({found.gain:+.2f})"), "" if first else f"{found.worst:+.2f}",
+                aligned + ("" if first or not given else f" ({found.aligned_gain:+.2f}, {found.aligned_worst:+.2f})"),
+                f"{found.residual:.2f}"]) + " |")
+    return "\n".join(lines)
+
+
+def against_official(rows: list[dict]) -> str:
+    """BIRD beside its official settings, one line per task that has both; "" without any."""
+    lines = []
+    for task, by_method in summaries(rows).items():
+        if {"bird", "official"} <= by_method.keys():
+            ours, theirs = by_method["bird"], by_method["official"]
+            lines.append(f"| {TASKS[task]} | {theirs.evaluations:.0f} | {ours.evaluations:.0f} | "
+                         f"{ours.evaluations / theirs.evaluations:.3f} | {theirs.psnr:.2f} | {ours.psnr:.2f} | "
+                         f"{ours.psnr - theirs.psnr:+.2f} |")
+    head = ["| task | evaluations, official | evaluations, BIRD | ratio | PSNR, official | PSNR, BIRD | difference, dB "
+            "|", "|---|---:|---:|---:|---:|---:|---:|"]
+    return "\n".join([*head, *lines]) if lines else ""
+
+
+def provenance(prior: base.Network, pictures, pairs, seeds, command: str) -> str:
+    """What was measured, on what, with which settings, and the command: no date, no machine.
+
+    Args:
+        prior: its network.
+        pictures, pairs, seeds: as for :func:`run`.
+        command: that was given.
+    """
+    count = sum(leaf.size for leaf in jax.tree.leaves(prior.params))
+    lines = [
+        f"`{prior.info.get('name', 'unnamed')}` ({count:,} parameters, sha256 `{prior.info['sha256'][:12]}`) on "
+        f"{len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`, brought to {side_of(prior)} "
+        f"px), seeds {', '.join(map(str, seeds))}, indigo_jax {indigo_jax.__version__}.",
+        "Means over pictures and seeds; a gain is over the input of the same picture and seed; bold the best of a "
+        f"task. PSNR is `{PSNR}`: of pictures clipped to their range but not rounded to 8 bits. Aligned: the best of "
+        "all moves by at most 3 pixels, without an eighth of the side at each border.",
+        "The residual is the root mean square of A(x) - y, where the kernel is unknown with that which was found. The "
+        "noise has sigma 0.01 of [0, 1], but for denoising, and 0.001 of the mean along a ray for tomography; the "
+        "kernels are random shakes, one per picture and seed, with the border by reflection. DDNM has eta 0.85; Wiener "
+        "and total variation take differences of pixels to be Gaussian of standard deviation 0.2 and Laplacian of "
+        "scale 0.1."]
+    knobs = {"bird": bird.DEFAULT, "official": bird.OFFICIAL}
+    used = [f"- {title(task, name)}, {TASKS[task]}: `{knobs[name][problems.task_of_methods(task)]}`"
+            for task, name in pairs if name in knobs and (task, name) not in (("blind", "bird"), ("ct", "bird"))]
+    return "\n\n".join(filter(None, ["\n".join(lines), "\n".join(used), f"Written by `{command}`."]))
+
+
+def table(args, pictures, path, command: str):
+    """What :mod:`eval.tables` calls: the prior's name, the rows, the Markdown. Numbers that are known come from .jsonl.
+
+    Args:
+        args: of the command line.
+        pictures: clean ones.
+        path: of the table, without its extension.
+        command: that was given.
+    """
+    prior, pairs = base.open_network(args.weights, "prior"), chosen(args.tasks, args.methods)
+    seeds = list(dict.fromkeys(args.seeds or [args.seed]))
+    rows = run(args.weights, pictures, pairs, seeds, Cache(path.with_suffix(".jsonl"), MEASURED), batch_size=args.batch)
+    both = against_official(rows)
+    body = [to_markdown(rows), both and f"BIRD against its official settings:\n\n{both}",
+            provenance(prior, pictures, pairs, seeds, command)]
+    return prior.info.get("name"), rows, "\n\n".join(filter(None, body))
