@@ -41,7 +41,8 @@ def flat_noise_level(y: Array) -> Array:
     enough = jnp.sum(inside, axis=1, keepdims=True) >= _FEWEST
     spread = jnp.sort(jnp.where(inside | ~enough, spread, jnp.inf), axis=1)
     count = jnp.where(enough[:, 0], jnp.sum(inside, axis=1), spread.shape[1])
-    low, high = (jnp.take_along_axis(spread, (share * (count - 1)).astype(jnp.int32)[:, None], axis=1)[:, 0]
+    last = jnp.asarray(count - 1, jnp.float32)
+    low, high = (jnp.take_along_axis(spread, (share * last).astype(jnp.int32)[:, None], axis=1)[:, 0]
                  for share in _QUANTILES)
     return jnp.where((low < fine) | (high < _FLOOR * low), _BIAS * low, fine)
 
