@@ -52,7 +52,8 @@ def walk_inpainting(model, problem: bird.Problem) -> Walk:
         optimizer = restoration.bird_optimizer(settings.rate, settings.params_rate, final=settings.final,
                                                num_iterations=settings.num_iterations)
         kernel = restoration.bird(prior.denoiser, levels, problem.operator, problem.y, optimizer, clip=settings.clip,
-                                  num_iterations=settings.num_iterations, refresh=settings.refresh)
+                                  num_iterations=settings.num_iterations,
+                                  reuse=settings.refresh and restoration.Reuse(settings.refresh))
         noise = rng.normal(rng.init_keys(problem.keys), problem.y)
         return samplers.sample(kernel, problem.keys, noise, trace="x0")[1].trace
 

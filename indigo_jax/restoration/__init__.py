@@ -10,17 +10,19 @@ from indigo_jax.restoration.indigo import (
 from indigo_jax.restoration.kernel_estimate import estimate_kernel, noise_level
 from indigo_jax.restoration.latent_indigo import latent_indigo
 from indigo_jax.restoration.latent_regularizers import LatentRegularizer, manifold_drift
+from indigo_jax.restoration.reuse import Reuse
 from indigo_jax.restoration.tasks import (
     DEFAULT, OFFICIAL, BirdSettings, Prior, Restored, bird_restore, deblur, denoise_once, inpaint, reconstruct,
     solve)
 from indigo_jax.restoration.tiles import blended_tiles, tiled_autoencoder
+from indigo_jax.restoration.wrappers import averaged, stopped
 from indigo_jax.typing import Autoencoder, InvertibleNetwork
 
 __all__ = [
     "Autoencoder", "BirdInfo", "BirdSettings", "BirdState", "BlindState", "DEFAULT", "IndigoState",
-    "InvertibleNetwork", "LatentRegularizer", "OFFICIAL", "Objective", "Prior", "Restored", "View", "bird",
-    "bird_objective", "bird_optimizer", "bird_restore", "blended_tiles", "blind_em", "ddim_rollout", "ddnm",
-    "deblur", "denoise_once", "diffpir", "dps", "estimate_kernel", "fix_color", "indigo", "indigo_preset",
-    "indigo_schedule", "indigo_start", "inpaint", "latent_indigo", "manifold_drift", "noise_level", "reconstruct",
-    "solve", "tiled_autoencoder", "to_sphere",
+    "InvertibleNetwork", "LatentRegularizer", "OFFICIAL", "Objective", "Prior", "Restored", "Reuse", "View",
+    "averaged", "bird", "bird_objective", "bird_optimizer", "bird_restore", "blended_tiles", "blind_em",
+    "ddim_rollout", "ddnm", "deblur", "denoise_once", "diffpir", "dps", "estimate_kernel", "fix_color", "indigo",
+    "indigo_preset", "indigo_schedule", "indigo_start", "inpaint", "latent_indigo", "manifold_drift", "noise_level",
+    "reconstruct", "solve", "stopped", "tiled_autoencoder", "to_sphere",
 ]

@@ -15,6 +15,7 @@ from indigo_jax.restoration.bird import bird, bird_optimizer
 from indigo_jax.restoration.blind_em import blind_em, blur_of
 from indigo_jax.restoration.diffpir import diffpir
 from indigo_jax.restoration.kernel_estimate import noise_level
+from indigo_jax.restoration.reuse import Reuse
 from indigo_jax.typing import Array, Denoiser, Key, Operator
 
 _PROX_VARIANCE = 0.1  # of the picture about the rollout, in the proximal gradient
@@ -37,7 +38,8 @@ class BirdSettings(NamedTuple):
         num_levels, spacing, alpha_bar_min: the fast sampler's levels: those of the schedule with at least
             alpha_bar_min, respaced.
         num_iterations, rate, params_rate, final: of the optimiser, see :func:`bird_optimizer`.
-        clip, refresh: as for :func:`bird`.
+        clip: as for :func:`bird`.
+        refresh: as for :class:`Reuse`; None: nothing is reused.
         proximal: take the proximal step as the gradient, and one more after the last iteration.
         start: z begins as the noise of a picture, that of DiffPIR with so many evaluations; 0: as pure noise.
     """
@@ -121,9 +123,9 @@ def bird_restore(prior: Prior, operator: Operator, y: Array, keys: Key, *, setti
     def nearest(x0, variance):
         return operators.proximal(operator, y, x0, sigma**2 / variance)
 
-    gradient, prox = ("prox", lambda x0: nearest(x0, _PROX_VARIANCE)) if settings.proximal else ("stop", None)
+    gradient = (lambda x0: nearest(x0, _PROX_VARIANCE)) if settings.proximal else "stop"
     kernel = bird(prior.denoiser, levels, operator, y, optimizer, gradient, num_iterations=settings.num_iterations,
-                  clip=settings.clip, prox=prox, refresh=settings.refresh, image_shape=image_shape)
+                  clip=settings.clip, reuse=settings.refresh and Reuse(settings.refresh))
 
     def step(state, i):
         return kernel.step(keys, state, i)[0], None
