@@ -17,7 +17,8 @@ class Mode(NamedTuple):
 
     Attributes:
         num_levels: of the fast sampler.
-        gradient, clip, refresh: as for :func:`restoration.bird`.
+        gradient, clip: as for :func:`restoration.bird`.
+        refresh: as for :class:`restoration.Reuse`; None: nothing is reused.
         num_iterations: that it is usually run for.
         evaluations: of the network per iteration; forward passes.
     """
@@ -107,8 +108,9 @@ def _iterations(module, mode, size, batch, num_iterations, devices):
     def run(params, keys, unknowns, z, y):
         denoiser = denoisers.from_eps(functools.partial(network.apply, params), schedule)
         kernel = restoration.bird(denoiser, schedule, operator, y, optimizer, mode.gradient, clip=mode.clip,
-                                  refresh=mode.refresh, params=unknowns, num_iterations=num_iterations + 2)
-        state, info = jax.lax.scan(lambda state, i: kernel.step(keys, state, i), kernel.init(z, keys),
+                                  reuse=mode.refresh and restoration.Reuse(mode.refresh),
+                                  num_iterations=num_iterations + 2)
+        state, info = jax.lax.scan(lambda state, i: kernel.step(keys, state, i), kernel.init(z, keys, unknowns),
                                    jnp.arange(1, num_iterations + 1))
         return state.z, state.params, state.x, info.loss
 

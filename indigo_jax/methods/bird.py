@@ -25,7 +25,8 @@ class Optimisation(NamedTuple):
         num_levels, spacing, alpha_bar_min: the fast sampler's levels: those of the schedule with at least
             alpha_bar_min, respaced.
         num_iterations, rate, params_rate, final: of the optimiser, see :func:`restoration.bird_optimizer`.
-        clip, refresh: as for :func:`restoration.bird`.
+        clip: as for :func:`restoration.bird`.
+        refresh: as for :class:`restoration.Reuse`; None: nothing is reused.
         proximal: take the proximal step as the gradient, and one more after the last iteration.
         start: z begins as the noise of a picture, that of DiffPIR with so many evaluations; 0: as pure noise.
     """
@@ -131,10 +132,10 @@ def begun(prior: denoisers.Prior, problem: Problem, knobs: Optimisation):
     levels = schedules.respace(levels, knobs.num_levels, knobs.spacing)
     optimizer = restoration.bird_optimizer(knobs.rate, knobs.params_rate, num_iterations=knobs.num_iterations,
                                            final=knobs.final)
-    gradient, prox = ("prox", lambda x0: _nearest(problem, x0, _PROX_VARIANCE)) if knobs.proximal else ("stop", None)
-    kernel = restoration.bird(prior.denoiser, levels, operator, problem.y, optimizer, gradient,
-                              num_iterations=knobs.num_iterations, clip=knobs.clip, prox=prox, refresh=knobs.refresh,
-                              image_shape=problem.shape)
+    gradient = (lambda x0: _nearest(problem, x0, _PROX_VARIANCE)) if knobs.proximal else "stop"
+    kernel = restoration.bird(prior.denoiser, levels, operator, problem.y, optimizer, gradient, clip=knobs.clip,
+                              num_iterations=knobs.num_iterations,
+                              reuse=restoration.Reuse(knobs.refresh) if knobs.refresh else None)
     z = problem.noise
     if knobs.start:
         own = problem._replace(keys=rng.fold(keys, _GUESS))
