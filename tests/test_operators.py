@@ -56,6 +56,8 @@ SHARED = {
     "speckle_noise": lambda h, w: operators.speckle_noise(sigma=0.2),
     "jpeg": lambda h, w: operators.jpeg(30),
     "inpaint": lambda h, w: operators.inpaint(_mask(h, w)),
+    "product": lambda h, w: operators.linear(operators.downsample(2)) @ operators.gaussian_blur(1.0),
+    "sum": lambda h, w: 2.0 * operators.linear(operators.inpaint(_mask(h, w))) + operators.gaussian_blur(1.0),
     "clip": lambda h, w: operators.clip(-0.5, 0.5),
     "quantize": lambda h, w: operators.quantize(),
     "compose_linear": lambda h, w: operators.compose(

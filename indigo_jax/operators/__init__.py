@@ -14,6 +14,7 @@ from indigo_jax.operators.inpaint import box_mask, inpaint, random_box_mask, ran
 from indigo_jax.operators.jpeg import jpeg
 from indigo_jax.operators.kernels import (
     disk_kernel, gaussian_kernel, linear_motion_kernel, load_kernel, motion_kernel)
+from indigo_jax.operators.linear import LinearOperator, check_adjoint, linear
 from indigo_jax.operators.noise import gaussian_noise, poisson_noise, speckle_noise
 from indigo_jax.operators.photo_noise import photo_noise, some_grey
 from indigo_jax.operators.proximal import proximal
@@ -23,11 +24,12 @@ from indigo_jax.operators.resize import average_pool, downsample, resize, super_
 from indigo_jax.operators.varying_blur import patch_weights, varying_blur
 
 __all__ = [
-    "average_pool", "blind_blur", "blind_gaussian_blur", "blind_noise", "blind_varying_blur", "blur", "box_mask",
-    "clip", "compose", "defocus_blur", "disk_kernel", "downsample", "face_degradation", "filtered_backprojection",
-    "gaussian_blur", "gaussian_kernel", "gaussian_noise", "inpaint", "jpeg", "linear_motion_kernel", "load_kernel",
-    "mixture", "motion_blur", "motion_kernel", "patch_weights", "photo_mixture", "photo_noise", "poisson_noise",
-    "proximal", "quantize", "radon", "random_blur", "random_box_mask", "random_gaussian_blur", "random_gaussian_noise",
-    "random_jpeg", "random_motion_blur", "random_pixel_mask", "random_super_resolution", "realesrgan", "resize",
-    "some_grey", "sparse_view_angles", "speckle_noise", "super_resolution", "upsample", "varying_blur",
+    "LinearOperator", "average_pool", "blind_blur", "blind_gaussian_blur", "blind_noise", "blind_varying_blur", "blur",
+    "box_mask", "check_adjoint", "clip", "compose", "defocus_blur", "disk_kernel", "downsample", "face_degradation",
+    "filtered_backprojection", "gaussian_blur", "gaussian_kernel", "gaussian_noise", "inpaint", "jpeg", "linear",
+    "linear_motion_kernel", "load_kernel", "mixture", "motion_blur", "motion_kernel", "patch_weights", "photo_mixture",
+    "photo_noise", "poisson_noise", "proximal", "quantize", "radon", "random_blur", "random_box_mask",
+    "random_gaussian_blur", "random_gaussian_noise", "random_jpeg", "random_motion_blur", "random_pixel_mask",
+    "random_super_resolution", "realesrgan", "resize", "some_grey", "sparse_view_angles", "speckle_noise",
+    "super_resolution", "upsample", "varying_blur",
 ]

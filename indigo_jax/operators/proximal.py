@@ -43,6 +43,9 @@ def proximal(operator: Callable[[Array], Array], y: Array, x0: Array, rho, *, nu
     seen = jax.eval_shape(operator, x0).shape
     if seen != y.shape:
         raise ValueError(f"proximal: pictures of shape {x0.shape} give measurements {seen}, got {y.shape}")
+    correct = operator.closed_form(rho) if hasattr(operator, "closed_form") else None
+    if correct is not None:
+        return x0 + correct(y - operator(x0))
     adjoint = base.adjoint_of(operator, x0)
 
     def dot(a, b):

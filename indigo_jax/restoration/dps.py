@@ -2,6 +2,7 @@
 import jax.numpy as jnp
 
 from indigo_jax import guidance, samplers
+from indigo_jax.operators.base import square
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
@@ -16,7 +17,7 @@ def dps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
         denoiser: differentiable; the paper clips x0: ``denoisers.from_eps(fn, schedule, clip=True)``.
         schedule: the levels to visit; the paper takes all 1000.
         operator: ``A(x) -> y``, differentiable, known.
-        y: measurements ``[B, ...]``.
+        y: measurements ``[B, ...]``, real or complex.
         scale: the paper's zeta', 0.3 to 1 for its tasks; a number or one per image.
 
     Returns:
@@ -24,6 +25,6 @@ def dps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
     """
     def distance(x0):
         residual = operator(x0) - y
-        return jnp.sqrt(jnp.sum(residual**2, axis=tuple(range(1, residual.ndim))) + 1e-12)
+        return jnp.sqrt(jnp.sum(square(residual), axis=tuple(range(1, residual.ndim))) + 1e-12)
 
     return samplers.ddpm(guidance.energy(distance, scale)(denoiser), schedule)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import operators, rng, samplers, schedules
+from indigo_jax.operators.base import square
 from indigo_jax.restoration.bird import bird, bird_optimizer
 from indigo_jax.restoration.blind_em import blind_em, blur_of
 from indigo_jax.restoration.diffpir import diffpir
@@ -275,4 +276,4 @@ def deblur(prior: Prior, y: Array, keys: Key, *, size: int | None = None, sigma=
 
 
 def _root_mean_square(residual):
-    return jnp.sqrt(jnp.mean(residual**2, axis=tuple(range(1, residual.ndim))))
+    return jnp.sqrt(jnp.mean(square(residual), axis=tuple(range(1, residual.ndim))))
