@@ -135,6 +135,6 @@ def coil_sensitivities(height: int, width: int, num_coils: int) -> Array:
     row = (np.arange(height)[:, None, None] + 0.5) / height * 2.0 - 1.0
     column = (np.arange(width)[None, :, None] + 0.5) / width * 2.0 - 1.0
     distance = (row - np.sin(angle))**2 + (column - np.cos(angle))**2
-    phase = angle + 0.5 * np.pi * (row * np.cos(angle) + column * np.sin(angle))
+    phase = 0.5 * np.pi * (row * np.cos(angle) + column * np.sin(angle))
     coils = np.exp(-0.5 * distance + 1j * phase)
     return jnp.asarray(coils / np.sqrt(np.sum(np.abs(coils)**2, axis=2, keepdims=True)), jnp.complex64)
