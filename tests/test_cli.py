@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, cli, images, weights
+from indigo_jax import checkpoints, cli, images, methods, weights
+from indigo_jax.cli.degrade import OPERATORS
 from tests import networks
 from tests.paths import ROOT
 
@@ -35,11 +36,12 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def indigo(capsys, net):
-    """Run a command; returns (exit code, lines of stdout, lines of stderr). ``restore`` uses the tiny network."""
+    """Run a command; returns (exit code, lines of stdout, lines of stderr). ``restore`` is by the tiny network and
+    InDI where nothing else is said."""
     def run(*argv):
         argv = [str(word) for word in argv]
-        if argv[0] == "restore" and "--weights" not in argv:
-            argv += ["--weights", net]
+        if argv[0] == "restore":
+            argv += ["--weights", net] * ("--weights" not in argv) + ["--method", "indi"] * ("--method" not in argv)
         capsys.readouterr()
         code = cli.main(argv)
         out, err = capsys.readouterr()
@@ -88,8 +90,17 @@ def wrong_usage(run, *argv):
     ("restore a.png", "--output"),
     ("restor a.png -o b.png", "did you mean 'restore'"),
     ("restore a.png -o b.png --task denoize", "did you mean 'denoise'"),
-    ("restore a.png -o b.png --task ct", "There is: auto, denoise, deblur, sr, jpeg"),
-    ("restore a.png -o b.png --method brid", "There is: indi, bird"),
+    ("restore a.png -o b.png --task restoration", "There is: auto, denoise, deblur, nonuniform, sr, jpeg"),
+    ("restore a.png -o b.png --method indi --task ct", "--task ct is for --method diffpir; add that"),
+    ("restore a.png -o b.png --method bird", "--method bird needs a --task. There is: deblur, nonuniform, sr"),
+    ("restore a.png -o b.png --method brid", "There is: auto, indi, once, hqs"),
+    ("restore a.png -o b.png --method auto --mask m.png", "--mask is for --task inpaint; add that, or leave it out"),
+    ("restore a.png -o b.png --method auto --kernel k.npy --task jpeg", "--kernel is for --task deblur; add that"),
+    ("restore a.png -o b.png --method auto --task jpeg --tile 64 --zeta 0", "no method takes all of"),
+    ("restore a.png -o b.png --method auto --task inpaint", "--task inpaint needs --mask FILE, a picture in which"),
+    ("restore a.png -o b.png --mask m.png", "--mask is for --method hqs and diffpir and bird and ddnm and dps; leave"),
+    ("restore a.png -o b.png --method once --task denoise --kernel k.npy", "--kernel is for --method hqs and diffpir"),
+    ("restore a.png -o b.png --method once --task denoise --strength 2", "give a number from 0 to 1, not '2'"),
     ("restore a.png -o b.png --stpes 3", "did you mean '--steps'"),
     ("restore a.png -o b.png --steps 0", "whole number from 1"),
     ("restore a.png -o b.png --steps 1e-4", "whole number"),
@@ -132,7 +143,7 @@ def wrong_usage(run, *argv):
     ("weights lst", "did you mean 'list'"),
     ("weights convert pictures -o w.safetensors --from indigo", "not a training run"),
     ("weights convert pictures -o w.safetensors --from torch", "There is: indigo"),
-    ("demo", "There is: restore, degrade, evaluate, weights"),
+    ("demo", "There is: restore, methods, degrade, evaluate, weights"),
 ])
 def test_wrong_usage(line, says, indigo, monkeypatch):
     monkeypatch.delenv("INDIGO_LPIPS", raising=False)
@@ -149,14 +160,58 @@ def test_a_task_that_the_weights_do_not_know(indigo, tmp_path):
     photo("a.png")
     path = networks.write_weights(tmp_path / "denoiser.safetensors", tasks=["denoise"])
     message = wrong_usage(indigo, "restore", "a.png", "-o", "b.png", "--task", "sr", "--weights", path)
-    assert "not trained for it" in message and "denoise" in message
+    assert "were not trained for sr; use auto or one of denoise" in message
 
 
-@pytest.mark.parametrize("command", ["", "restore", "degrade", "evaluate", "weights", "weights convert"])
+@pytest.mark.parametrize("command", ["", "restore", "methods", "degrade", "evaluate", "weights", "weights convert"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main([*command.split(), "--help"])
     assert left.value.code == 0 and f"usage: indigo {command}".strip() in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- restore by what is wrong and what is known
+
+@pytest.fixture(scope="module")
+def denoiser(tmp_path_factory):
+    return str(networks.write_denoiser(tmp_path_factory.mktemp("net") / "denoiser.safetensors"))
+
+
+@pytest.mark.parametrize("words, says", [
+    ("", "indi: nothing is said of what is wrong"), ("--task jpeg", "indi: it was trained for JPEG artefacts"),
+    ("--task deblur", "indi: the kernel is unknown; --method bird would look for it, on faces"),
+    ("--task denoise --steps 2", "indi: it is the first that takes --steps and --weights"),
+    ("--task denoise --weights denoiser", "once: one call at the noise level has the least error"),
+    ("--task deblur --kernel k.npy --steps 2 --weights denoiser", "hqs: the kernel is known"),
+    ("--task inpaint --mask m.png --steps 2 --weights denoiser", "hqs: it fills holes with the least error")])
+def test_the_method_is_chosen_and_said(words, says, indigo, denoiser):
+    photo("a.png", 8, 8)
+    np.save("k.npy", np.full((3, 3), 1 / 9))
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save("m.png")
+    words = words.replace("denoiser", denoiser, 1) if words.endswith("denoiser") else words
+    code, out, err = indigo("restore", "a.png", "-o", "b.png", "--method", "auto", "--report", "r.json", *words.split())
+    assert (code, err) == (0, [f"indigo restore: --method {says}"]) and out[0].startswith("b.png: 8 x 8 pixels, ")
+    report = json.loads(pathlib.Path("r.json").read_text())
+    assert report["method"] == says.split(":")[0] and report["files"][0]["network_evaluations"] >= 1
+
+
+def test_with_nothing_said_and_nothing_given_the_bundled_weights_restore(capsys):
+    photo("a.png", 8, 8)
+    assert cli.main(["restore", "a.png", "-o", "b.png"]) == 0
+    assert "--method indi" in capsys.readouterr().err and images.read("b.png").pixels.shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("words", ["--task denoise", "--task deblur --kernel k.npy", "--task inpaint --mask m.png"])
+def test_the_prior_of_photographs_is_the_default_where_a_level_is_known(words):
+    try:
+        weights.find("photo")
+    except weights.WeightsError:
+        pytest.skip("the weights photo are not bundled yet")
+    photo("a.png", 16, 16)
+    np.save("k.npy", np.full((3, 3), 1 / 9))
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save("m.png")
+    assert cli.main(["restore", "a.png", "-o", "b.png", "--report", "r.json", *words.split()]) == 0
+    assert json.loads(pathlib.Path("r.json").read_text())["files"][0]["weights"] == "photo"
 
 
 # ---------------------------------------------------------------- restore
@@ -311,12 +366,11 @@ def test_a_full_disk_is_that_pictures_failure(indigo, monkeypatch):
 
 
 def test_memory_that_runs_out_is_one_line(indigo, monkeypatch):
-    from indigo_jax import pipeline
     photo("a.png")
 
     def exhausted(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9999999999 bytes.")
-    monkeypatch.setattr(pipeline.Restoration, "__call__", exhausted)
+    monkeypatch.setattr(methods.Restoration, "__call__", exhausted)
     code, out, err = indigo("restore", "a.png", "-o", "b.png")
     assert code == 1 and len(err) == 1
     assert err[0].startswith("indigo restore: a.png: not enough memory") and "--tile 256" in err[0]
@@ -333,7 +387,7 @@ def test_samples_compare_and_report(indigo, net):
     row, = json.loads(pathlib.Path("report.json").read_text())["files"]
     assert row.pop("seconds") > 0 and row.pop("device").startswith("cpu:0")
     assert row == {"input": "in/a.png", "outputs": ["out/a-1.png", "out/a-2.png"], "width": 30, "height": 20,
-                   "steps": 2, "network_evaluations": 4, "weights": "tiny",
+                   "steps": 2, "network_evaluations": 4, "tiles": 1, "weights": "tiny",
                    "sha256": hashlib.sha256(pathlib.Path(net).read_bytes()).hexdigest()}
 
 
@@ -354,7 +408,7 @@ def test_an_animation_says_that_its_first_frame_was_taken(indigo):
 
 # ---------------------------------------------------------------- degrade
 
-@pytest.mark.parametrize("name", cli.OPERATORS)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_every_operator(name, indigo):
     photo("a.png", 24, 32)
     np.save("k.npy", np.full((3, 3), 1 / 9))

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import latents, models, pipeline, prior, schedules, weights
+from indigo_jax import methods, models, schedules, weights
+from indigo_jax.weights import latents
 from tests import networks
 
 MODULES = {"TinyAutoencoder": models.TinyAutoencoder(latent_channels=2, channels=4, levels=1, num_blocks=1,
@@ -53,7 +54,8 @@ def test_latents_are_those_of_the_module_times_its_factor(name, tmp_path):
 
 def test_a_network_that_is_no_autoencoder_is_refused(tmp_path):
     networks.write_weights(tmp_path / "net.safetensors")
-    with pytest.raises(weights.WeightsError, match="tiny: not an autoencoder but a RestorationUNet"):
+    with pytest.raises(weights.WeightsError, match="net.safetensors: a network that restores directly .*, where an "
+                                                   "autoencoder is needed"):
         latents.load(tmp_path / "net.safetensors")
 
 
@@ -72,14 +74,20 @@ def test_weights_of_other_latents_are_refused():
 LATENT_PRIOR = models.LatentUNet((8,), (False,), 1, num_heads=1, context_dim=0, num_groups=4)
 
 
-@pytest.mark.parametrize("module, inputs, info, load, message", [
-    (MODULES["TinyAutoencoder"], (), {}, pipeline.load, "an autoencoder, which restores nothing by itself"),
-    (MODULES["TinyAutoencoder"], (), {}, prior.load, "not a diffusion prior but an autoencoder"),
+@pytest.mark.parametrize("module, inputs, info, name, message", [
+    (MODULES["TinyAutoencoder"], (), {}, "indi", "an autoencoder .for --autoencoder., where a network that restores "
+                                                 "directly is needed"),
+    (MODULES["TinyAutoencoder"], (), {}, "diffpir", "an autoencoder .*, where a diffusion prior of pictures is needed"),
     (LATENT_PRIOR, (jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)),
-     {"schedule": schedules.to_json("linear", num_timesteps=10), "prediction": "v"}, prior.load,
-     "a prior of latents, not of pictures; it is for --method latent-indigo"),
+     {"schedule": schedules.to_json("linear", num_timesteps=10), "prediction": "v"}, "diffpir",
+     "a diffusion prior of latents .for --method latent-indigo., where a diffusion prior of pictures is needed"),
 ])
-def test_methods_of_pictures_refuse_networks_of_latents(tmp_path, module, inputs, info, load, message):
+def test_methods_of_pictures_refuse_networks_of_latents(tmp_path, module, inputs, info, name, message):
     weights.save(tmp_path / "a.safetensors", random_params(module, *inputs), {**described(module), **info})
     with pytest.raises(weights.WeightsError, match=message):
-        load(tmp_path / "a.safetensors")
+        methods.load(name, task="denoise", weights=tmp_path / "a.safetensors")
+
+
+def test_a_module_that_is_no_autoencoder():
+    with pytest.raises(weights.WeightsError, match="tiny: not an autoencoder but a RestorationUNet"):
+        latents.from_module(networks.module(), networks.params(), networks.INFO)

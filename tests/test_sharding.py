@@ -120,3 +120,34 @@ def test_each_device_decides_alone_on_two_axes():
     total = sharding.per_device(lambda shared, rows: shared + jnp.zeros_like(rows) + jnp.sum(rows), mesh)
     rows = np.arange(16, dtype=np.float32)
     np.testing.assert_array_equal(jax.jit(total)(np.float32(1), rows), 1 + np.repeat(rows.reshape(8, 2).sum(1), 2))
+
+
+# ---------------------------------------------------------------------------------------------------- turns
+
+def test_devices_take_turns_and_results_come_in_order():
+    out = [(item, future.result()) for item, future in sharding.over_devices(
+        lambda item, device: (device, 10 * item), range(7), "abc")]
+    assert out == [(i, ("abc"[i % 3], 10 * i)) for i in range(7)]
+
+
+def test_one_failure_is_one_items_own():
+    def work(item, device):
+        if item == 1:
+            raise ValueError("this one")
+        return item
+    futures = [future for _, future in sharding.over_devices(work, range(3), "a")]
+    assert [future.exception() is None for future in futures] == [True, False, True]
+
+
+def test_only_a_few_items_are_read_ahead():
+    drawn = []
+
+    def items():
+        for i in range(50):
+            drawn.append(i)
+            yield i
+    runs = sharding.over_devices(lambda item, device: item, items(), "ab")
+    next(runs)
+    assert len(drawn) <= 4
+    runs.close()
+    assert len(drawn) <= 4

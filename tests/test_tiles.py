@@ -23,8 +23,8 @@ def halve(x):
 # ---------------------------------------------------------------- plans
 
 OPTIONS = {"a side that is learned": dict(tile=64, overlap=16, learned=64, multiple=4),
-           "any size": dict(tile=1024, overlap=96, learned=64), "small pieces of any size": dict(tile=128, overlap=32,
-                                                                                                learned=64),
+           "any size": dict(tile=1024, overlap=96, learned=64),
+           "small pieces of any size": dict(tile=128, overlap=32, learned=64),
            "latents": dict(tile=16, overlap=8, learned=16, factor=8)}
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, latents, models, sharding, weights
+from indigo_jax import checkpoints, models, sharding, weights
+from indigo_jax.weights import latents
 from tests.paths import ROOT
 from tests.tiny_training import numbers, write_pictures
 from train import autoencoder, common

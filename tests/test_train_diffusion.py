@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, data, models, pipeline, schedules, sharding, weights
+from indigo_jax import checkpoints, data, methods, models, schedules, sharding, weights
 from tests.paths import ROOT
 from train import common, diffusion
 from train.diffusion import DiffusionConfig
@@ -115,8 +115,9 @@ def test_a_run_becomes_weights_that_load(pictures, uninterrupted, tmp_path):
     np.testing.assert_array_equal(schedules.from_json(info["schedule"]).alpha_bar, schedules.cosine(20).alpha_bar)
     for new, old in zip(jax.tree.leaves(params), jax.tree.leaves(state.ema), strict=True):
         np.testing.assert_array_equal(new, np.asarray(old).astype(np.float16).astype(np.float32))
-    with pytest.raises(weights.WeightsError, match="a diffusion prior; use --method bird"):
-        pipeline.load(file)
+    assert info["kind"] == "prior"
+    with pytest.raises(weights.WeightsError, match="a diffusion prior of pictures .for --method bird"):
+        methods.load("indi", weights=file)
 
     config = tiny(pictures, tmp_path / "fine", start_from=str(file))
     with pytest.raises(ValueError, match="trained with prediction v, the config says eps"):

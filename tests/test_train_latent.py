@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import (checkpoints, data, denoisers, latents, losses, models, operators, rng, samplers, schedules,
+from indigo_jax import (checkpoints, data, denoisers, losses, models, operators, rng, samplers, schedules,
                         sharding, weights)
+from indigo_jax.weights import latents
 from tests.paths import ROOT
 from tests.tiny_training import numbers, write_pictures
 from train import common, diffusion, inn, latent, loop, plan_programs

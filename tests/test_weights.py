@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load as tensors_of
 from safetensors.numpy import save as file_of
 
-from indigo_jax import checkpoints, models, pipeline, prior as prior_pipeline, schedules, weights
+from indigo_jax import checkpoints, models, schedules, weights
 from tests import networks
 
 
@@ -349,8 +349,9 @@ def test_round_trip_of_a_prior(architecture, tmp_path):
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params)):
         np.testing.assert_array_equal(a, b.astype(np.float16).astype(np.float32))
     np.testing.assert_array_equal(schedules.from_json(facts["schedule"]).alpha_bar, schedules.cosine(20).alpha_bar)
-    with pytest.raises(weights.WeightsError, match="prior.safetensors: a diffusion prior; use --method bird"):
-        pipeline.load(tmp_path / "prior.safetensors")
+    with pytest.raises(weights.WeightsError, match="prior.safetensors: a diffusion prior of pictures .for --method "
+                                                   "bird and its like., where a network that restores directly is"):
+        weights.load(tmp_path / "prior.safetensors", kind="restorer")
 
 
 def test_round_trip_of_an_invertible_network(tmp_path):
@@ -366,9 +367,9 @@ def test_round_trip_of_an_invertible_network(tmp_path):
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
     with pytest.raises(weights.WeightsError, match="'scale' in its info is 0, not a whole number from 1"):
         weights.save(tmp_path / "bad.safetensors", params, {**info, "scale": 0})
-    for load in (pipeline.load, prior_pipeline.load):
-        with pytest.raises(weights.WeightsError, match="an invertible network"):
-            load(tmp_path / "inn.safetensors")
+    for kind in ("restorer", "prior"):
+        with pytest.raises(weights.WeightsError, match="inn.safetensors: an invertible network .for --inn., where a"):
+            weights.load(tmp_path / "inn.safetensors", kind=kind)
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -377,7 +378,7 @@ def test_round_trip_of_an_invertible_network(tmp_path):
     (dict(schedule={"name": "linear", "num_timesteps": 10**9}), "num_timesteps = 1000000000 is not"),
     (dict(schedule={"name": "linear", "beta_end": "much"}), "beta_end = 'much' is not a number"),
     (dict(schedule={"name": "linear", "gamma": 2}), "unexpected keyword argument 'gamma'"),
-    (dict(prediction="score"), "'prediction' in its info is score, not one of eps, x0, v"),
+    (dict(prediction="score"), "'prediction' in its info is score, not one of eps, x0, v, sigma"),
     (dict(learned_variance="yes"), "not true or false"),
 ])
 def test_bad_info_of_a_prior(changes, message, tmp_path):
@@ -391,6 +392,66 @@ def test_a_prior_needs_a_schedule_and_not_a_noise_mode(tmp_path):
     with pytest.raises(weights.WeightsError, match="its info lacks schedule, prediction"):
         weights.save(tmp_path / "prior.safetensors", params,
                      {"architecture": info["architecture"], "arguments": info["arguments"], "noise": {"name": "none"}})
+
+
+# ---------------------------------------------------------------- kinds
+
+def test_kinds_are_what_methods_ask_for():
+    assert set(weights.KINDS) == set(weights.checking._NEEDS) == {"restorer", "prior", "latent prior", "inn",
+                                                                  "autoencoder"}
+    assert set(weights.ARCHITECTURES) == set(weights.checking.ARCHITECTURES)
+    assert set(weights.checking.ARCHITECTURES.values()) == set(weights.KINDS)
+
+
+def test_a_file_says_its_kind_and_is_refused_for_another(good):
+    assert weights.load(good)[2]["kind"] == "restorer" == weights.load(good, kind="restorer")[2]["kind"]
+    for kind in set(weights.KINDS) - {"restorer"}:
+        needed = weights.KINDS[kind].partition(" (")[0]
+        with pytest.raises(weights.WeightsError, match=f"a network that restores .*, where {needed} is needed; see: "):
+            weights.load(good, kind=kind)
+
+
+def test_files_of_before_have_the_kind_of_their_architecture(good, tmp_path):
+    """The kind was not written then; nothing else of the file changed."""
+    path = forge(tmp_path / "old.safetensors", info={k: v for k, v in networks.INFO.items() if k != "kind"}, good=good)
+    assert weights.load(path)[2]["kind"] == "restorer"
+    for kind, expected in (("prior", "latent prior"), ("INN", "inn")):
+        _, params, info = of_latents(kind)
+        assert "kind" not in info and weights.checking.kind_of(info) == expected
+
+
+def test_an_unknown_kind(good, tmp_path):
+    with pytest.raises(weights.WeightsError, match="unknown kind oracle; this version knows restorer, prior"):
+        weights.load(forge(tmp_path / "net.safetensors", info={**networks.INFO, "kind": "oracle"}, good=good))
+
+
+@pytest.mark.parametrize("kind, lacking", [("prior", "schedule, prediction"), ("inn", "scale")])
+def test_a_kind_needs_what_belongs_to_it(kind, lacking, good, tmp_path):
+    with pytest.raises(weights.WeightsError, match=f"its info lacks {lacking}"):
+        weights.load(forge(tmp_path / "net.safetensors", info={**networks.INFO, "kind": kind}, good=good))
+
+
+@pytest.mark.parametrize("row", BUNDLED, ids=lambda row: row.name)
+def test_what_ships_says_what_it_has_learned(row):
+    assert weights.learned(row.name) == row.learned != "" and "\n" not in row.learned
+    assert weights.learned("mine") == ""
+
+
+def test_what_weights_have_learned_stands_in_their_card(places, good):
+    bundled, _ = places
+    (bundled / "net.safetensors").write_bytes(good.read_bytes())
+    (bundled / "net.md").write_text("# Net\n\nLearned: squares, 8 px\n\nMore.\n")
+    assert weights.update_manifest()["net"]["learned"] == "squares, 8 px"
+    assert weights.learned("net") == weights.available()[0].learned == "squares, 8 px"
+
+
+def test_round_trip_of_a_denoiser_that_is_told_the_level(tmp_path):
+    path = networks.write_denoiser(tmp_path / "photo.safetensors")
+    module, params, info = weights.load(path, kind="prior")
+    assert module == networks.denoiser() and info["prediction"] == "sigma" and info["kind"] == "prior"
+    np.testing.assert_allclose(schedules.from_json(info["schedule"]).alpha_bar[-1], 1 / 101, rtol=1e-5)
+    wanted = networks.denoiser_params()
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, wanted)
 
 
 # ---------------------------------------------------------------- latents

@@ -129,6 +129,11 @@ def _choose(args, owners, given):
         try:
             args.method, why = methods.choose(args.task, tuple(given), able)
         except ValueError as error:
+            for name in given:
+                tasks = {owner: flags[name][1].tasks for owner, flags in owners.items() if name in flags}
+                if all(tasks.values()) and not any(args.task in each for each in tasks.values()):
+                    wanted = " or ".join(dict.fromkeys(task for each in tasks.values() for task in each))
+                    raise UsageError(f"{_flag(name)} is for --task {wanted}; add that, or leave it out") from error
             raise UsageError(str(error)) from error
         return why
     tasks = methods.METHODS[args.method].tasks
@@ -140,6 +145,10 @@ def _choose(args, owners, given):
                          f"{', '.join(tasks)}")
     for name in given:
         if name not in owners[args.method]:
+            if name == "weights":
+                networks = _networks(owners[args.method])
+                raise UsageError(f"--method {args.method} takes its networks by {' and '.join(networks)}; leave "
+                                 "--weights out")
             takers = [method for method, flags in owners.items() if name in flags]
             raise UsageError(f"{_flag(name)} is for --method {' and '.join(takers)}; leave it out")
     return None
@@ -164,11 +173,21 @@ def _prepare(args, owners, given):
         try:
             return methods.load(args.method, task=args.task, scale=getattr(args, "scale", None), **values)
         except ValueError as error:
-            raise UsageError(_as_flags(one_line(error), owners[args.method])) from error
+            text = one_line(error)
+            name, _, reason = text.partition(": no weights of this name")
+            if reason and name not in given.values():
+                text = (f"{name}, a default, is not among the weights here; name others with "
+                        f"{' or '.join(_networks(owners[args.method]))}; see: indigo weights list")
+            raise UsageError(_as_flags(text, owners[args.method])) from error
         except RuntimeError as error:
             raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
 
     return make
+
+
+def _networks(names):
+    """The flags that name networks."""
+    return [_flag(name) for name, (_, known) in names.items() if known.file == "weights"]
 
 
 def _flag(name):

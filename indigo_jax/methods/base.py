@@ -320,11 +320,9 @@ def check_picture(pixels: np.ndarray, times: int = 1) -> None:
         raise ValueError(f"a picture is [H, W, 3] with at least one pixel, not {list(pixels.shape)}")
     height, width = (times * side for side in pixels.shape[:2])
     if height * width > images.MAX_PIXELS:
-        large, advice = "the picture", "pieces of it"
-        if times > 1:
-            large, advice = f"{times} times larger it", "a smaller scale"
-        raise ValueError(f"{large} has {width} x {height} pixels, more than the limit of {images.MAX_PIXELS:,}; use "
-                         f"{advice}")
+        what = f"{times} times larger it" if times > 1 else "the picture"
+        raise ValueError(f"{what} has {width} x {height} pixels, more than the limit of {images.MAX_PIXELS:,}; use "
+                         f"{'a smaller scale' if times > 1 else 'pieces of it'}")
     if not np.isfinite(pixels).all():
         raise ValueError("the picture holds NaN or infinity")
 

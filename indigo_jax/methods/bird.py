@@ -10,7 +10,7 @@ from indigo_jax import arrays, denoisers, operators, restoration, rng, schedules
 from indigo_jax.methods import base, diffpir
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.known import KnownOperator, KnownSettings, Problem
-from indigo_jax.restoration import blind_em as alternation
+from indigo_jax.restoration.blind_em import blur_of
 
 _PROX_VARIANCE = 0.1  # of the picture about the rollout, in the proximal gradient
 _LAST_VARIANCE = 0.02  # the same, after the last iteration
@@ -209,8 +209,8 @@ def deblur(prior: denoisers.Prior, problem: Problem, *, size: int | None = None,
             return kernel.step(rng.fold(own, i), state, i)[0], None
 
         state, _ = jax.lax.scan(step, kernel.init(y, own), jnp.arange(kernel.num_steps))
-        blur = alternation.blur_of(state.kernel, grid, y.shape)
-        return state.x, state.kernel, arrays.rms(blur(state.x) - y)
+        blur = blur_of(state.kernel, grid, y.shape)
+        return state.x, state.kernel(blur(state.x) - y)
 
     x, found, residual = jax.lax.map(candidate, jnp.arange(num_candidates))
     best = jnp.argmin(residual, axis=0)

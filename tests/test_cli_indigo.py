@@ -9,8 +9,8 @@ import safetensors
 from PIL import Image
 from safetensors.numpy import save_file
 
-from indigo_jax import cli, guided, images, latents, weights
-from indigo_jax.cli import guided as flags
+from indigo_jax import cli, images, methods, weights
+from indigo_jax.weights import latents
 from tests import guided_networks, networks
 
 
@@ -52,37 +52,39 @@ LATENT = "--method latent-indigo --prior @latents --inn @latent_inn"
 
 
 @pytest.mark.parametrize("line, says", [
-    ("--prior x", "--prior is for --method indigo and latent-indigo; leave it out"),
-    ("--method bird --task denoise --guidance 1", "--guidance is for --method indigo and latent-indigo"),
-    ("--method bird --task denoise --steps 9", "--steps is for --method indi and indigo and latent-indigo"),
+    ("--method indi --prior x", "--prior is for --method indigo and latent-indigo; leave it out"),
+    ("--task ct --prior x", "no method takes all of --prior"),
+    ("--method bird --task denoise --variant pixel", "--variant is for --method latent-indigo"),
+    ("--method bird --task denoise --steps 9", "--steps is for --method indi and hqs and"),
     (f"{PIXEL} --variant pixel", "--variant is for --method latent-indigo; leave it out"),
     (f"{PIXEL} --regularizer none", "--regularizer is for --method latent-indigo"),
-    (f"{PIXEL} --mask m.png", "--mask is for --method bird"),
-    (f"{PIXEL} --weights indi-photo", "takes its networks by --prior and --inn; leave --weights out"),
-    (f"{PIXEL} --task inpaint", "--task inpaint is for --method bird; add that, or give another --task. There is: a"),
+    (f"{PIXEL} --mask m.png", "--mask is for --method hqs and"),
+    (f"{PIXEL} --weights indi-photo", "takes its networks by --prior and --inn and --estimate; leave --weights out"),
+    (f"{PIXEL} --task inpaint", "--task inpaint is for --method hqs; add that, or give another --task. There is: a"),
     (f"{PIXEL} --task sr --same-size", "--task sr enlarges; leave --same-size out"),
-    (f"{PIXEL} --task sr --scale 2", "--scale 2: inn was made for 4; use --scale 4, or another --inn"),
-    ("--method indigo --prior @prior --inn @same --task sr", "--task sr: same keeps the size; give another --inn"),
+    (f"{PIXEL} --task sr --scale 2", "--scale 2: inn was made for 4; use 4, or another inn"),
+    ("--method indigo --prior @prior --inn @same --task sr", "--task sr: same keeps the size; give another inn"),
     (f"{PIXEL} --scale 4", "add --task sr"),
     (f"{PIXEL} --from-noise --estimate indi-photo", "--from-noise starts without a first estimate"),
-    (f"{PIXEL} --from-noise --start 0.5", "--from-noise visits all levels; leave --start out"),
-    (f"{PIXEL} --start 1", "start is an alpha_bar, a number from 0.001 and below 1; got 1.0"),
-    (f"{PIXEL} --estimate @prior", "a diffusion prior; use --method bird"),
+    (f"{PIXEL} --from-noise --start 0.5", "--from-noise visits all levels; leave start out"),
+    (f"{PIXEL} --start 1", "argument --start: give a number from 0.001 to 0.9999, not '1'"),
+    (f"{PIXEL} --estimate @prior", "a diffusion prior of pictures (for --method bird and its like), where a network"),
     (f"{PIXEL} --guidance -1", "give a number from 0"),
     (f"{PIXEL} --gradient half", "There is: full, truncated"),
-    (f"{PIXEL} --tile 65", "tile 65: the prior does not take pieces of this side"),
-    (f"{LATENT} --tile 65", "tile 65 is not a positive multiple of the 2 pixels of a latent; use 16"),
-    (f"{PIXEL} --steps 500", "steps 500: the prior has 100 levels of noise to visit; use at most so many"),
-    ("--method indigo --prior indi-photo --inn @inn", "indi-photo: not a diffusion prior but a RestorationUNet"),
-    ("--method indigo --prior @prior --inn @prior", "not an invertible network but a DDPMUNet"),
+    (f"{PIXEL} --tile 65", "--tile 65: the prior does not take pieces of this side"),
+    (f"{LATENT} --tile 65", "--tile 65 is not a positive multiple of the 2 pixels of a latent; use 16"),
+    (f"{PIXEL} --steps 500", "--steps 500: the prior has 100 levels of noise to visit; use at most so many"),
+    ("--method indigo --prior indi-photo --inn @inn", "indi-photo: a network that restores directly (for --method indi)"
+     ", where a diffusion prior of pictures is needed"),
+    ("--method indigo --prior @prior --inn @prior", "where an invertible network is needed; see: indigo weights list"),
     ("--method indigo --prior @prior --inn missing.safetensors", "missing.safetensors: no such weights file"),
-    ("--method indigo --prior @latents --inn @inn", "a prior of latents; use --method latent-indigo, or another prior"),
+    ("--method indigo --prior @latents --inn @inn", "a diffusion prior of latents (for --method latent-indigo), where"),
     ("--method indigo --prior @prior --inn @latent_inn", "an invertible network of latents, where one of pixels is"),
-    ("--method latent-indigo --prior @prior --inn @half", "a prior of pixels; use --method indigo, or another prior"),
+    ("--method latent-indigo --prior @prior --inn @half", "where a diffusion prior of latents is needed"),
     (f"{LATENT} --variant pixel", "an invertible network of latents, where one of pixels is needed"),
     ("--method latent-indigo --prior @latents --inn @half --variant latent", "network of pixels, where one of latents"),
     (f"{LATENT} --autoencoder @other", "latents was trained in the latents of"),
-    (f"{LATENT} --autoencoder @inn", "inn: not an autoencoder but a GuidanceINN"),
+    (f"{LATENT} --autoencoder @inn", "an invertible network (for --inn), where an autoencoder is needed"),
 ])
 def test_wrong_usage(line, says, indigo):
     photo("a.png")
@@ -115,11 +117,12 @@ def test_damaged_weights(name, changes, line, says, indigo, files):
 
 
 @pytest.mark.parametrize("line, says", [
-    ("--method indigo", "faces64, the default --prior, is not among the weights here; give a diffusion prior: --prior"),
-    ("--method indigo --prior @prior", "inn-pixel, the default --inn, is not among"),
-    ("--method latent-indigo --prior @latents", "inn-latent, the default --inn, is not among"),
-    ("--method latent-indigo --prior @latents --variant pixel", "inn-pixel, the default --inn"),
-    ("--method latent-indigo --inn @latent_inn", "latent-faces, the default --prior"),
+    ("--method indigo", "faces64, a default, is not among the weights here; name others with --prior or --inn"),
+    ("--method indigo --prior @prior", "inn-pixel, a default, is not among"),
+    ("--method latent-indigo --prior @latents", "inn-latent, a default, is not among"),
+    ("--method latent-indigo --prior @latents --variant pixel", "inn-pixel, a default"),
+    ("--method latent-indigo --inn @latent_inn", "latent-faces, a default"),
+    ("--method diffpir --task denoise", "faces64, a default, is not among the weights here; name others with --w"),
 ])
 def test_a_missing_default_is_named(line, says, indigo, monkeypatch):
     photo("a.png")
@@ -128,26 +131,25 @@ def test_a_missing_default_is_named(line, says, indigo, monkeypatch):
     assert code == 2 and not out and len(err) == 1 and says in err[0] and "indigo weights list" in err[0]
 
 
-def test_what_is_given_and_what_is_default(files, monkeypatch):
-    monkeypatch.setattr(weights, "find", lambda name: name)
-
+def test_what_is_given_and_what_is_default(files):
     def chosen(**given):
-        args = type("Args", (), {"method": "latent-indigo", **given})
-        return flags._networks(args)
+        method = methods.load("latent-indigo", **given)
+        return {role: network.name for role, network in method.networks.items()}, method.variant
 
-    assert chosen() == dict(variant="latent", prior="latent-faces", inn="inn-latent", autoencoder="autoencoder-faces")
-    assert chosen(variant="pixel")["inn"] == "inn-pixel"
-    assert chosen(prior="mine", inn="net") == dict(variant=None, prior="mine", inn="net")
-    assert chosen(prior="mine", inn="net", autoencoder="ours")["autoencoder"] == "ours"
-    assert chosen(method="indigo") == dict(variant="pixel", prior="faces64", inn="inn-pixel")
-    assert set(flags._REGULARIZERS) == set(guided.REGULARIZERS) and set(flags.FLAGS) == set(guided.METHODS)
+    ours = dict(prior=files["latents"], inn=files["latent_inn"])
+    assert chosen() == (dict(prior="latent-faces", inn="inn-latent", autoencoder="autoencoder-faces"), "latent")
+    assert chosen(variant="pixel")[0]["inn"] == "inn-pixel" and chosen(inn="inn-pixel")[1] == "pixel"
+    assert chosen(**ours) == (dict(prior="latents", inn="latent_inn", autoencoder="space"), "latent")
+    assert chosen(**ours, autoencoder=files["space"])[0]["autoencoder"] == "space"
+    assert {role: network.name for role, network in methods.load("indigo").networks.items()} == dict(
+        prior="faces64", inn="inn-pixel")
 
 
 def test_channels_of_latents_must_agree(files, monkeypatch):
     space = latents.load(files["space"])
     monkeypatch.setattr(latents, "from_module", lambda *of: space._replace(channels=5))
     with pytest.raises(weights.WeightsError, match="for latents of 2 channels; those of .* have 5"):
-        guided.load("latent-indigo", prior=files["latents"], inn=files["latent_inn"])
+        methods.load("latent-indigo", prior=files["latents"], inn=files["latent_inn"])
 
 
 def test_a_folder_with_bad_company_and_a_report(indigo, files):

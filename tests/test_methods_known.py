@@ -1,0 +1,324 @@
+"""Pictures and sinograms through a diffusion prior where the damage is known, or a kernel is looked for."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage import data, transform
+
+from indigo_jax import denoisers, images, methods, operators, rng, samplers, schedules, weights
+from indigo_jax.methods import bird, known
+from indigo_jax.methods.once import denoise_once
+from indigo_jax.methods.sinograms import sinogram, sinogram_noise
+from tests import guided_networks, networks
+from tests.oracles import GaussianDiffusion
+
+SIDE = 16
+RANDOM = np.random.default_rng(0)
+KERNEL = np.full((3, 3), 1 / 9, np.float32)
+ANGLES = operators.sparse_view_angles(6)
+PHANTOM = transform.resize(data.shepp_logan_phantom(), (SIDE, SIDE), anti_aliasing=True).astype(np.float32)
+SINOGRAM = np.asarray(operators.radon(ANGLES, SIDE)(PHANTOM[None, :, :, None]))[0, :, :, 0]
+HOLES = np.ones((SIDE, SIDE), np.float32)
+HOLES[4:8, 4:8] = 0
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    """Weights of a tiny prior for pictures of 16 x 16."""
+    return guided_networks.write_prior(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def denoiser(tmp_path_factory):
+    return networks.write_denoiser(tmp_path_factory.mktemp("weights") / "denoiser.safetensors")
+
+
+def picture(height, width, **kinds):
+    return images.Picture(RANDOM.uniform(-1, 1, (height, width, 3)).astype(np.float32), **kinds)
+
+
+def fast(monkeypatch, **changes):
+    """BIRD with fewer iterations, and a look at what it was told."""
+    for task, knobs in bird.DEFAULT.items():
+        monkeypatch.setitem(bird.DEFAULT, task, knobs._replace(**{"num_iterations": 3, **changes}))
+
+
+# ---------------------------------------------------------------- what a task means
+
+@pytest.mark.parametrize("task, given, wanted", [
+    ("denoise", {}, lambda x: x), ("sr", {}, operators.average_pool(2)),
+    ("deblur", {"kernel": KERNEL}, operators.blur(KERNEL)),
+    ("inpaint", {"mask": HOLES[None]}, operators.inpaint(HOLES)),
+    ("deblur", {}, None), ("nonuniform", {}, None)])
+def test_a_problem_of_pictures(task, given, wanted):
+    x = jnp.asarray(RANDOM.uniform(-1, 1, (2, SIDE, SIDE, 3)), jnp.float32)
+    y = x if wanted is None else wanted(x)
+    problem = known.problem_of(task, y, rng.image_keys(0, [0, 1]), {"sigma": 0.1, **given}, (SIDE, SIDE, 3), scale=2)
+    np.testing.assert_allclose(problem.sigma, [0.1, 0.1], rtol=1e-6)
+    assert problem.noise.shape == x.shape and (problem.operator is None) == (wanted is None)
+    if wanted is not None:
+        np.testing.assert_allclose(problem.operator(x), y, atol=1e-6)
+        np.testing.assert_allclose(problem.residual(x), 0, atol=1e-5)
+
+
+def test_a_problem_of_rays_is_in_the_units_of_pictures():
+    """The mean along a ray of a picture in [-1, 1], whatever its three channels are."""
+    y = SINOGRAM[None, :, :, None]
+    problem = known.problem_of("ct", jnp.asarray(y), rng.image_keys(0, [0]), {"sigma": 0.8, "angles": ANGLES},
+                               (SIDE, SIDE, 3))
+    x = jnp.asarray(np.repeat(2 * PHANTOM[None, :, :, None] - 1, 3, axis=-1))
+    np.testing.assert_allclose(problem.residual(x), 0, atol=1e-5)
+    np.testing.assert_allclose(problem.sigma, [0.1], rtol=1e-6)
+
+
+# ---------------------------------------------------------------- pictures
+
+@pytest.mark.parametrize("size, tiles", [((1, 1), 1), ((7, 5), 1), ((20, 33), 6)])
+def test_holes_of_any_picture_are_filled_and_the_rest_is_kept(prior, size, tiles, monkeypatch):
+    fast(monkeypatch, num_iterations=20)
+    mask = np.ones(size, np.float32)
+    mask[0, 0] = 0
+    y = picture(*size)
+    restored, report = methods.load("bird", task="inpaint", weights=prior, mask=mask)(y)
+    assert restored.pixels.shape == y.pixels.shape and np.isfinite(restored.pixels).all()
+    assert report.plan.count == tiles and report.evaluations == 58 * tiles
+    assert float(np.sum(np.abs(restored.pixels - y.pixels) * mask[..., None])) < 0.1 * 3 * y.pixels.size
+
+
+def test_super_resolution_enlarges_and_explains_its_input(prior, monkeypatch):
+    fast(monkeypatch)
+    y = images.Picture(0.3 * picture(4, 6).pixels)
+    restored, report = methods.load("bird", task="sr", scale=4, weights=prior, sigma_255=1)(y)
+    assert restored.pixels.shape == (16, 24, 3) and report.plan.columns == 2
+    means = operators.average_pool(4)(jnp.asarray(restored.pixels[None]))[0]
+    assert np.abs(means - y.pixels).mean() < 0.05
+
+
+def test_a_known_kernel_and_an_unknown_one(prior):
+    restored, report = methods.load("bird", task="deblur", weights=prior, kernel=KERNEL)(picture(16, 16))
+    assert report.kernel is None and report.evaluations == 150
+    restored, report = methods.load("bird", task="deblur", weights=prior, kernel_size=5)(picture(16, 16))
+    assert report.kernel.shape == (5, 5) and report.evaluations == 98
+    np.testing.assert_allclose(report.kernel.sum(), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("task, options, shape", [
+    ("deblur", {}, (7, 7)), ("nonuniform", dict(kernel_size=3, grid=(1, 2)), (2, 3, 3)),
+    ("deblur", dict(kernel_size=5, kernel_family="gaussian"), (5, 5))])
+def test_a_kernel_of_unknown_size_a_family_and_a_grid(prior, task, options, shape):
+    restored, report = methods.load("bird", task=task, weights=prior, **options)(picture(16, 16))
+    assert restored.pixels.shape == (16, 16, 3) and np.isfinite(restored.pixels).all()
+    assert report.kernel.shape == shape and report.evaluations == 98
+    np.testing.assert_allclose(report.kernel.sum((-2, -1)), 1.0, rtol=1e-5)
+    if "kernel_family" in options:
+        np.testing.assert_allclose(report.kernel, report.kernel.T, rtol=1e-4)  # the Gaussian
+
+
+@pytest.mark.parametrize("name, task, given", [
+    ("hqs", "inpaint", {}), ("hqs", "sr", {}), ("hqs", "denoise", {}), ("diffpir", "inpaint", {}),
+    ("diffpir", "deblur", {}), ("ddnm", "inpaint", {}), ("ddnm", "deblur", {}), ("dps", "sr", {})])
+def test_methods_and_their_tasks(name, task, given, prior, denoiser):
+    """Those that the table of test_methods has not."""
+    given = {**given, **({"mask": HOLES} if task == "inpaint" else {"kernel": KERNEL} if task == "deblur" else {})}
+    method = methods.load(name, task=task, scale=2 if task == "sr" else None, steps=3, **given,
+                          weights=denoiser if name == "hqs" else prior)
+    y = picture(8, 8) if task == "sr" else picture(SIDE, SIDE)
+    restored, report = method(y)
+    assert restored.pixels.shape == (SIDE, SIDE, 3) and np.abs(restored.pixels).max() <= 1
+    assert report.evaluations == 3 and np.isfinite(report.residual)
+    if name == "ddnm" and task == "inpaint":
+        np.testing.assert_allclose(restored.pixels * HOLES[..., None], y.pixels * HOLES[..., None], atol=1e-5)
+
+
+def test_noise_is_told_or_estimated(denoiser):
+    """Of what is seen, in grey values in the report."""
+    x = np.tile(np.linspace(-0.5, 0.5, 64, dtype=np.float32)[:, None, None], (1, 64, 3))
+    noisy = images.Picture(x + 0.1 * RANDOM.standard_normal(x.shape).astype(np.float32))
+    for options, wanted in ((dict(sigma_255=25), 25), (dict(), 0.1 * 127.5)):
+        method = methods.load("once", task="denoise", weights=denoiser, **options)
+        reports = [method(noisy)[1]]
+        assert method.facts(reports)["sigma_255"][0] == pytest.approx(wanted, rel=0.15)
+    method = methods.load("diffpir", task="inpaint", weights=denoiser, mask=np.eye(64), steps=1)
+    assert method.given(noisy.pixels, lambda array: array[None])["sigma"] == pytest.approx(2.5 / 127.5)
+
+
+def test_the_strength_of_denoising(denoiser):
+    y = picture(9, 8)
+    one, half, none = (methods.load("once", task="denoise", weights=denoiser, strength=strength)(y)[0].pixels
+                       for strength in (1.0, 0.5, 0.0))
+    np.testing.assert_allclose(none, y.pixels, atol=1e-6)
+    inside = np.abs(one) < 1
+    np.testing.assert_allclose(half[inside], (0.5 * (one + y.pixels))[inside], atol=1e-5)
+
+
+def test_one_call_is_the_posterior_mean_of_a_gaussian():
+    gaussian, schedule = GaussianDiffusion(0.2, 0.4), schedules.geometric(500)
+    y = jnp.asarray(RANDOM.uniform(-1, 1, (2, 4, 4, 3)), jnp.float32)
+    sigma = jnp.array([0.05, 0.5])
+    problem = known.Problem(operators.compose(), y, rng.image_keys(0, [0, 1]), sigma, y.shape[1:])
+    x = denoise_once(denoisers.Prior(gaussian.denoiser(schedule), schedule), problem)
+    share = (0.4**2 / (0.4**2 + sigma**2))[:, None, None, None]
+    np.testing.assert_allclose(x, 0.2 + share * (y - 0.2), atol=5e-3)
+
+
+def test_the_border_of_a_blurred_picture_is_honest(denoiser):
+    """Beyond it nothing is assumed: a canvas that is larger by the kernel, of which the inside alone is measured."""
+    kernel = np.zeros((9, 5), np.float32)
+    kernel[:, 2] = 1 / 9
+    method = methods.load("hqs", task="deblur", weights=denoiser, kernel=kernel, steps=1)
+    assert method.margin() == 4 + 8
+    seen = []
+    run = method.run
+    method.run = lambda y, keys, plan, given, device=None: seen.append(given) or run(y, keys, plan, given, device)
+    method(picture(20, 30))
+    inside = np.asarray(seen[0]["seen"])[0]
+    assert inside.sum() == 20 * 30 and (inside[12:32, 12:42] == 1).all()
+
+
+def test_bird_starts_from_the_noise_of_a_picture():
+    """After one iteration the picture is the rollout of the start: that of a restored picture explains y better."""
+    gaussian, schedule = GaussianDiffusion(0.2, 0.4), schedules.respace(schedules.linear(), 50, "linspace")
+    mask = (jnp.arange(16).reshape(4, 4) % 3 > 0).astype(jnp.float32)
+    operator, keys = operators.inpaint(mask), rng.image_keys(0, np.arange(64))
+    x = 0.2 + 0.4 * rng.normal(keys, jnp.zeros((64, 4, 4, 3)))
+    prior = denoisers.Prior(gaussian.denoiser(schedule), schedule)
+    left = {}
+    for start in (0, 20):
+        knobs = bird.Optimisation(num_iterations=1, start=start, alpha_bar_min=0.5)
+        assert knobs.evaluations == 5 + start
+
+        def optimise(operator, keys):
+            problem = known.Problem(operator, operator(x), keys, jnp.full(64, 0.02), x.shape[1:])
+            return bird.optimise(prior, problem, knobs)
+
+        left[start] = float(jax.jit(lambda keys: optimise(operator, keys))(keys).residual.mean())
+    assert left[20] < 0.8 * left[0]
+    problem = known.Problem(operators.blind_blur(3), x, keys, jnp.full(64, 0.02), x.shape[1:])
+    with pytest.raises(ValueError, match="known, linear"):
+        bird.optimise(prior, problem, knobs)
+
+
+def test_settings_of_the_released_program(prior):
+    method = methods.load("bird", task="denoise", weights=prior, preset="official")
+    assert method.optimisation == bird.OFFICIAL["denoise"] and bird.OFFICIAL["denoise"].evaluations == 2000
+    assert methods.load("bird", task="sr", weights=prior, scale=2).optimisation == bird.DEFAULT["sr"]
+
+
+def test_a_picture_larger_than_the_prior_has_learned_is_warned_of(prior):
+    method = methods.load("diffpir", task="denoise", weights=prior)
+    assert method.warning(picture(16, 16)) is None
+    assert method.warning(picture(16, 20)) == ("tiny has learned pictures of 16 px; this one of 20 x 16 pixels is "
+                                               "restored in 2 pieces, each as if it were such a picture")
+
+
+@pytest.mark.parametrize("name, options, message", [
+    ("bird", dict(task="colourise"), "bird does deblur, nonuniform, sr, denoise, inpaint, ct; not 'colourise'"),
+    ("bird", dict(task="nonuniform", grid=(0, 2)), "1 to 8 rows and columns of kernels, not 0 x 2"),
+    ("bird", dict(task="inpaint"), "inpaint needs a mask, a picture in which the area to fill is white"),
+    ("bird", dict(task="denoise", mask=np.ones((16, 16))), "mask is for inpaint, not for denoise; leave it out"),
+    ("diffpir", dict(task="denoise", kernel=np.ones((3, 3))), "kernel is for deblur, not for denoise"),
+    ("bird", dict(task="deblur", kernel_size=4), "kernel_size must be odd; use 5, not 4"),
+    ("bird", dict(task="deblur", kernel=KERNEL, candidates=2), "a kernel says what the blur is; leave kernel_size"),
+    ("bird", dict(task="sr", scale=3), "scale 3 does not divide"),
+    ("hqs", dict(task="deblur"), "hqs undoes a blur that is known: give its kernel, or use bird or indi"),
+    ("ddnm", dict(task="denoise"), "ddnm does sr, inpaint, deblur; not 'denoise'"),
+])
+def test_refusals(prior, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        methods.load(name, weights=prior, **options)(picture(16, 16))
+
+
+def test_a_mask_of_another_size(prior):
+    with pytest.raises(ValueError, match="the mask has 4 x 3 pixels, the picture 16 x 16"):
+        methods.load("bird", task="inpaint", weights=prior, mask=np.ones((3, 4)))(picture(16, 16))
+
+
+def test_a_network_of_latents_is_no_prior_of_pictures(tmp_path):
+    files = guided_networks.write_all(tmp_path)
+    with pytest.raises(weights.WeightsError, match="a diffusion prior of latents .for --method latent-indigo., where a "
+                                                   "diffusion prior of pictures is needed"):
+        methods.load("diffpir", task="denoise", weights=files["latents"])
+
+
+# ---------------------------------------------------------------- sinograms
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_many_views_without_noise_leave_one_picture(channels):
+    """With a Gaussian prior and more rays than pixels the answer is the phantom, whatever the prior's mean."""
+    schedule, size = schedules.linear(100), 8
+    wide = known.grey_prior(denoisers.Prior(GaussianDiffusion(0.5, 1.0).denoiser(schedule), schedule))
+    angles = operators.sparse_view_angles(24)
+    density = operators.gaussian_blur(0.7)(jax.random.uniform(jax.random.key(1), (2, size, size, 1)))
+
+    @jax.jit
+    def solve(y, keys):
+        problem = known.problem_of("ct", y, keys, {"sigma": 1e-3, "angles": angles}, (size, size, channels))
+        kernel = methods.diffpir.chain(wide, problem, 100, 1.0)
+        x = jnp.clip(samplers.sample(kernel, keys, problem.noise)[0], -1, 1)
+        return x, problem.residual(x)
+
+    x, residual = solve(operators.radon(angles, size)(density), rng.image_keys(0, [0, 1]))
+    assert x.shape == (2, size, size, channels)
+    assert float(jnp.sqrt(jnp.mean((x.mean(-1) - (2 * density[..., 0] - 1))**2))) < 0.06
+    assert float(residual.max()) < 2e-3
+
+
+def test_the_noise_of_smooth_projections_is_found():
+    wave = np.sin(np.linspace(0, 6, 128))[None, :, None, None] * np.ones((2, 128, 40, 1))
+    noisy = wave + 0.1 * np.random.default_rng(0).normal(size=wave.shape)
+    np.testing.assert_allclose(sinogram_noise(jnp.asarray(noisy, jnp.float32)), 0.1, rtol=0.05)
+
+
+@pytest.fixture(scope="module")
+def ct(prior):
+    return methods.load("bird", task="ct", weights=prior)
+
+
+@pytest.mark.parametrize("detectors, tiles", [(16, 1), (11, 1), (20, 4)])
+def test_the_picture_has_the_side_of_the_detectors(ct, detectors, tiles):
+    phantom = transform.resize(PHANTOM, (detectors, detectors))
+    place = np.arange(detectors) - detectors // 2
+    phantom[place[:, None]**2 + place**2 > (detectors // 2)**2] = 0
+    values = transform.radon(phantom, ANGLES, circle=True)
+    restored, report = ct(sinogram(values, ANGLES))
+    assert restored.pixels.shape == (detectors, detectors, 3) and restored.grey
+    assert report.plan.count == tiles and report.evaluations == 100 * tiles
+
+    def error(density):
+        density = jnp.asarray(density, jnp.float32)[None, :, :, None]
+        return np.abs(operators.radon(ANGLES, detectors)(density)[0, :, :, 0] - values).mean()
+
+    assert error(restored.pixels[..., 0] / 2 + 0.5) < 0.1 * error(np.full_like(phantom, 0.5))
+
+
+def test_the_same_sinogram_gives_the_same_bytes_and_samples_differ(ct):
+    slices = sinogram(SINOGRAM)
+    first, again, other = (ct(slices, sample=sample)[0].pixels for sample in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_bird_and_diffpir_are_one_method_for_sinograms(ct, prior):
+    other = methods.load("diffpir", task="ct", weights=prior)
+    np.testing.assert_array_equal(other(sinogram(SINOGRAM))[0].pixels, ct(sinogram(SINOGRAM))[0].pixels)
+
+
+def test_what_is_shown_of_a_sinogram_is_its_back_projection():
+    slices = sinogram(SINOGRAM, ANGLES)
+    assert slices.pixels.shape == (SIDE, SIDE, 3) and np.abs(slices.pixels).max() <= 1
+    assert np.corrcoef(slices.pixels[..., 0].ravel(), PHANTOM.ravel())[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("values, angles, message", [
+    (np.zeros((4, 4, 1)), None, r"a 2-D array of numbers, \[detectors, angles\], this is float64 \[4, 4, 1\]"),
+    (np.zeros((4, 4), complex), None, "complex128"),
+    (np.full((4, 4), np.nan), None, "NaN"),
+    (np.zeros((4, 3)), np.zeros(2), "3 columns for 2 angles$"),
+    (np.zeros((4, 3)), np.zeros(4), "3 columns for 4 angles: it must be .*sinogram.T"),
+    (np.zeros((4, 1)), [np.inf], "finite numbers, in degrees"),
+    (SINOGRAM.T, None, "its columns do not: .*sinogram.T"),
+    (255 * SINOGRAM, None, "divide it by the density"),
+])
+def test_what_is_no_sinogram(values, angles, message):
+    with pytest.raises(ValueError, match=message):
+        sinogram(values, angles)
