@@ -219,7 +219,8 @@ def test_pairs_are_restored_as_they_are(tiny, files, tmp_path):
     for i in range(3):
         images.write(tmp_path / "sharp" / f"{i}.png", textured(20, 20, i))
         images.write(tmp_path / "blurred" / f"{i}.jpg", textured(20, 20, i) // 2)
-    config = tiny(tmp_path / "out", data=f"pairs:{tmp_path}/sharp,{tmp_path}/blurred", method="as-given", degradations=())
+    config = tiny(tmp_path / "out", data=f"pairs:{tmp_path}/sharp,{tmp_path}/blurred", method="as-given",
+                  degradations=())
     run.evaluate(config)
     for i, row in enumerate(rows_of(tmp_path / "out" / "scores.csv")[:-1]):
         pair = [np.asarray(Image.open(tmp_path / name))[None] for name in (f"sharp/{i}.png", f"blurred/{i}.jpg")]
@@ -392,8 +393,8 @@ def test_what_the_user_can_put_right_is_one_line(changes, named, files, tmp_path
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     arguments = command(files, tmp_path / "out", 1)
-    for flag, value in changes.items():
-        arguments += [flag, value.format(tmp=tmp_path, data=files / "1", root=ROOT)]
+    for option, value in changes.items():
+        arguments += [option, value.format(tmp=tmp_path, data=files / "1", root=ROOT)]
     assert run.main(arguments) == 2
     error = capsys.readouterr().err
     assert named in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
@@ -408,7 +409,7 @@ def test_without_a_config_and_with_help(capsys):
 
 def test_killed_at_any_moment_it_ends_with_the_same_table(files, tables, tmp_path, capsys):
     """SIGKILL after some records, by a process with one device; the rest is done here with eight."""
-    slowly = ("import sys, time\nfrom eval import run, run_records\nwrite = records.Records.write\n"
+    slowly = ("import sys, time\nfrom eval import run\nfrom eval.run import records\nwrite = records.Records.write\n"
               "run.code = lambda method: 'fixed'\n"
               "def slow(*args, **kwargs):\n    write(*args, **kwargs)\n    time.sleep(0.3)\n"
               "records.Records.write = slow\nsys.exit(run.main(sys.argv[1:]))")

@@ -68,7 +68,7 @@ def _train_step(module, size, batch):
     """``train.indi``'s own step: degradation on the device, loss, gradient, AdamW, moving average."""
     from train import indi
     config = indi.IndiConfig(model=module, degradation=operators.photo_mixture(), batch_size=batch,
-                              crop=size, margin=16)
+                             crop=size, margin=16)
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch, mesh)
     optimizer = indi.make_optimizer(config)

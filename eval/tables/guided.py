@@ -7,7 +7,7 @@ import numpy as np
 import indigo_jax
 from eval import problems
 from eval.command import guided_settings
-from eval.measure import PSNR, Cache, Group, measure, psnr_of
+from eval.measure import PSNR, Cache, Group, grouped, mean, measure, psnr_of, weights_of
 from eval.problems import LEARNED, Case, Pictures
 from indigo_jax import methods, metrics, operators, restoration
 from indigo_jax.methods.indigo import REGULARIZERS
@@ -133,29 +133,17 @@ def run(method: str, pictures: Pictures, choice: Choice, cache: Cache, *, lpips=
     return sorted(rows, key=lambda row: choice.degradations.index(row["degradation"]))
 
 
-def weights_of(method: methods.Restoration) -> str:
-    """Digits of the SHA-256 of all weights."""
-    return " ".join(network.info["sha256"][:12] for network in method.networks.values())
-
-
 # ---------------------------------------------------------------------------------------------------- writing
 
 def summaries(rows: list[dict]) -> dict[str, dict[str, dict]]:
     """``{degradation: {kind: {number: mean over pictures and seeds, "gain": of PSNR over zeta = 0, "spread": standard
     deviation of the seeds' mean gains}}}``; None where there is nothing."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(row["degradation"], {}).setdefault(row["kind"], []).append(row)
     found = {}
-    for name, kinds in groups.items():
+    for name, kinds in grouped(rows, "degradation", "kind").items():
         free = {(row["picture"], row["seed"]): row[PSNR] for row in kinds.get("free", ())}
-        found[name] = {kind: {**{number: _mean([row[number] for row in group]) for number in MEASURED},
+        found[name] = {kind: {**{number: mean(group, number) for number in MEASURED},
                               **_gain(group, free)} for kind, group in kinds.items()}
     return found
-
-
-def _mean(values):
-    return None if None in values else float(np.mean(values))
 
 
 def _gain(group, free):
@@ -185,14 +173,8 @@ def to_markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def provenance(method: methods.Indigo, pictures: Pictures, choice: Choice, command: str) -> str:
-    """What was measured, on what, with which settings, and the command: no date, no machine.
-
-    Args:
-        method: with its networks.
-        pictures, choice: as for :func:`run`.
-        command: that was given.
-    """
+def _provenance(method, pictures, choice, command):
+    """What was measured, on what, with which settings, and the command: no date, no machine."""
     names = [f"`{network.info.get('name', 'unnamed')}` (sha256 `{network.info['sha256'][:12]}`)"
              for network in method.networks.values()]
     unit = "latents" if method.variant == "latent" else "pixels in [0, 1]"
@@ -211,14 +193,7 @@ def provenance(method: methods.Indigo, pictures: Pictures, choice: Choice, comma
 
 
 def table(args, pictures, path, command: str):
-    """What :mod:`eval.tables` calls: the prior's name, the rows, the Markdown. Numbers that are known come from .jsonl.
-
-    Args:
-        args: of the command line.
-        pictures: clean ones.
-        path: of the table, without its extension.
-        command: that was given.
-    """
+    """As :data:`eval.tables.TABLES` has it; numbers that are known come from .jsonl."""
     settings = {**guided_settings(args), **({"no_color_fix": True} if args.raw_colors else {})}
     choice = Choice(tuple(args.degradations), tuple(args.kinds), tuple(dict.fromkeys(args.seeds or SEEDS)), args.refine,
                     settings)
@@ -226,5 +201,5 @@ def table(args, pictures, path, command: str):
     method = methods.load(args.method, **settings)
     rows = run(args.method, pictures, choice, Cache(path.with_suffix(".jsonl"), MEASURED), lpips=lpips,
                batch_size=args.batch)
-    body = [to_markdown(rows), provenance(method, pictures, choice, command)]
+    body = [to_markdown(rows), _provenance(method, pictures, choice, command)]
     return method.info.get("name"), rows, "\n\n".join(body)
