@@ -46,9 +46,12 @@ def _value(argv, i):
 
 
 def _owners():
+    """``{method: {name: (field, flag)}}``, without flags that are for tasks of other methods."""
     from indigo_jax import methods
     from indigo_jax.methods.flags import flags_of
-    return {name: flags_of(method.Settings) for name, method in methods.METHODS.items()}
+    return {name: {flag: (field, known) for flag, (field, known) in flags_of(method.Settings).items()
+                   if not known.tasks or set(known.tasks) & set(method.tasks)}
+            for name, method in methods.METHODS.items()}
 
 
 def run(args):

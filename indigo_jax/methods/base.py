@@ -320,8 +320,9 @@ def check_picture(pixels: np.ndarray, times: int = 1) -> None:
         raise ValueError(f"a picture is [H, W, 3] with at least one pixel, not {list(pixels.shape)}")
     height, width = (times * side for side in pixels.shape[:2])
     if height * width > images.MAX_PIXELS:
-        raise ValueError(f"{times} times larger it has {width} x {height} pixels, more than the limit of "
-                         f"{images.MAX_PIXELS:,}; use a smaller scale")
+        large, advice = (f"{times} times larger it", "a smaller scale") if times > 1 else ("the picture", "pieces of it")
+        raise ValueError(f"{large} has {width} x {height} pixels, more than the limit of {images.MAX_PIXELS:,}; use "
+                         f"{advice}")
     if not np.isfinite(pixels).all():
         raise ValueError("the picture holds NaN or infinity")
 

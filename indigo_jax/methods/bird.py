@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from indigo_jax import denoisers, operators, restoration, rng, schedules
+from indigo_jax import arrays, denoisers, operators, restoration, rng, schedules
 from indigo_jax.methods import base, diffpir
 from indigo_jax.methods.flags import flag
-from indigo_jax.methods.known import KnownOperator, KnownSettings, Problem, root_mean_square
+from indigo_jax.methods.known import KnownOperator, KnownSettings, Problem
 from indigo_jax.restoration import blind_em as alternation
 
 _PROX_VARIANCE = 0.1  # of the picture about the rollout, in the proximal gradient
@@ -175,7 +175,7 @@ def optimise(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> b
         x = jnp.clip(_nearest(problem, x, _LAST_VARIANCE), -1.0, 1.0)
     seen = operator(x, state.params) if blind else operator(x)
     found = operator.kernel(state.params) if blind and hasattr(operator, "kernel") else None
-    return base.Solved(x, root_mean_square(seen - y), problem.sigma, found)
+    return base.Solved(x, arrays.rms(seen - y), problem.sigma, found)
 
 
 def inpaint(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> base.Solved:
@@ -209,7 +209,7 @@ def deblur(prior: denoisers.Prior, problem: Problem, *, size: int | None = None,
 
         state, _ = jax.lax.scan(step, kernel.init(y, own), jnp.arange(kernel.num_steps))
         blur = alternation.blur_of(state.kernel, grid, y.shape)
-        return state.x, state.kernel, root_mean_square(blur(state.x) - y)
+        return state.x, state.kernel, arrays.rms(blur(state.x) - y)
 
     x, found, residual = jax.lax.map(candidate, jnp.arange(num_candidates))
     best = jnp.argmin(residual, axis=0)

@@ -40,7 +40,7 @@ def check_values(settings, task: str) -> None:
     """Refuse values out of range, unknown names, and what is for other tasks: ValueError with the field's name."""
     for name, (field, known) in flags_of(settings).items():
         value = getattr(settings, name)
-        if value is None or value is field.default or (not known.file and value == field.default):
+        if value is None or (field.default is not None and value == field.default):
             continue
         if known.tasks and task not in known.tasks:
             raise ValueError(f"{name} is for {' and '.join(known.tasks)}, not for {task}; leave it out")

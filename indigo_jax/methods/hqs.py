@@ -32,6 +32,9 @@ class Hqs(KnownOperator):
                             file="weights")
         steps: int | None = flag(None, "network evaluations (default: 8; inpaint: 24)", low=1, high=1000)
 
+    def estimate(self, y):
+        return jnp.maximum(restoration.flat_noise_level(y), 0.005)
+
     def margin(self):
         if self.settings.kernel is None:
             return 0

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax import denoisers, images, operators, restoration, rng, schedules
+from indigo_jax import arrays, denoisers, images, operators, restoration, rng, schedules
 from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.sinograms import Sinogram, sinogram_noise
@@ -39,12 +39,7 @@ class Problem(NamedTuple):
 
     def residual(self, x: Array, operator: Operator | None = None) -> Array:
         """Root mean square of ``A(x) - y``, ``[B]``."""
-        return root_mean_square((operator or self.operator)(x) - self.y)
-
-
-def root_mean_square(residual: Array) -> Array:
-    """Of each image: ``[B, ...] -> [B]``."""
-    return jnp.sqrt(jnp.mean(residual**2, axis=tuple(range(1, residual.ndim))))
+        return arrays.rms((operator or self.operator)(x) - self.y)
 
 
 def problem_of(task: str, y: Array, keys: Key, given: dict, shape: tuple[int, int, int], scale: int = 1) -> Problem:
@@ -135,12 +130,20 @@ class KnownOperator(base.Restoration):
         sigma = self.settings.sigma_255
         if sigma is None and self.task == "inpaint":
             sigma = _CLEAN_255
-        return {**known, "sigma": jnp.float32(estimated_noise(pixels) if sigma is None else sigma / 127.5)}
+        if sigma is None:
+            known["sigma"] = self.estimate(jnp.asarray(pixels[None], jnp.float32))[0]
+        else:
+            known["sigma"] = jnp.float32(sigma / 127.5)
+        return known
 
     def estimated(self, y):
         if self.settings.sigma_255 is not None or self.task in ("inpaint", "ct"):
             return {}
-        return {"sigma": jnp.maximum(restoration.noise_level(y), 0.005)}
+        return {"sigma": self.estimate(y)}
+
+    def estimate(self, y: Array) -> Array:
+        """Noise level of pictures ``[B, H, W, 3]`` in [-1, 1] units, at least 0.005: ``[B]``."""
+        return jnp.maximum(restoration.noise_level(y), 0.005)
 
     def problem(self, y, keys, plan, given) -> Problem:
         """The problem of a canvas."""
@@ -190,11 +193,6 @@ class KnownOperator(base.Restoration):
         inside = slice(before, before + detectors)
         grey = np.asarray(solved.x)[0, inside, inside].mean(axis=-1, keepdims=True)
         return images.Picture(np.repeat(grey, 3, axis=2), grey=True, mode="L"), self.report(solved, plan)
-
-
-def estimated_noise(pixels: np.ndarray) -> float:
-    """Noise level of a picture ``[H, W, 3]`` in [-1, 1] units, at least 0.005."""
-    return max(float(restoration.noise_level(jnp.asarray(pixels[None], jnp.float32))[0]), 0.005)
 
 
 def levels_of(prior: denoisers.Prior, num_steps: int):

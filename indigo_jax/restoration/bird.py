@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from indigo_jax import rng
+from indigo_jax.arrays import square
 from indigo_jax.restoration import stopping
 from indigo_jax.restoration.rollout import ddim_rollout
 from indigo_jax.schedules import NoiseSchedule
@@ -244,7 +245,7 @@ def bird_objective(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operat
         if hasattr(operator, "loss"):
             return operator.loss(x0, y, params)
         residual = (operator(x0, params) if blind else operator(x0)) - y
-        return jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
+        return jnp.mean(square(residual), axis=tuple(range(1, residual.ndim)))
 
     def rollout(z, eps, fresh):
         return ddim_rollout(denoiser, schedule, z, clip=clip, eps=eps, fresh=fresh, remat=gradient == "exact")

@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 
 from indigo_jax import operators
-from indigo_jax.samplers.ddim import DdimInfo as Info, DdimState as State
+from indigo_jax.samplers.base import Info, State
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 

@@ -1,26 +1,12 @@
 """DDPM: ancestral sampling, the reverse of the noising process step by step."""
-from typing import NamedTuple
-
 import jax.numpy as jnp
 
 from indigo_jax import rng
+from indigo_jax.samplers.base import Info, State
 from indigo_jax.schedules import NoiseSchedule
-from indigo_jax.typing import Array, Denoiser, Kernel
+from indigo_jax.typing import Denoiser, Kernel
 
 VARIANCES = ("small", "large")
-
-
-class DdpmState(NamedTuple):
-    """What the next step needs: ``x`` is ``x_t``, ``[B, H, W, C]``."""
-
-    x: Array
-
-
-class DdpmInfo(NamedTuple):
-    """Diagnostics of a step: the timestep ``t`` (a number) from which it started, and the denoiser's ``x0``."""
-
-    t: Array
-    x0: Array | None
 
 
 def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small") -> Kernel:
@@ -58,17 +44,13 @@ def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small"
     of_x_t = jnp.sqrt(1 - beta) * (1 - a_s) / (1 - a_t)
     fixed = jnp.sqrt(beta if variance == "large" else beta * (1 - a_s) / (1 - a_t))
 
-    def init(x: Array, keys) -> DdpmState:
-        del keys
-        return DdpmState(x)
-
-    def step(keys, state: DdpmState, i) -> tuple[DdpmState, DdpmInfo]:
+    def step(keys, state: State, i) -> tuple[State, Info]:
         k = num_steps - 1 - i
         t = schedule.timesteps[k]
         prediction = denoiser(state.x, jnp.full(state.x.shape[:1], t))
         std = fixed[k] if prediction.log_var is None else jnp.exp(0.5 * prediction.log_var)
         x_s = of_x0[k] * prediction.x0 + of_x_t[k] * state.x
         x_s = x_s + jnp.where(k > 0, std, 0.0) * rng.normal(keys, x_s)
-        return DdpmState(x_s + prediction.drift), DdpmInfo(t, prediction.x0)
+        return State(x_s + prediction.drift), Info(t, prediction.x0)
 
-    return Kernel(init, step, num_steps)
+    return Kernel(lambda x, keys: State(x), step, num_steps)
