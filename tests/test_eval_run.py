@@ -80,7 +80,7 @@ class AsGiven(base.Restoration):
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Settings:
-        add: float = flag(0.0, "what is added to each pixel")
+        broken: bool = flag(False, "gives NaN")
 
     def load(self):
         self.networks = {}
@@ -89,7 +89,7 @@ class AsGiven(base.Restoration):
         return plan(height, width)
 
     def solve(self, params, y, keys, *, plan, given):
-        return base.Solved(y + self.settings.add)
+        return base.Solved(jnp.full_like(y, jnp.nan) if self.settings.broken else y)
 
 
 def plan(height, width):
@@ -350,7 +350,7 @@ def test_bad_pictures_are_named_and_the_others_scored(tiny, files, tmp_path, cap
 
 
 def test_a_restoration_of_nan_is_a_failure(tiny, files, tmp_path):
-    outcome = run.evaluate(tiny(tmp_path, 1, method="as-given", settings={"add": float("nan")}))
+    outcome = run.evaluate(tiny(tmp_path, 1, method="as-given", settings={"broken": True}))
     assert outcome.count == 0 and not (tmp_path / "scores.csv").exists()
     assert list(outcome.failed.values()) == ["part-0/00.png: the restoration holds NaN or infinity"]
 
