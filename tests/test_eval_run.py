@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from eval import run
-from eval.configs import folder_bird
+from eval.configs import folder, folder_bird
 from eval.problems import Degradation
 from eval.run import batches, processes, records
 from eval.run.config import EvalConfig
@@ -202,10 +202,13 @@ def test_bird_is_a_method_too(files, tmp_path, monkeypatch):
         assert run.evaluate(dataclasses.replace(config, output=str(output)), jax.devices()[:devices]).count == 3
         tables.append((output / "scores.csv").read_bytes())
     assert tables[0] == tables[1] and len(rows_of(output / "scores.csv")) == 4
+    once = dataclasses.replace(folder.get_config(), method="once", weights=config.weights, steps=5).restoration()
+    assert (once.name, once.task) == ("once", "denoise")
     for changes, said in (({"tasks": ("denoise", "deblur")}, "one of denoise, or deblur and motion"),
                           ({"weights": str(files / "tiny.safetensors")}, "where a diffusion prior is needed"),
-                          ({"method": "indi", "method_tasks": {}}, "where a network that restores directly is needed"),
-                          ({"method": "birds"}, "unknown method 'birds'; there are indi, once")):
+                          ({"method": "indi"}, "where a network that restores directly is needed"),
+                          ({"method": "once", "tasks": ("deblur",)}, "once is measured on one of denoise; "),
+                          ({"method": "indigo"}, "enlarges 4 times"), ({"method": "birds"}, "unknown method 'birds'; there are indi, once")):
         with pytest.raises(ValueError, match=said):
             run.evaluate(dataclasses.replace(config, output=str(output), **changes))
 

@@ -130,14 +130,10 @@ def run(prior: str, pictures, pairs, seeds, cache: Cache, *, batch_size: int = 4
         cache: of earlier runs; what is measured is added to it.
         batch_size: pictures restored at a time.
     """
-    side, cases = side_of(base.open_network(prior, "prior")), {}
-    for task in dict.fromkeys(task for task, _ in pairs):
-        cases[task] = []
-        for seed in seeds:
-            for name, image in zip(pictures.names, pictures.images):
-                one = problems.Pictures("", [name], [image])
-                cases[task].append(({"picture": name, "seed": seed}, problems.make(
-                    task, problems.at_side(one, side), problems.keys_of(one, seed))))
+    side = side_of(base.open_network(prior, "prior"))
+    cases = {task: [({"picture": one.names[0], "seed": seed},
+                     problems.make(task, problems.at_side(one, side), problems.keys_of(one, seed)))
+                    for seed in seeds for one in pictures.singles()] for task in dict(pairs)}
     groups = []
     for task, name in pairs:
         own = [({**said, "task": task, "method": name}, case) for said, case in cases[task]]
