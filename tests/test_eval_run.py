@@ -208,7 +208,8 @@ def test_bird_is_a_method_too(files, tmp_path, monkeypatch):
                           ({"weights": str(files / "tiny.safetensors")}, "where a diffusion prior is needed"),
                           ({"method": "indi"}, "where a network that restores directly is needed"),
                           ({"method": "once", "tasks": ("deblur",)}, "once is measured on one of denoise; "),
-                          ({"method": "indigo"}, "enlarges 4 times"), ({"method": "birds"}, "unknown method 'birds'; there are indi, once")):
+                          ({"method": "indigo"}, "enlarges 4 times"),
+                          ({"method": "birds"}, "unknown method 'birds'; there are indi, once")):
         with pytest.raises(ValueError, match=said):
             run.evaluate(dataclasses.replace(config, output=str(output), **changes))
 
