@@ -10,8 +10,11 @@ from typing import Callable
 
 from indigo_jax import methods, schedules
 from indigo_jax.images.picture import show
+from indigo_jax.methods import flags
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+_GUIDED = {"prior": "prior", "inn": "inn", "autoencoder": "autoencoder", "chain-steps": "steps", "guidance": "guidance",
+           "start": "start"}  # flags: settings
 
 
 def write_text(path, text: str) -> None:
@@ -81,24 +84,18 @@ def add_model_arguments(parser: Parser) -> None:
 
 
 def add_guided_arguments(parser: Parser) -> None:
-    """The flags about INDIGO's networks and chains that tables and figures share."""
-    parser.add_argument("--prior", metavar="NAME|FILE", help="indigo: a diffusion prior; default: faces64, or for "
-                        "latent-indigo latent-faces")
-    parser.add_argument("--inn", metavar="NAME|FILE", help="indigo: an invertible network; default: inn-pixel, or "
-                        "inn-latent")
-    parser.add_argument("--autoencoder", metavar="NAME|FILE",
-                        help="latent-indigo: default: the one that the prior names")
-    parser.add_argument("--chain-steps", type=whole, metavar="N", help="indigo: of the sampler; default: 100")
-    parser.add_argument("--guidance", type=float, metavar="ZETA", help="indigo: default: of the preset syn")
-    parser.add_argument("--start", type=float, metavar="ALPHA_BAR",
-                        help="indigo: of the first level; default: 0.199, for latents 0.5")
+    """The flags about INDIGO's networks and chains that tables and figures share: some of the method's settings."""
+    known = flags.flags_of(methods.METHODS["latent-indigo"].Settings)
+    for name, setting in _GUIDED.items():
+        flag = known[setting][1]
+        parser.add_argument(f"--{name}", metavar=flag.metavar or "N", help=f"indigo: {flag.help}",
+                            type=whole if setting == "steps" else str if flag.file else float)
 
 
 def guided_settings(args) -> dict:
-    """The settings of INDIGO that these flags give, for :func:`methods.load`."""
-    given = {"prior": args.prior, "inn": args.inn, "autoencoder": args.autoencoder, "steps": args.chain_steps,
-             "guidance": args.guidance, "start": args.start}
-    return {name: value for name, value in given.items() if value is not None}
+    """What these flags say, for :func:`methods.load`."""
+    given = {setting: getattr(args, name.replace("-", "_")) for name, setting in _GUIDED.items()}
+    return {setting: value for setting, value in given.items() if value is not None}
 
 
 def guided_methods() -> tuple[str, ...]:

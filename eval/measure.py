@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from eval.problems import Case
-from indigo_jax import metrics
+from indigo_jax import methods, metrics
 
 PSNR, ALIGNED = "psnr-rgb-crop0-float", "psnr-rgb-aligned3-float"
 
@@ -94,6 +94,25 @@ def case_digest(case: Case) -> str:
 
 # ---------------------------------------------------------------------------------------------------- rows
 
+def grouped(rows: list[dict], outer: str, inner: str) -> dict[str, dict[str, list[dict]]]:
+    """Rows by two of their columns, in their order."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row[outer], {}).setdefault(row[inner], []).append(row)
+    return groups
+
+
+def mean(rows: list[dict], column: str) -> float | None:
+    """Of a column in float64; None where a row has none."""
+    values = [row[column] for row in rows]
+    return None if None in values else float(np.mean(values, dtype=np.float64))
+
+
+def weights_of(method: methods.Restoration) -> str:
+    """Digits of the SHA-256 of all weights of a method."""
+    return " ".join(network.info["sha256"][:12] for network in method.networks.values())
+
+
 class Group(NamedTuple):
     """The pictures of one line of a table.
 
@@ -108,7 +127,7 @@ class Group(NamedTuple):
     restore: Callable
     params: Any
     weights: str
-    cases: list[tuple[dict, Case]]
+    cases: list[tuple[dict, Case]] = []
 
 
 def measure(groups: list[Group], scores: dict[str, Callable | None], cache: Cache, *,

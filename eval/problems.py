@@ -45,6 +45,10 @@ class Pictures(NamedTuple):
             state.update(np.ascontiguousarray(image).tobytes())
         return state.hexdigest()[:12]
 
+    def singles(self) -> list["Pictures"]:
+        """Each alone."""
+        return [Pictures(self.label, [name], [image]) for name, image in zip(self.names, self.images)]
+
 
 def open_pictures(folder: str | None = None, *, limit: int | None = None, crop: int | None = None,
                   names: tuple[str, ...] | None = None) -> Pictures:

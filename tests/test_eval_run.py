@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from eval import run
-from eval.configs import folder_bird
+from eval.configs import folder, folder_bird
 from eval.problems import Degradation
 from eval.run import batches, processes, records
 from eval.run.config import EvalConfig
@@ -80,7 +80,7 @@ class AsGiven(base.Restoration):
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Settings:
-        add: float = flag(0.0, "what is added to each pixel")
+        broken: bool = flag(False, "gives NaN")
 
     def load(self):
         self.networks = {}
@@ -89,7 +89,7 @@ class AsGiven(base.Restoration):
         return plan(height, width)
 
     def solve(self, params, y, keys, *, plan, given):
-        return base.Solved(y + self.settings.add)
+        return base.Solved(jnp.full_like(y, jnp.nan) if self.settings.broken else y)
 
 
 def plan(height, width):
@@ -202,9 +202,13 @@ def test_bird_is_a_method_too(files, tmp_path, monkeypatch):
         assert run.evaluate(dataclasses.replace(config, output=str(output)), jax.devices()[:devices]).count == 3
         tables.append((output / "scores.csv").read_bytes())
     assert tables[0] == tables[1] and len(rows_of(output / "scores.csv")) == 4
+    once = dataclasses.replace(folder.get_config(), method="once", weights=config.weights, steps=5).restoration()
+    assert (once.name, once.task) == ("once", "denoise")
     for changes, said in (({"tasks": ("denoise", "deblur")}, "one of denoise, or deblur and motion"),
                           ({"weights": str(files / "tiny.safetensors")}, "where a diffusion prior is needed"),
-                          ({"method": "indi", "method_tasks": {}}, "where a network that restores directly is needed"),
+                          ({"method": "indi"}, "where a network that restores directly is needed"),
+                          ({"method": "once", "tasks": ("deblur",)}, "once is measured on one of denoise; "),
+                          ({"method": "indigo"}, "enlarges 4 times"),
                           ({"method": "birds"}, "unknown method 'birds'; there are indi, once")):
         with pytest.raises(ValueError, match=said):
             run.evaluate(dataclasses.replace(config, output=str(output), **changes))
@@ -219,7 +223,8 @@ def test_pairs_are_restored_as_they_are(tiny, files, tmp_path):
     for i in range(3):
         images.write(tmp_path / "sharp" / f"{i}.png", textured(20, 20, i))
         images.write(tmp_path / "blurred" / f"{i}.jpg", textured(20, 20, i) // 2)
-    config = tiny(tmp_path / "out", data=f"pairs:{tmp_path}/sharp,{tmp_path}/blurred", method="as-given", degradations=())
+    config = tiny(tmp_path / "out", data=f"pairs:{tmp_path}/sharp,{tmp_path}/blurred", method="as-given",
+                  degradations=())
     run.evaluate(config)
     for i, row in enumerate(rows_of(tmp_path / "out" / "scores.csv")[:-1]):
         pair = [np.asarray(Image.open(tmp_path / name))[None] for name in (f"sharp/{i}.png", f"blurred/{i}.jpg")]
@@ -349,7 +354,7 @@ def test_bad_pictures_are_named_and_the_others_scored(tiny, files, tmp_path, cap
 
 
 def test_a_restoration_of_nan_is_a_failure(tiny, files, tmp_path):
-    outcome = run.evaluate(tiny(tmp_path, 1, method="as-given", settings={"add": float("nan")}))
+    outcome = run.evaluate(tiny(tmp_path, 1, method="as-given", settings={"broken": True}))
     assert outcome.count == 0 and not (tmp_path / "scores.csv").exists()
     assert list(outcome.failed.values()) == ["part-0/00.png: the restoration holds NaN or infinity"]
 
@@ -392,8 +397,8 @@ def test_what_the_user_can_put_right_is_one_line(changes, named, files, tmp_path
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     arguments = command(files, tmp_path / "out", 1)
-    for flag, value in changes.items():
-        arguments += [flag, value.format(tmp=tmp_path, data=files / "1", root=ROOT)]
+    for option, value in changes.items():
+        arguments += [option, value.format(tmp=tmp_path, data=files / "1", root=ROOT)]
     assert run.main(arguments) == 2
     error = capsys.readouterr().err
     assert named in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
@@ -408,7 +413,7 @@ def test_without_a_config_and_with_help(capsys):
 
 def test_killed_at_any_moment_it_ends_with_the_same_table(files, tables, tmp_path, capsys):
     """SIGKILL after some records, by a process with one device; the rest is done here with eight."""
-    slowly = ("import sys, time\nfrom eval import run, run_records\nwrite = records.Records.write\n"
+    slowly = ("import sys, time\nfrom eval import run\nfrom eval.run import records\nwrite = records.Records.write\n"
               "run.code = lambda method: 'fixed'\n"
               "def slow(*args, **kwargs):\n    write(*args, **kwargs)\n    time.sleep(0.3)\n"
               "records.Records.write = slow\nsys.exit(run.main(sys.argv[1:]))")

@@ -2,7 +2,8 @@
 
 Paper: Chihaoui et al., Blind Image Restoration via Fast Diffusion Inversion, NeurIPS 2024 (arXiv 2405.19572).
 Command: ``python -m eval.run --config eval/configs/folder_bird.py --weights PRIOR --data FOLDER --output FOLDER``, with
-``--tasks deblur motion`` for blur. PRIOR is a diffusion prior from ``train.diffusion`` or ``indigo weights convert``.
+``--tasks deblur motion`` for blur. PRIOR is a diffusion prior from ``train.diffusion`` or ``indigo weights convert``;
+without it that of portraits.
 Hardware: an accelerator; each picture takes about 100 evaluations of the network for every tile of the prior's side.
 """
 import dataclasses
@@ -13,6 +14,5 @@ from eval.run.config import EvalConfig
 
 def get_config() -> EvalConfig:
     config = folder.get_config()
-    methods_tasks = {"denoise": "denoise", "deblur": "deblur", "motion": "deblur"}
-    known = tuple(each for each in config.degradations if each.task in methods_tasks)
-    return dataclasses.replace(config, method="bird", method_tasks=methods_tasks, degradations=known, weights="")
+    known = tuple(each for each in config.degradations if each.task in config.method_tasks)
+    return dataclasses.replace(config, method="bird", degradations=known)

@@ -76,11 +76,10 @@ def identity(config: EvalConfig, method, chosen, protocols) -> dict:
 
 
 def _settings(method):
-    """All but the names of weights; arrays as twelve digits."""
+    """JSON of all but the names of weights; arrays as twelve digits."""
     found = {name: getattr(method.settings, name) for name, (_, flag) in flags.flags_of(method.settings).items()
              if flag.file != "weights"}
-    return {name: hashlib.sha256(value.tobytes()).hexdigest()[:12] if isinstance(value, np.ndarray) else value
-            for name, value in found.items()}
+    return json.loads(json.dumps(found, default=lambda array: hashlib.sha256(array.tobytes()).hexdigest()[:12]))
 
 
 def fingerprints(chosen: tuple[Degradation, ...]) -> dict[str, str]:

@@ -13,10 +13,11 @@ class EvalConfig:
 
     degradations: tyro.conf.Suppress[tuple[Any, ...]]
     """Each an :class:`eval.problems.Degradation` that keeps the size; empty for data that comes in pairs."""
-    method: tyro.conf.Suppress[str] = "indi"
-    """Of :data:`methods.METHODS`; a config file may add its own there."""
+    method: str = "indi"
+    """A method as indigo methods lists them, which estimates what it must know; a config file may add its own to
+    METHODS."""
     method_tasks: tyro.conf.Suppress[dict[str, str]] = dataclasses.field(default_factory=dict)
-    """What the method calls the tasks of the degradations; those that are not here are its "auto"."""
+    """What methods call the tasks of the degradations, where they do not find out by themselves ("auto")."""
     settings: tyro.conf.Suppress[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Of the method's ``Settings``, beside weights, steps and spacing where it has them."""
 
@@ -27,8 +28,8 @@ class EvalConfig:
     see it."""
     tasks: tuple[str, ...] = ()
     """Only the degradations of these tasks; default: those of the config."""
-    weights: str = "indi-photo"
-    """A name or a .safetensors file, of a method with one network."""
+    weights: str = ""
+    """A name or a .safetensors file, of a method with one network; default: the method's own."""
     steps: int = 0
     """Sampling steps; 0 for as many as the method has of itself. InDI: one gives the least mean squared error, more are
     sharper."""
@@ -76,18 +77,20 @@ class EvalConfig:
         """
         if self.method not in methods.METHODS:
             raise ValueError(f"unknown method {self.method!r}; there are {', '.join(methods.METHODS)}")
-        degraded = [degradation.task for degradation in self.chosen()]
-        tasks = sorted({self.method_tasks.get(task, "auto") for task in degraded}) or ["auto"]
-        if len(tasks) > 1 or tasks[0] not in methods.METHODS[self.method].tasks:
-            groups = {}
-            for task, its in self.method_tasks.items():
-                groups.setdefault(its, []).append(task)
-            known = ", or ".join(" and ".join(group) for group in groups.values())
-            raise ValueError(f"{self.method} is measured on one of {known or 'no task of this config'}; choose with "
-                             f"--tasks, not {', '.join(degraded) or 'pairs'}")
-        own = {"weights": self.weights, "steps": self.steps or None, "spacing": self.spacing}
-        fields = methods.METHODS[self.method].Settings.__dataclass_fields__
-        own = {name: value for name, value in own.items() if name in fields and value is not None}
+        cls, degraded = methods.METHODS[self.method], [degradation.task for degradation in self.chosen()]
+        known = {task: its for task, its in self.method_tasks.items() if its in cls.tasks}
+        tasks = ["auto"] if "auto" in cls.tasks else sorted({known.get(task, "") for task in degraded})
+        if len(tasks) != 1 or tasks[0] not in cls.tasks:
+            groups = [" and ".join(task for task in known if known[task] == its)
+                      for its in dict.fromkeys(known.values())]
+            raise ValueError(f"{self.method} is measured on one of {', or '.join(groups) or 'no task of this config'}; "
+                             f"choose with --tasks, not {', '.join(degraded) or 'pairs'}")
         if self.settings.get("estimate") is not None:
             raise ValueError("estimate: eval.run begins with the enlarged picture; leave it out")
-        return methods.load(self.method, task=tasks[0], **{**own, **self.settings})
+        own = {"weights": self.weights or None, "steps": self.steps or None, "spacing": self.spacing}
+        own = {name: value for name, value in own.items() if name in cls.Settings.__dataclass_fields__ and value}
+        found = methods.load(self.method, task=tasks[0], **{**own, **self.settings})
+        if found.scale > 1:
+            raise ValueError(f"{self.method} enlarges {found.scale} times, and eval.run keeps the size: give it "
+                             "settings={'same_size': True}")
+        return found

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.speed.measuring import Program, flops, parameter_count, peak_share, random_parameters, scaled, shapes
+from eval.speed.measuring import Program, flops, parameter_count, peak_share, random_arrays, scaled, shapes
 from indigo_jax import denoisers, models, operators, restoration, rng, schedules, sharding
 
 
@@ -118,7 +118,7 @@ def _iterations(module, mode, size, batch, num_iterations, devices):
     random = np.random.default_rng(0)
     z, y = (random.standard_normal((batch, size, size, 3), np.float32) for _ in range(2))
     keys = rng.image_keys(0, np.arange(batch))
-    params = jax.device_put(random_parameters(shapes(module)), sharding.replicated(mesh))
+    params = jax.device_put(random_arrays(shapes(module)), sharding.replicated(mesh))
     arguments = params, *jax.device_put((keys, operator.init(keys), z, np.clip(y / 2, -1, 1)),
                                         sharding.batch_sharding(mesh))
     return jax.jit(run), arguments, mode.evaluations * _flops_of_one(module, params, z, mode.gradient == "exact")

@@ -1,13 +1,12 @@
 """What InDI costs: its sampler, a training step, the gradient of a rollout; see :mod:`eval.benchmark`."""
 import functools
 import itertools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.speed.measuring import Program, flops, parameter_count, random_parameters, scaled, shapes
+from eval.speed.measuring import Program, flops, parameter_count, random_arrays, scaled, shapes
 from indigo_jax import models, operators, rng, samplers, sharding
 
 COLUMNS = (("task", "task", "s"), ("network", "network", "s"), ("parameters", "params", ",d"),
@@ -18,24 +17,13 @@ COLUMNS = (("task", "task", "s"), ("network", "network", "s"), ("parameters", "p
            ("peak_bytes", "peak MB", scaled(1e6)))
 
 
-class Setting(NamedTuple):
-    """A network and its inputs, placed on the devices."""
-
-    module: Any
-    params: Any
-    y: jax.Array
-    keys: jax.Array
-
-
-def setting(module, *, size: int, batch: int) -> Setting:
-    """Random parameters and pictures: speed does not depend on the values."""
+def _inputs(module, size, batch):
+    """Random parameters, pictures and keys, placed on the devices."""
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch, mesh)
-    params = jax.device_put(random_parameters(shapes(module)), sharding.replicated(mesh))
     y = np.random.default_rng(0).uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
-    place = sharding.batch_sharding(mesh)
-    return Setting(module, params, jax.device_put(y, place),
-                   jax.device_put(rng.image_keys(0, np.arange(batch)), place))
+    return (jax.device_put(random_arrays(shapes(module)), sharding.replicated(mesh)),
+            *jax.device_put((y, rng.image_keys(0, np.arange(batch))), sharding.batch_sharding(mesh)))
 
 
 def rollout(module, params, y, keys, *, num_steps: int, remat: bool = False):
@@ -45,36 +33,36 @@ def rollout(module, params, y, keys, *, num_steps: int, remat: bool = False):
 
 
 def _sample(module, size, batch, num_steps):
-    module, params, y, keys = setting(module, size=size, batch=batch)
+    params, y, keys = _inputs(module, size, batch)
     operations = num_steps * flops(module.apply, params, y, jnp.ones(batch))
     return jax.jit(functools.partial(rollout, module, num_steps=num_steps)), (params, y, keys), operations
 
 
 def _rollout_gradient(module, size, batch, num_steps, remat):
     """Gradient of the restored pictures with respect to the measurement."""
-    inputs = setting(module, size=size, batch=batch)
+    params, y, keys = _inputs(module, size, batch)
 
     def total(y, params, keys):
         return jnp.sum(rollout(module, params, y, keys, num_steps=num_steps, remat=remat) ** 2)
 
     plain, t = module.clone(convolution="plain"), jnp.ones(batch)  # of the other one XLA would also count dead code
-    forward = flops(plain.apply, inputs.params, inputs.y, t)
-    both = flops(jax.grad(lambda y, params: jnp.sum(plain.apply(params, y, t) ** 2)), inputs.y, inputs.params)
+    forward = flops(plain.apply, params, y, t)
+    both = flops(jax.grad(lambda y, params: jnp.sum(plain.apply(params, y, t) ** 2)), y, params)
     operations = num_steps * (both + forward * remat)
-    return jax.jit(jax.grad(total)), (inputs.y, inputs.params, inputs.keys), operations
+    return jax.jit(jax.grad(total)), (y, params, keys), operations
 
 
 def _train_step(module, size, batch):
     """``train.indi``'s own step: degradation on the device, loss, gradient, AdamW, moving average."""
     from train import indi
     config = indi.IndiConfig(model=module, degradation=operators.photo_mixture(), batch_size=batch,
-                              crop=size, margin=16)
+                             crop=size, margin=16)
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch, mesh)
     optimizer = indi.make_optimizer(config)
     template = jax.eval_shape(functools.partial(indi.init_state, config, optimizer))
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
-    state = state._replace(params=random_parameters(template.params), ema=random_parameters(template.ema),
+    state = state._replace(params=random_arrays(template.params), ema=random_arrays(template.ema),
                            bad_step=np.full((), -1, np.int32))
     state = jax.device_put(state, sharding.replicated(mesh))
     side = size + 2 * config.margin
@@ -97,22 +85,21 @@ def networks(large: bool) -> dict:
 
 def indi(args) -> list[Program]:
     """Sampling and training for each network and size; both convolutions through a rollout, for the first network."""
-    programs, chosen, batches = [], networks(args.large), args.batch or [8]
-    for name, module in chosen.items():
-        for size, batch in itertools.product(args.sizes, batches):
-            facts = {"benchmark": "indi", "network": name, "parameters": parameter_count(module), "batch": batch,
-                     "image_size": size, "convolution": "plain", "remat": False}
-            programs += [Program({"task": "sample", **facts, "num_steps": n},
-                                 functools.partial(_sample, module, size, batch, n)) for n in args.steps]
-            programs.append(Program({"task": "train_step", **facts, "num_steps": 1},
-                                    functools.partial(_train_step, module, size, batch), carries=True))
+    chosen, batches = networks(args.large), args.batch or [8]
+
+    def program(task, name, make, module, size, batch, num_steps, *more, carries=False, convolution="plain",
+                remat=False):
+        facts = {"benchmark": "indi", "task": task, "network": name, "parameters": parameter_count(module),
+                 "batch": batch, "image_size": size, "num_steps": num_steps, "convolution": convolution, "remat": remat}
+        return Program(facts, functools.partial(make, module, size, batch, *more), carries)
+
+    programs = []
+    for (name, module), size, batch in itertools.product(chosen.items(), args.sizes, batches):
+        programs += [program("sample", name, _sample, module, size, batch, n, n) for n in args.steps]
+        programs.append(program("train_step", name, _train_step, module, size, batch, 1, carries=True))
     name, module = next(iter(chosen.items()))
-    size, batch = min(args.sizes), args.rollout_batch or min(batches)
-    for convolution in ("plain", "flipped"):
-        for remat in (False, True):
-            facts = {"benchmark": "indi", "task": "rollout_gradient", "network": name,
-                     "parameters": parameter_count(module), "batch": batch, "image_size": size,
-                     "convolution": convolution, "remat": remat, "num_steps": args.rollout_steps}
-            programs.append(Program(facts, functools.partial(_rollout_gradient, module.clone(convolution=convolution),
-                                                             size, batch, args.rollout_steps, remat)))
+    size, batch, steps = min(args.sizes), args.rollout_batch or min(batches), args.rollout_steps
+    for convolution, remat in itertools.product(("plain", "flipped"), (False, True)):
+        programs.append(program("rollout_gradient", name, _rollout_gradient, module.clone(convolution=convolution),
+                                size, batch, steps, steps, remat, convolution=convolution, remat=remat))
     return programs

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.speed.measuring import memory, run_seconds, scaled
+from eval.speed.measuring import memory, random_arrays, run_seconds, scaled
 from indigo_jax import denoisers, models, restoration, rng, samplers, schedules, tiles
 from train import plan_hlo, plan_traffic
 
@@ -85,7 +85,7 @@ def row(networks: Networks, variant: str, size: int, *, gradient: str = "full", 
     compile_seconds, text, device = time.perf_counter() - began, compiled.as_text(), jax.devices()[0]
     times = []
     if timed and networks.runs:
-        times = run_seconds(compiled, _filled(arguments), repeats=repeats, seconds=seconds)
+        times = run_seconds(compiled, random_arrays(arguments), repeats=repeats, seconds=seconds)
     reason = None if times else ("compiled for shapes, never run" if not networks.runs else
                                  f"not asked for: --time {size}")
     return {"benchmark": "latent-indigo", "variant": variant, "networks": networks.name, "gradient": gradient,
@@ -99,15 +99,9 @@ def row(networks: Networks, variant: str, size: int, *, gradient: str = "full", 
 
 # ---------------------------------------------------------------------------------------------------- the program
 
-class Step(NamedTuple):
-    """``function(*arguments)``; the arguments are shapes."""
-
-    function: Callable
-    arguments: tuple
-
-
-def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = "full", tile: int = TILE) -> Step:
-    """A step of :func:`restoration.latent_indigo` in the middle of a chain, for one picture of ``size`` pixels a side.
+def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = "full", tile: int = TILE) -> tuple:
+    """``(function, shapes of its arguments)``: a step of :func:`restoration.latent_indigo` in the middle of a chain,
+    for one picture of ``size`` pixels a side.
 
     Args:
         variant: "pixel", "latent", or "none": a step of DDIM.
@@ -149,7 +143,7 @@ def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = 
         return (params(), jnp.zeros((1, side, side, unet.in_channels)), jnp.zeros((1, coarse, coarse, inn.channels)),
                 jnp.zeros((1, inn.cond_dim)), rng.image_keys(0, np.arange(1)))
 
-    return Step(step, jax.eval_shape(arguments))
+    return step, jax.eval_shape(arguments)
 
 
 def _call(module, method, params, *arguments):
@@ -177,18 +171,6 @@ def parts(text: str) -> dict[str, float]:
             part = re.search(rf"part_({'|'.join(PARTS)})\b", f"{inner.attributes} {each.attributes}")
             found[part[1] if part else "unnamed"] += plan_hlo.products(inner, shapes[name]) * times
     return dict(found)
-
-
-def _filled(arguments):
-    """Random numbers for shapes."""
-    random = np.random.default_rng(0)
-
-    def fill(leaf):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return rng.image_keys(0, np.arange(leaf.shape[0]))
-        return jnp.asarray(0.02 * random.standard_normal(leaf.shape, np.float32))
-
-    return jax.tree.map(fill, arguments)
 
 
 def notes(rows: list[dict]) -> list[str]:

@@ -40,6 +40,8 @@ def replace_between(text: str, body: str, *, start: str = photo.START, end: str 
 # ---------------------------------------------------------------------------------------------------- command line
 
 _GUIDED = guided_methods()
+# by method: ``table(args, pictures, path, command) -> (name of the weights, rows, Markdown)``: arguments of the command
+# line, clean pictures, where the files go (without an extension), the command that was given
 TABLES = {"indi": photo.table, "bird": known.table, **dict.fromkeys(_GUIDED, guided.table)}
 OWN_FLAGS = {"steps": ("indi",), "spacing": ("indi",), "lpips": ("indi", *_GUIDED), "tasks": ("bird",),
              "methods": ("bird",), "seeds": ("bird", *_GUIDED), "weights": ("indi", "bird"),

@@ -1,5 +1,5 @@
 """The table of INDIGO and LatentINDIGO: guided, refined, regularised or not, on several degradations and seeds."""
-from typing import Callable, NamedTuple
+from typing import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +7,7 @@ import numpy as np
 import indigo_jax
 from eval import problems
 from eval.command import guided_settings
-from eval.measure import PSNR, Cache, Group, measure, psnr_of
+from eval.measure import PSNR, Cache, Group, grouped, mean, measure, psnr_of, weights_of
 from eval.problems import LEARNED, Case, Pictures
 from indigo_jax import methods, metrics, operators, restoration
 from indigo_jax.methods.indigo import REGULARIZERS
@@ -26,31 +26,20 @@ KINDS = tuple(TITLES)
 
 # ---------------------------------------------------------------------------------------------------- measuring
 
-class Choice(NamedTuple):
-    """What is measured.
+def settings_of(method: str, kinds=KINDS, refine: float = REFINE, **settings) -> dict[str, dict]:
+    """Settings of each kind of a method, beside those of all; of the input those of its judge.
 
-    Attributes:
-        degradations: of :data:`problems.LEARNED`.
+    Args:
+        method: its name; the regularisers are for latents.
         kinds: of :data:`KINDS`; "input" always is.
-        seeds: numbers.
         refine: learning rate of "refined".
         settings: of the method, for all.
     """
-
-    degradations: tuple[str, ...] = tuple(LEARNED)
-    kinds: tuple[str, ...] = KINDS
-    seeds: tuple[int, ...] = SEEDS
-    refine: float = REFINE
-    settings: dict = {}
-
-    def of(self, method: str) -> dict[str, dict]:
-        """Settings of each kind; of the input those of the judge. The regularisers are for latents."""
-        own = {"input": {}, "free": {"guidance": 0.0}, "guided": {}, "refined": {"refine": self.refine},
-               "truncated": {"gradient": "truncated"}}
-        if method == "latent-indigo":
-            own.update({name: {"regularizer": rule} for name, rule in _REGULARIZERS.items()})
-        return {kind: {**self.settings, **options} for kind, options in own.items()
-                if kind == "input" or kind in self.kinds}
+    own = {"input": {}, "free": {"guidance": 0.0}, "guided": {}, "refined": {"refine": refine},
+           "truncated": {"gradient": "truncated"}}
+    if method == "latent-indigo":
+        own.update({name: {"regularizer": rule} for name, rule in _REGULARIZERS.items()})
+    return {kind: {**settings, **options} for kind, options in own.items() if kind == "input" or kind in kinds}
 
 
 def side_of(method: methods.Indigo) -> int:
@@ -103,7 +92,7 @@ def restorer(method: methods.Indigo, kind: str) -> Callable:
     return restore
 
 
-def run(method: str, pictures: Pictures, choice: Choice, cache: Cache, *, lpips=None,
+def run(method: str, pictures: Pictures, kinds: dict[str, dict], degradations, seeds, cache: Cache, *, lpips=None,
         batch_size: int = 4) -> list[dict]:
     """One row per degradation, kind, picture and seed: ``{"degradation", "kind", "picture", "seed", ...MEASURED}``.
 
@@ -113,29 +102,20 @@ def run(method: str, pictures: Pictures, choice: Choice, cache: Cache, *, lpips=
     Args:
         method: its name.
         pictures: clean ones.
-        choice: of degradations, kinds and seeds.
+        kinds: from :func:`settings_of`.
+        degradations: of :data:`problems.LEARNED`.
+        seeds: numbers.
         cache: of earlier runs; what is measured is added to it.
         lpips: callable ``(a, b) -> [B]``, or None.
         batch_size: pictures restored at a time.
     """
-    groups, cases = [], []
-    for kind, settings in choice.of(method).items():
-        made = methods.load(method, **settings)
-        for name in choice.degradations if not cases else ():
-            for seed in choice.seeds:
-                for picture, image in zip(pictures.names, pictures.images):
-                    one = Pictures("", [picture], [image])
-                    cases.append(({"degradation": name, "seed": seed, "picture": picture},
-                                  case_of(made, one, name, seed)))
-        groups.append(Group(TITLES[kind], restorer(made, kind), made.params, weights_of(made),
-                            [({**said, "kind": kind}, case) for said, case in cases]))
+    made = {kind: methods.load(method, **settings) for kind, settings in kinds.items()}
+    cases = [({"degradation": name, "seed": seed, "picture": one.names[0]}, case_of(made["input"], one, name, seed))
+             for name in degradations for seed in seeds for one in pictures.singles()]
+    groups = [Group(TITLES[kind], restorer(each, kind), each.params, weights_of(each),
+                    [({**said, "kind": kind}, case) for said, case in cases]) for kind, each in made.items()]
     rows = measure(groups, {PSNR: psnr_of, LPIPS: lpips}, cache, batch_size=batch_size)
-    return sorted(rows, key=lambda row: choice.degradations.index(row["degradation"]))
-
-
-def weights_of(method: methods.Restoration) -> str:
-    """Digits of the SHA-256 of all weights."""
-    return " ".join(network.info["sha256"][:12] for network in method.networks.values())
+    return sorted(rows, key=lambda row: degradations.index(row["degradation"]))
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -143,19 +123,12 @@ def weights_of(method: methods.Restoration) -> str:
 def summaries(rows: list[dict]) -> dict[str, dict[str, dict]]:
     """``{degradation: {kind: {number: mean over pictures and seeds, "gain": of PSNR over zeta = 0, "spread": standard
     deviation of the seeds' mean gains}}}``; None where there is nothing."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(row["degradation"], {}).setdefault(row["kind"], []).append(row)
     found = {}
-    for name, kinds in groups.items():
+    for name, kinds in grouped(rows, "degradation", "kind").items():
         free = {(row["picture"], row["seed"]): row[PSNR] for row in kinds.get("free", ())}
-        found[name] = {kind: {**{number: _mean([row[number] for row in group]) for number in MEASURED},
+        found[name] = {kind: {**{number: mean(group, number) for number in MEASURED},
                               **_gain(group, free)} for kind, group in kinds.items()}
     return found
-
-
-def _mean(values):
-    return None if None in values else float(np.mean(values))
 
 
 def _gain(group, free):
@@ -185,19 +158,13 @@ def to_markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def provenance(method: methods.Indigo, pictures: Pictures, choice: Choice, command: str) -> str:
-    """What was measured, on what, with which settings, and the command: no date, no machine.
-
-    Args:
-        method: with its networks.
-        pictures, choice: as for :func:`run`.
-        command: that was given.
-    """
+def _provenance(method, pictures, seeds, refine, settings, command):
+    """What was measured, on what, with which settings, and the command: no date, no machine."""
     names = [f"`{network.info.get('name', 'unnamed')}` (sha256 `{network.info['sha256'][:12]}`)"
              for network in method.networks.values()]
     unit = "latents" if method.variant == "latent" else "pixels in [0, 1]"
     lines = [f"{', '.join(names)} on {len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`, "
-             f"brought to {side_of(method)} px), seeds {', '.join(map(str, choice.seeds))}, indigo_jax "
+             f"brought to {side_of(method)} px), seeds {', '.join(map(str, seeds))}, indigo_jax "
              f"{indigo_jax.__version__}.",
              "Means over pictures and seeds; in brackets the mean gain over the same chain with zeta = 0, picture by "
              f"picture, ± its standard deviation over the seeds. PSNR is `{PSNR}`: clipped, not rounded to 8 bits.",
@@ -205,26 +172,17 @@ def provenance(method: methods.Indigo, pictures: Pictures, choice: Choice, comma
              "loaded; of the chain: of its last estimate, before colours are fixed, with the network as refined."]
     if "autoencoder" in method.networks:
         lines.append("Drift: |E(D(z)) - z| / |z| of the finished picture's z = E(x).")
-    used = {name: value for name, value in choice.settings.items() if name not in ("prior", "inn", "autoencoder")}
+    used = {name: value for name, value in settings.items() if name not in method.networks}
     return "\n\n".join(["\n".join(lines), f"Settings are those of `indigo restore`{f' ({used})' if used else ''}; the "
-                        f"refinement's learning rate is {choice.refine:g}.", f"Written by `{command}`."])
+                        f"refinement's learning rate is {refine:g}.", f"Written by `{command}`."])
 
 
 def table(args, pictures, path, command: str):
-    """What :mod:`eval.tables` calls: the prior's name, the rows, the Markdown. Numbers that are known come from .jsonl.
-
-    Args:
-        args: of the command line.
-        pictures: clean ones.
-        path: of the table, without its extension.
-        command: that was given.
-    """
+    """As :data:`eval.tables.TABLES` has it; numbers that are known come from .jsonl."""
     settings = {**guided_settings(args), **({"no_color_fix": True} if args.raw_colors else {})}
-    choice = Choice(tuple(args.degradations), tuple(args.kinds), tuple(dict.fromkeys(args.seeds or SEEDS)), args.refine,
-                    settings)
+    method, seeds = methods.load(args.method, **settings), list(dict.fromkeys(args.seeds or SEEDS))
     lpips = metrics.by_name("lpips", lpips_params=metrics.load_lpips(args.lpips)) if args.lpips else None
-    method = methods.load(args.method, **settings)
-    rows = run(args.method, pictures, choice, Cache(path.with_suffix(".jsonl"), MEASURED), lpips=lpips,
-               batch_size=args.batch)
-    body = [to_markdown(rows), provenance(method, pictures, choice, command)]
+    rows = run(args.method, pictures, settings_of(args.method, args.kinds, args.refine, **settings), args.degradations,
+               seeds, Cache(path.with_suffix(".jsonl"), MEASURED), lpips=lpips, batch_size=args.batch)
+    body = [to_markdown(rows), _provenance(method, pictures, seeds, args.refine, settings, command)]
     return method.info.get("name"), rows, "\n\n".join(body)

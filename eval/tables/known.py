@@ -1,6 +1,4 @@
 """The table of methods for a known operator, BIRD's among them, against baselines: lines of METHODS, Markdown."""
-from typing import Callable, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +6,7 @@ import numpy as np
 import indigo_jax
 from eval import problems
 from eval.baselines import BASELINES
-from eval.measure import ALIGNED, PSNR, Cache, Group, aligned_psnr, measure, psnr_of
+from eval.measure import ALIGNED, PSNR, Cache, Group, aligned_psnr, grouped, mean, measure, psnr_of, weights_of
 from eval.problems import TASKS
 from indigo_jax import methods, tiles
 from indigo_jax.methods import METHODS, base, bird
@@ -63,26 +61,8 @@ def chosen(tasks, names=None) -> list[tuple[str, str]]:
             if name == "input" or (name in LINES[task] if names is None else name in names and does(task, name))]
 
 
-class Line(NamedTuple):
-    """What restores: ``restore(params, case)`` as :mod:`eval.measure` takes it, the method, None of a baseline."""
-
-    method: methods.Restoration | None
-    restore: Callable
-
-    @property
-    def params(self) -> tuple:
-        """Of the method's networks."""
-        return () if self.method is None else self.method.params
-
-    @property
-    def weights(self) -> str:
-        """Digits of the SHA-256 of all weights."""
-        return "" if self.method is None else " ".join(
-            network.info["sha256"][:12] for network in self.method.networks.values())
-
-
-def line(task: str, name: str, prior: str, **settings) -> Line:
-    """A method of the table: of METHODS, of :data:`BASELINES`, or BIRD with the settings of the released code.
+def line(task: str, name: str, prior: str, **settings) -> Group:
+    """A line of the table, without cases: of METHODS, of :data:`BASELINES`, or BIRD with the released code's settings.
 
     Args:
         task: of :data:`problems.TASKS`.
@@ -90,14 +70,15 @@ def line(task: str, name: str, prior: str, **settings) -> Line:
         prior: weights of the diffusion prior; methods without one take their own default.
         settings: of the method.
     """
+    whole = f"{title(task, name)} of {task}"
     if name in BASELINES:
-        def restore(params, case):
+        def baseline(params, case):
             del params
             problem = problems.problem_of(task, case)
             x = jnp.clip(BASELINES[name](task, problem), -1.0, 1.0)
             return x, {"evaluations": 0, RESIDUAL: problem.residual(x) / problem.sigma}
 
-        return Line(None, restore)
+        return Group(whole, baseline, (), "")
     method = _load(task, name, prior, settings)
 
     def restore(params, case):
@@ -110,7 +91,7 @@ def line(task: str, name: str, prior: str, **settings) -> Line:
         residual = problem.residual(found.x) if found.kernel is None else found.residual
         return found.x, {"evaluations": method.evaluations(found) * plan.count, RESIDUAL: residual / problem.sigma}
 
-    return Line(method, restore)
+    return Group(whole, restore, method.params, weights_of(method))
 
 
 def _load(task, name, prior, settings):
@@ -149,56 +130,34 @@ def run(prior: str, pictures, pairs, seeds, cache: Cache, *, batch_size: int = 4
         cache: of earlier runs; what is measured is added to it.
         batch_size: pictures restored at a time.
     """
-    side, cases = side_of(base.open_network(prior, "prior")), {}
-    for task in dict.fromkeys(task for task, _ in pairs):
-        cases[task] = []
-        for seed in seeds:
-            for name, image in zip(pictures.names, pictures.images):
-                one = problems.Pictures("", [name], [image])
-                cases[task].append(({"picture": name, "seed": seed}, problems.make(
-                    task, problems.at_side(one, side), problems.keys_of(one, seed))))
+    side = side_of(base.open_network(prior, "prior"))
+    cases = {task: [({"picture": one.names[0], "seed": seed},
+                     problems.make(task, problems.at_side(one, side), problems.keys_of(one, seed)))
+                    for seed in seeds for one in pictures.singles()] for task in dict(pairs)}
     groups = []
     for task, name in pairs:
-        found = line(task, name, prior)
-        groups.append(Group(f"{title(task, name)} of {task}", found.restore, found.params, found.weights,
-                            [({**said, "task": task, "method": name}, case) for said, case in cases[task]]))
+        own = [({**said, "task": task, "method": name}, case) for said, case in cases[task]]
+        groups.append(line(task, name, prior)._replace(cases=own))
     return measure(groups, SCORES, cache, batch_size=batch_size)
 
 
 # ---------------------------------------------------------------------------------------------------- writing
 
-class Summary(NamedTuple):
-    """A method of a task: means over pictures and seeds; gains over the input of the same picture and seed, in dB.
-
-    Attributes:
-        evaluations, psnr, aligned, residual: means.
-        gain, worst, aligned_gain, aligned_worst: mean and smallest gain.
-    """
-
-    evaluations: float
-    psnr: float
-    aligned: float
-    residual: float
-    gain: float
-    worst: float
-    aligned_gain: float
-    aligned_worst: float
-
-
-def summaries(rows: list[dict]) -> dict[str, dict[str, Summary]]:
-    """``{task: {method: Summary}}``, in the order of the rows."""
+def summaries(rows: list[dict]) -> dict[str, dict[str, dict]]:
+    """``{task: {method: numbers}}``: the means over pictures and seeds; in dB over the input of the same picture and
+    seed mean and least of the PSNR, "gain" and "worst", and of the aligned one, "aligned gain" and "aligned worst"."""
     inputs = {(row["task"], row["picture"], row["seed"]): row for row in rows if row["method"] == "input"}
-    groups = {}
-    for row in rows:
-        groups.setdefault(row["task"], {}).setdefault(row["method"], []).append(row)
 
     def summary(rows):
         before = [inputs[row["task"], row["picture"], row["seed"]] for row in rows]
-        gains, aligned = ([row[name] - first[name] for row, first in zip(rows, before)] for name in (PSNR, ALIGNED))
-        means = [float(np.mean([row[name] for row in rows])) for name in MEASURED]
-        return Summary(*means, float(np.mean(gains)), min(gains), float(np.mean(aligned)), min(aligned))
+        numbers = {name: mean(rows, name) for name in MEASURED}
+        for name, prefix in ((PSNR, ""), (ALIGNED, "aligned ")):
+            gains = [row[name] - first[name] for row, first in zip(rows, before)]
+            numbers.update({f"{prefix}gain": float(np.mean(gains)), f"{prefix}worst": min(gains)})
+        return numbers
 
-    return {task: {method: summary(group) for method, group in found.items()} for task, found in groups.items()}
+    return {task: {method: summary(group) for method, group in found.items()}
+            for task, found in grouped(rows, "task", "method").items()}
 
 
 def to_markdown(rows: list[dict]) -> str:
@@ -206,20 +165,18 @@ def to_markdown(rows: list[dict]) -> str:
     lines = ["| task | method | network evaluations | PSNR, dB (gain) | worst picture's gain | aligned PSNR, dB (gain, "
              "worst) | residual / noise level |", "|---|---|---:|---:|---:|---:|---:|"]
     for task, by_method in summaries(rows).items():
-        fair = {method: found for method, found in by_method.items() if not is_told(task, method)}
-        best = {name: max(getattr(found, name) for found in fair.values()) for name in ("psnr", "aligned")}
+        fair = [method for method in by_method if not is_told(task, method)]
+        best = {name: max(by_method[method][name] for method in fair) for name in (PSNR, ALIGNED)}
         for method, found in by_method.items():
-            def number(name):
-                value = f"{getattr(found, name):.2f}"
-                return f"**{value}**" if method in fair and getattr(found, name) == best[name] else value
-
-            first, given = method == "input", task in _ALIGNED_TASKS
-            aligned = number("aligned") if given else ""
+            psnr, aligned = (f"**{found[name]:.2f}**" if method in fair and found[name] == best[name] else
+                             f"{found[name]:.2f}" for name in (PSNR, ALIGNED))
+            worst, first = "", method == "input"
+            if not first:
+                psnr, worst = f"{psnr} ({found['gain']:+.2f})", f"{found['worst']:+.2f}"
+                aligned = f"{aligned} ({found['aligned gain']:+.2f}, {found['aligned worst']:+.2f})"
             lines.append("| " + " | ".join([
-                TASKS[task] if first else "", title(task, method), f"{found.evaluations:.0f}",
-                number("psnr") + ("" if first else f" ({found.gain:+.2f})"), "" if first else f"{found.worst:+.2f}",
-                aligned + ("" if first or not given else f" ({found.aligned_gain:+.2f}, {found.aligned_worst:+.2f})"),
-                f"{found.residual:.2f}"]) + " |")
+                TASKS[task] if first else "", title(task, method), f"{found['evaluations']:.0f}", psnr, worst,
+                aligned if task in _ALIGNED_TASKS else "", f"{found[RESIDUAL]:.2f}"]) + " |")
     return "\n".join(lines)
 
 
@@ -228,23 +185,16 @@ def against_official(rows: list[dict]) -> str:
     lines = []
     for task, by_method in summaries(rows).items():
         if {"bird", "official"} <= by_method.keys():
-            ours, theirs = by_method["bird"], by_method["official"]
-            lines.append(f"| {TASKS[task]} | {theirs.evaluations:.0f} | {ours.evaluations:.0f} | "
-                         f"{ours.evaluations / theirs.evaluations:.3f} | {theirs.psnr:.2f} | {ours.psnr:.2f} | "
-                         f"{ours.psnr - theirs.psnr:+.2f} |")
+            ours, theirs = ((by_method[name]["evaluations"], by_method[name][PSNR]) for name in ("bird", "official"))
+            lines.append(f"| {TASKS[task]} | {theirs[0]:.0f} | {ours[0]:.0f} | {ours[0] / theirs[0]:.3f} | "
+                         f"{theirs[1]:.2f} | {ours[1]:.2f} | {ours[1] - theirs[1]:+.2f} |")
     head = ["| task | evaluations, official | evaluations, BIRD | ratio | PSNR, official | PSNR, BIRD | difference, dB "
             "|", "|---|---:|---:|---:|---:|---:|---:|"]
     return "\n".join([*head, *lines]) if lines else ""
 
 
-def provenance(prior: base.Network, pictures, pairs, seeds, command: str) -> str:
-    """What was measured, on what, with which settings, and the command: no date, no machine.
-
-    Args:
-        prior: its network.
-        pictures, pairs, seeds: as for :func:`run`.
-        command: that was given.
-    """
+def _provenance(prior, pictures, pairs, seeds, command):
+    """What was measured, on what, with which settings, and the command: no date, no machine."""
     count = sum(leaf.size for leaf in jax.tree.leaves(prior.params))
     lines = [
         f"`{prior.info.get('name', 'unnamed')}` ({count:,} parameters, sha256 `{prior.info['sha256'][:12]}`) on "
@@ -265,18 +215,11 @@ def provenance(prior: base.Network, pictures, pairs, seeds, command: str) -> str
 
 
 def table(args, pictures, path, command: str):
-    """What :mod:`eval.tables` calls: the prior's name, the rows, the Markdown. Numbers that are known come from .jsonl.
-
-    Args:
-        args: of the command line.
-        pictures: clean ones.
-        path: of the table, without its extension.
-        command: that was given.
-    """
+    """As :data:`eval.tables.TABLES` has it; numbers that are known come from .jsonl."""
     prior, pairs = base.open_network(args.weights, "prior"), chosen(args.tasks, args.methods)
     seeds = list(dict.fromkeys(args.seeds or [args.seed]))
     rows = run(args.weights, pictures, pairs, seeds, Cache(path.with_suffix(".jsonl"), MEASURED), batch_size=args.batch)
     both = against_official(rows)
     body = [to_markdown(rows), both and f"BIRD against its official settings:\n\n{both}",
-            provenance(prior, pictures, pairs, seeds, command)]
+            _provenance(prior, pictures, pairs, seeds, command)]
     return prior.info.get("name"), rows, "\n\n".join(filter(None, body))

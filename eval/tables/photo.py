@@ -11,6 +11,7 @@ from tqdm import tqdm
 import indigo_jax
 from eval import problems
 from eval.configs import photo_degradations
+from eval.measure import grouped, mean
 from eval.problems import Degradation, Pictures
 from indigo_jax import methods, metrics, rng, tiles
 
@@ -104,11 +105,8 @@ def measure(results: Iterable[Result], measures) -> list[dict]:
 
 def means(rows: list[dict], name: str) -> dict[str, dict[int, float]]:
     """``{task: {steps: float64 mean over pictures and variants}}`` of one protocol, in the order of the rows."""
-    values = {}
-    for row in rows:
-        values.setdefault(row["task"], {}).setdefault(row["steps"], []).append(row[name])
-    return {task: {steps: float(np.mean(numbers, dtype=np.float64)) for steps, numbers in by_steps.items()}
-            for task, by_steps in values.items()}
+    return {task: {steps: mean(group, name) for steps, group in by_steps.items()}
+            for task, by_steps in grouped(rows, "task", "steps").items()}
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -142,14 +140,8 @@ def to_markdown(rows: list[dict], measures) -> str:
     return "\n".join(lines)
 
 
-def provenance(network: methods.base.Network, pictures: Pictures, measures, command: str) -> str:
-    """What was measured, on what, how, and the command: no date, no machine.
-
-    Args:
-        network: with its weights.
-        pictures, measures: that were measured.
-        command: that was given.
-    """
+def _provenance(network, pictures, measures, command):
+    """What was measured, on what, how, and the command: no date, no machine."""
     info, count = network.info, sum(leaf.size for leaf in jax.tree.leaves(network.params))
     trained = f", {info['num_steps']:,} steps in its last training run" if info.get("num_steps") else ""
     return "\n".join([
@@ -176,18 +168,11 @@ def references(pictures: Pictures) -> list[str]:
 
 
 def table(args, pictures, path, command: str):
-    """What :mod:`eval.tables` calls: the weights' name, the rows, the Markdown.
-
-    Args:
-        args: of the command line.
-        pictures: clean ones.
-        path: not used.
-        command: that was given.
-    """
+    """As :data:`eval.tables.TABLES` has it; keeps no .jsonl."""
     del path
     measures, network = protocols(args.lpips), methods.base.open_network(args.weights, "restorer")
     found = restorations(args.weights, pictures, photo_degradations.get_config(), sorted(set(args.steps)),
                          batch_size=args.batch, seed=args.seed, spacing=args.spacing)
     rows = measure(found, measures)
-    notes = [provenance(network, pictures, measures, command), *references(pictures)]
+    notes = [_provenance(network, pictures, measures, command), *references(pictures)]
     return network.info.get("name"), rows, "\n\n".join([to_markdown(rows, measures), *notes])
