@@ -197,4 +197,5 @@ class KnownOperator(base.Restoration):
 
 def levels_of(prior: denoisers.Prior, num_steps: int):
     """So many levels of a prior, from its noisiest; all, where it has fewer."""
-    return schedules.respace(prior.schedule, min(num_steps, prior.schedule.timesteps.shape[0]), "linspace")
+    count = min(num_steps, prior.schedule.timesteps.shape[0])
+    return schedules.respace(prior.schedule, count, "linspace" if count > 1 else "trailing")
