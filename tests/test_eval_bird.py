@@ -210,7 +210,8 @@ def test_any_method_that_does_a_task_can_be_a_line():
 
 
 @pytest.mark.parametrize("arguments, named", [
-    (["--weights", "{prior}"], "a diffusion prior"), (["--method", "bird"], "where a diffusion prior is needed"),
+    (["--weights", "{prior}"], "a diffusion prior"),
+    (["--method", "bird"], "where a diffusion prior of pictures is needed"),
     (["--method", "bird", "--steps", "3"], "--steps is for --method indi"),
     (["--seeds", "1", "2"], "--seeds is for --method bird")])
 def test_weights_and_flags_of_the_other_method_are_one_line(arguments, named, files, tmp_path, capsys):

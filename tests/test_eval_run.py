@@ -205,7 +205,7 @@ def test_bird_is_a_method_too(files, tmp_path, monkeypatch):
     once = dataclasses.replace(folder.get_config(), method="once", weights=config.weights, steps=5).restoration()
     assert (once.name, once.task) == ("once", "denoise")
     for changes, said in (({"tasks": ("denoise", "deblur")}, "one of denoise, or deblur and motion"),
-                          ({"weights": str(files / "tiny.safetensors")}, "where a diffusion prior is needed"),
+                          ({"weights": str(files / "tiny.safetensors")}, "where a diffusion prior of pictures"),
                           ({"method": "indi"}, "where a network that restores directly is needed"),
                           ({"method": "once", "tasks": ("deblur",)}, "once is measured on one of denoise; "),
                           ({"method": "indigo"}, "enlarges 4 times"),
