@@ -509,3 +509,35 @@ def test_evaluation_of_whole_pictures_starts_a_batch_for_each_size():
 def test_examples_in_the_docstrings():
     result = doctest.testmod(preprocess)
     assert result.attempted and not result.failed
+
+
+# ---- several sources as one -----------------------------------------------------------------------------------------
+
+def test_joined_sources_keep_their_order_their_names_and_their_shares():
+    first, second = memory(2), memory(3, height=30)
+    source = data.joined([first, second], [2, 1])
+    assert len(source) == 7 == len(source.names)
+    assert [source[i]["image"][0, 0, 2] for i in range(7)] == [0, 1, 0, 1, 0, 1, 2]
+    assert [source[i]["image"].shape[0] for i in range(7)] == [20] * 4 + [30] * 3
+    assert source.names == [str(name) for name in [*first.names, *first.names, *second.names]]
+    assert "7 pictures" in repr(source)
+    assert batches(source, 2)[0]["image"].shape == (4, 8, 8, 3)
+    with pytest.raises(ValueError, match=r"repeats are \[1, 0\]; each must be at least 1"):
+        data.joined([first, second], [1, 0])
+
+
+def test_a_string_of_several_sources(tmp_path):
+    for name, count in (("a", 2), ("b", 1)):
+        for split in ("train", "val"):
+            write_folder(tmp_path / name / split, [f"{name}{i}.png" for i in range(count)])
+    spec = f"3*{tmp_path / 'a'}+{tmp_path / 'b'}"
+    train, val = (data.open_source(spec, split=split) for split in ("train", "val"))
+    assert len(train) == 3 * 2 + 1 and len(val) == 2 + 1  # nothing is measured twice
+    assert len(data.open_source(f"{tmp_path / 'a'}+2*{tmp_path / 'b'}", split="all")) == 2 * 2 + 2 * 2
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        data.open_source(f"{tmp_path / 'a'}+nothing")
+
+
+def test_a_plus_in_a_name_is_no_sum(tmp_path):
+    write_folder(tmp_path / "night+day", ["x.png"])
+    assert len(data.open_source(tmp_path / "night+day")) == 1

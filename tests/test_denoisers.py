@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import denoisers, schedules
+from indigo_jax import denoisers, rng, samplers, schedules
+from tests.oracles import GaussianDiffusion
 
 SCHEDULE = schedules.respace(schedules.linear(), 20)
 MEAN, STD = 0.2, 0.5
@@ -70,3 +71,96 @@ def test_restorer_carries_its_noise_mode_and_measurement():
     restorer = denoisers.restorer(lambda x, t, y: x + y, noise=schedules.constant_noise(0.1), y=X)
     np.testing.assert_array_equal(restorer(X, T), 2 * X)
     assert restorer.noise == schedules.constant_noise(0.1)
+
+
+# ---------------------------------------------------------------- networks that are told the noise level
+
+def told(x, sigma):
+    """``E[x | x + sigma n]`` of a Gaussian."""
+    share = (STD**2 / (STD**2 + sigma**2))[:, None, None, None]
+    return MEAN + share * (x - MEAN)
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear(), schedules.cosine(50), schedules.geometric(40)],
+                         ids=["linear", "cosine", "geometric"])
+def test_a_network_that_is_told_the_level_is_the_exact_denoiser(schedule):
+    last = schedule.timesteps.shape[0] - 1
+    t = schedule.timesteps[jnp.array([0, last // 2, last])]
+    found, wanted = denoisers.from_sigma(told, schedule)(X, t), GaussianDiffusion(MEAN, STD).denoiser(schedule)(X, t)
+    np.testing.assert_allclose(found.x0, wanted.x0, atol=2e-4)
+    a = schedule.alpha_bar[jnp.array([0, last // 2, last])][:, None, None, None]
+    np.testing.assert_allclose(jnp.sqrt(a) * found.x0 + jnp.sqrt(1 - a) * found.eps, X, atol=1e-5)
+
+
+def test_it_is_told_the_level_of_each_picture_and_given_a_clean_scale():
+    schedule, told_ = schedules.geometric(40, 0.01, 8.0), []
+    denoisers.from_sigma(lambda x, sigma: told_.append((np.asarray(x), np.asarray(sigma))) or x, schedule)(
+        X, schedule.timesteps[jnp.array([0, 20, 39])])
+    (x, sigma), = told_
+    np.testing.assert_allclose(sigma, np.geomspace(0.01, 8.0, 40)[[0, 20, 39]], rtol=2e-3)
+    np.testing.assert_allclose(x, X * np.sqrt(1 + sigma**2)[:, None, None, None], rtol=1e-4)
+
+
+def test_clipping_keeps_x0_in_range_and_eps_consistent():
+    schedule = schedules.geometric(40)
+    found = denoisers.from_sigma(lambda x, sigma: 3 * x, schedule, clip=True)(X, schedule.timesteps[jnp.array([3] * 3)])
+    assert float(jnp.abs(found.x0).max()) == 1
+    a = schedule.alpha_bar[3]
+    np.testing.assert_allclose(jnp.sqrt(a) * found.x0 + jnp.sqrt(1 - a) * found.eps, X, atol=1e-5)
+
+
+def test_ddim_through_it_has_the_law_of_the_gaussian():
+    schedule = schedules.respace(schedules.geometric(400, 0.004, 20.0), 100, "linspace")
+    keys = rng.image_keys(0, np.arange(64))
+    z = rng.normal(rng.init_keys(keys), jnp.zeros((64, 8, 8, 3)))
+    x, _ = jax.jit(lambda keys, z: samplers.sample(
+        samplers.ddim(denoisers.from_sigma(told, schedule), schedule), keys, z))(keys, z)
+    mean, std = GaussianDiffusion(MEAN, STD).output_law(schedule, eta=0.0)
+    np.testing.assert_allclose([float(x.mean()), float(x.std())], [mean, std], rtol=0.02)
+    np.testing.assert_allclose([mean, std], [MEAN, STD], rtol=0.05)
+
+
+# ---------------------------------------------------------------- the only maker
+
+STORED = schedules.to_json("linear", num_timesteps=10)
+
+
+@pytest.mark.parametrize("prediction", denoisers.BY_PREDICTION)
+def test_of_a_prior(prediction):
+    prior = denoisers.of(lambda x, t: 0.5 * x, {"schedule": STORED, "prediction": prediction})
+    levels = schedules.from_json(STORED)
+    jax.tree.map(np.testing.assert_array_equal, prior.schedule, levels)
+    t = levels.timesteps[jnp.array([0, 4, 9])]
+    wanted = denoisers.BY_PREDICTION[prediction](lambda x, t: 0.5 * x, levels)(X, t)
+    np.testing.assert_array_equal(prior.denoiser(X, t).x0, wanted.x0)
+    clipped = denoisers.of(lambda x, t: 5 * x, {"schedule": STORED, "prediction": prediction}, clip=True)
+    assert float(jnp.abs(clipped.denoiser(X, t).x0).max()) <= 1
+
+
+def test_of_a_prior_with_a_learned_variance():
+    info = {"schedule": STORED, "prediction": "eps", "learned_variance": True}
+    prior = denoisers.of(lambda x, t: jnp.concatenate([x, x], -1), info)
+    assert prior.denoiser(X, prior.schedule.timesteps[:3]).log_var.shape == X.shape
+
+
+def test_of_a_restorer():
+    info = {"noise": {"name": "constant", "eps": 0.1}, "tasks": []}
+    restorer = denoisers.of(lambda x, t: 2 * x, info)
+    np.testing.assert_array_equal(restorer(X, T), 2 * X)
+    assert restorer.noise == schedules.constant_noise(0.1)
+    np.testing.assert_array_equal(denoisers.of(lambda x, t, y: x + y, info, y=X)(X, T), 2 * X)
+
+
+def test_of_something_else_and_inside_of_a_program():
+    with pytest.raises(ValueError, match="inn-pixel: neither a diffusion prior nor a restorer"):
+        denoisers.of(lambda x, t: x, {"name": "inn-pixel", "scale": 4})
+    found = []
+
+    @jax.jit
+    def program(x):
+        prior = denoisers.of(lambda x, t: x, {"schedule": STORED, "prediction": "x0"})
+        found.append(float(prior.schedule.alpha_bar[-1]))  # numbers, not part of the program
+        return prior.denoiser(x, prior.schedule.timesteps[:3]).x0
+
+    np.testing.assert_array_equal(program(X), X)
+    assert found[0] == pytest.approx(float(schedules.from_json(STORED).alpha_bar[-1]))

@@ -172,3 +172,32 @@ def test_only_the_variance_learns_through_the_bound():
 def test_diffusion_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         losses.diffusion(lambda x_t, t: x_t, jnp.zeros((2, 4, 4, 3)), KEYS[:2], schedules.linear(10), **options)
+
+
+# ---------------------------------------------------------------- denoisers that are told the level
+
+def test_noise_levels_are_log_uniform_on_both_sides_of_the_middle():
+    sigma = np.asarray(losses.noise_levels(KEYS, 0.004, 0.6, 10.0, share=0.75))
+    assert sigma.min() >= 0.004 and sigma.max() <= 10.0 * (1 + 1e-5)
+    assert (sigma < 0.6).mean() == pytest.approx(0.75, abs=1e-3)
+    for part, low, high in ((sigma[sigma < 0.6], 0.004, 0.6), (sigma[sigma >= 0.6], 0.6, 10.0)):
+        place = np.sort(np.log(part / low) / np.log(high / low))
+        assert np.abs(place - (np.arange(len(place)) + 0.5) / len(place)).max() < 0.01
+
+
+def test_noise_levels_cover_a_small_batch():
+    sigma = np.asarray(losses.noise_levels(KEYS[:8], 0.01, 0.1, 1.0, share=0.5))
+    assert (sigma < 0.1).sum() == 4 and (np.diff(np.sort(sigma)) > 0).all()
+
+
+def test_denoising_is_the_error_over_the_root_of_the_level():
+    x, sigma = jnp.zeros((3, 4, 4, 3)), jnp.array([0.01, 0.25, 4.0])
+    level = sigma[:, None, None, None] * jnp.ones((3, 4, 4, 1))
+    told = []
+    loss = losses.denoising(lambda noisy, level: told.append(level) or noisy, x, x + 0.2, sigma, level)
+    np.testing.assert_allclose(loss, 0.2 / np.sqrt([0.01, 0.25, 4.0]), rtol=1e-4)
+    assert told[0] is level
+    right = losses.denoising(lambda noisy, level: noisy - 0.2, x, x + 0.2, sigma, level)
+    assert bool((right < 1e-4).all())
+    gradient = jax.grad(lambda a: losses.denoising(lambda n, level: a * n, x, x, sigma, level).sum())(1.0)
+    assert bool(jnp.isfinite(gradient))  # also where the error is nothing

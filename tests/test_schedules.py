@@ -178,3 +178,26 @@ def test_the_posterior_variance_lies_below_the_prior_one():
     low, high = schedules.log_variances(schedule)
     assert (low[1:] < high[1:]).all() and low[0] == low[1]
     np.testing.assert_allclose(np.exp(high), np.linspace(1e-4, 0.02, 50), rtol=2e-3)
+
+
+# ---------------------------------------------------------------- levels in constant ratio
+
+def test_geometric_levels():
+    schedule = schedules.geometric(30, 0.01, 10.0)
+    sigma = np.sqrt(1 / np.asarray(schedule.alpha_bar, np.float64) - 1)
+    np.testing.assert_allclose(sigma, np.geomspace(0.01, 10.0, 30), rtol=1e-3)
+    assert schedule.timesteps.tolist() == list(range(30)) and schedule.alpha_bar_prev[0] == 1
+    np.testing.assert_array_equal(schedule.alpha_bar_prev[1:], schedule.alpha_bar[:-1])
+    stored = schedules.to_json("geometric", num_timesteps=30, sigma_min=0.01, sigma_max=10.0)
+    assert stored == json.loads(json.dumps(stored)) and stored["name"] == "geometric"
+    jax.tree.map(np.testing.assert_array_equal, schedules.from_json(stored), schedule)
+
+
+def test_one_geometric_level():
+    np.testing.assert_allclose(schedules.geometric(1, 0.5, 0.5).alpha_bar, [0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (-1.0, 1.0), (2.0, 1.0)])
+def test_geometric_levels_out_of_order(low, high):
+    with pytest.raises(ValueError, match="must be above 0 and in this order"):
+        schedules.geometric(10, low, high)

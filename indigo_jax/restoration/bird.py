@@ -97,7 +97,8 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
             (:class:`indigo_jax.typing.BlindOperator`). ``A.loss(x, y, params)`` replaces the squared residual, as for
             :func:`operators.blind_noise`.
         y: the measurements ``[B, ...]``.
-        optimizer: over the tree ``{"z": z, "params": params}``; see :func:`bird_optimizer`.
+        optimizer: over the tree ``{"z": z, "params": params}`` of one image; see :func:`bird_optimizer`. Each image
+            has its own, so that one that looks at a whole tree, as for clipping by a global norm, couples none.
         gradient: "stop" takes the noise predictions as constants, so that d x0 / d z is a known diagonal: no network is
             ever differentiated, and the memory is that of a forward pass. "exact" differentiates the network, one
             step at a time. A function is "stop" with ``x0 - gradient(x0)`` in place of ``A'(A x0 - y)``, where
@@ -144,7 +145,7 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         if params is None and hasattr(operator, "init"):
             params = operator.init(rng.image_keys(0, jnp.arange(z.shape[0])) if keys is None else keys)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts with float32
-            opt_state = optimizer.init({"z": z, "params": params})
+            opt_state = jax.vmap(optimizer.init)({"z": z, "params": params})
         return BirdState(z, params, opt_state, jnp.zeros(z.shape), reuse and reuse.start(num_levels, z.shape))
 
     def step(keys, state: BirdState, i) -> tuple[BirdState, BirdInfo]:
@@ -158,8 +159,8 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         now = objective(state.z, state.params, eps, fresh)
         variables = {"z": state.z, "params": state.params}
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update({"z": now.grad_z, "params": now.grad_params}, state.opt_state,
-                                                  variables)
+            gradients = {"z": now.grad_z, "params": now.grad_params}
+            updates, opt_state = jax.vmap(optimizer.update)(gradients, state.opt_state, variables)
         variables = optax.apply_updates(variables, updates)
         if reuse is not None:
             reused = reuse.learn(reused, jnp.moveaxis(now.eps, 0, 1), now.loss, exact)

@@ -1,7 +1,7 @@
 """DDPM: ancestral sampling, the reverse of the noising process step by step."""
 import jax.numpy as jnp
 
-from indigo_jax import rng
+from indigo_jax import rng, schedules
 from indigo_jax.samplers.base import Info, State
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Denoiser, Kernel
@@ -17,7 +17,8 @@ def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small"
     noise. Where guidance gives a drift it is added to ``x_s``.
 
     Args:
-        denoiser: as for :func:`ddim`. If it predicts ``log_var``, ``v = exp(log_var)`` (Nichol & Dhariwal 2021).
+        denoiser: as for :func:`ddim`. If it predicts a ``share`` of the variance, ``log v`` lies there between the two
+            below, of this schedule's steps (Nichol & Dhariwal 2021, Eq. 15); if only ``log_var``, v is that.
         schedule: the levels to visit.
         variance: else: "small" is ``v = beta (1 - a_s) / (1 - a_t)``, right for data of no spread; "large" is
             ``v = beta``, right for standard normal data.
@@ -42,13 +43,18 @@ def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small"
     beta = 1 - a_t / a_s
     of_x0 = jnp.sqrt(a_s) * beta / (1 - a_t)
     of_x_t = jnp.sqrt(1 - beta) * (1 - a_s) / (1 - a_t)
+    low, high = schedules.log_variances(schedule)
     fixed = jnp.sqrt(beta if variance == "large" else beta * (1 - a_s) / (1 - a_t))
 
     def step(keys, state: State, i) -> tuple[State, Info]:
         k = num_steps - 1 - i
         t = schedule.timesteps[k]
         prediction = denoiser(state.x, jnp.full(state.x.shape[:1], t))
-        std = fixed[k] if prediction.log_var is None else jnp.exp(0.5 * prediction.log_var)
+        std = fixed[k]
+        if prediction.share is not None:
+            std = jnp.exp(0.25 * ((1 + prediction.share) * high[k] + (1 - prediction.share) * low[k]))
+        elif prediction.log_var is not None:
+            std = jnp.exp(0.5 * prediction.log_var)
         x_s = of_x0[k] * prediction.x0 + of_x_t[k] * state.x
         x_s = x_s + jnp.where(k > 0, std, 0.0) * rng.normal(keys, x_s)
         return State(x_s + prediction.drift), Info(t, prediction.x0)
