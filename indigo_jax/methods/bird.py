@@ -209,8 +209,8 @@ def deblur(prior: denoisers.Prior, problem: Problem, *, size: int | None = None,
             return kernel.step(rng.fold(own, i), state, i)[0], None
 
         state, _ = jax.lax.scan(step, kernel.init(y, own), jnp.arange(kernel.num_steps))
-        blur = blur_of(state.kernel, grid, y.shape)
-        return state.x, state.kernel(blur(state.x) - y)
+        blur = blur_of(state.blur_kernel, grid, y.shape)
+        return state.x, state.blur_kernel, arrays.rms(blur(state.x) - y)
 
     x, found, residual = jax.lax.map(candidate, jnp.arange(num_candidates))
     best = jnp.argmin(residual, axis=0)
