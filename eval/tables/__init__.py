@@ -8,7 +8,8 @@ Prints a Markdown table and writes it with one CSV row per picture into eval/res
 four photographs that scikit-image carries. Nothing in the result depends on the clock or on the machine, up to the
 rounding of its floating point arithmetic.
 
---method bird compares BIRD with its official settings and with cheap methods, on a diffusion prior. It adds every
+--method bird compares BIRD with its official settings and with cheap methods, on a diffusion prior; --methods chooses
+the lines, among them any method of indigo_jax.methods.METHODS that does the task. It adds every
 number that it has measured to a .jsonl file beside the .csv and takes it from there next time, as long as weights,
 pictures and the method itself are the same: a run that was stopped goes on where it was. So does --method indigo or
 latent-indigo, which compares guided chains with free ones, with refinement and each regulariser.

@@ -28,7 +28,7 @@ TITLES = {"input": "input", "bird": "BIRD", "official": "BIRD, official settings
           "tv": "total variation", ("sr", "input"): "input, bicubic", ("blind", "bird"): "BIRD, blind alternation",
           ("ct", "input"): "filtered back-projection", ("ct", "bird"): "DiffPIR, all noise new",
           ("blind", "diffpir"): "DiffPIR, told the true kernel"}
-_STEPS = {("inpaint", "diffpir"): 30, ("sr", "diffpir"): 30}  # else the method's own
+_SETTINGS = {("inpaint", "diffpir"): {"steps": 30}, ("sr", "diffpir"): {"steps": 30}, ("sr", "hqs"): {"shrunk": "mean"}}
 
 
 # ---------------------------------------------------------------------------------------------------- lines
@@ -95,9 +95,8 @@ def line(task: str, name: str, prior: str, **settings) -> Group:
 
 
 def _load(task, name, prior, settings):
-    name, settings = ("bird", {"preset": "official", **settings}) if name == "official" else (name, dict(settings))
-    if (task, name) in _STEPS:
-        settings.setdefault("steps", _STEPS[task, name])
+    name, settings = ("bird", {"preset": "official", **settings}) if name == "official" else (name, settings)
+    settings = {**_SETTINGS.get((task, name), {}), **settings}
     if issubclass(METHODS[name], KnownOperator):
         settings["weights"] = prior
         one = np.ones((1, 1), np.float32)  # stands for those of the cases

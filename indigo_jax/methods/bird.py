@@ -210,7 +210,7 @@ def deblur(prior: denoisers.Prior, problem: Problem, *, size: int | None = None,
 
         state, _ = jax.lax.scan(step, kernel.init(y, own), jnp.arange(kernel.num_steps))
         blur = blur_of(state.blur_kernel, grid, y.shape)
-        return state.x, state.blur_kernel(blur(state.x) - y)
+        return state.x, state.blur_kernel, arrays.rms(blur(state.x) - y)
 
     x, found, residual = jax.lax.map(candidate, jnp.arange(num_candidates))
     best = jnp.argmin(residual, axis=0)
