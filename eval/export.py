@@ -8,18 +8,18 @@ size; on a CPU, an NVIDIA GPU or a TPU, none of which needs to be here.
 """
 import sys
 
-from eval import common
+from eval import command
 from indigo_jax import export
 
 
 def main(argv=None) -> int:
     """Command line; see the module's text."""
-    parser = common.Parser(prog="eval.export", description=__doc__)
+    parser = command.Parser(prog="eval.export", description=__doc__)
     parser.add_argument("--weights", required=True, metavar="NAME|FILE", help="as indigo weights list shows them")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to be made")
-    parser.add_argument("--size", type=common.whole, nargs=2, default=[256, 256], metavar=("H", "W"),
+    parser.add_argument("--size", type=command.whole, nargs=2, default=[256, 256], metavar=("H", "W"),
                         help="of the pictures, in pixels; default: 256 256")
-    parser.add_argument("--steps", type=common.whole, metavar="N", help="of the sampler; default: InDI 1, DDIM 50")
+    parser.add_argument("--steps", type=command.whole, metavar="N", help="of the sampler; default: InDI 1, DDIM 50")
     parser.add_argument("--platforms", nargs="+", default=list(export.PLATFORMS), metavar="NAME",
                         choices=["cpu", "cuda", "rocm", "tpu"], help="default: cpu cuda tpu")
     args = parser.parse_args(argv)
@@ -31,7 +31,7 @@ def main(argv=None) -> int:
         arguments = " ".join(f"{name}.npy" for name in program.about["arguments"])
         print(f"{path}: run it with: python {path / 'load.py'} {arguments} OUTPUT.npy")
 
-    return common.run(parser, work)
+    return command.run(parser, work)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBMODULES = frozenset({
-    "checkpoints", "convert", "data", "denoisers", "export", "guidance", "images", "losses", "methods", "metrics",
-    "models", "operators", "restoration", "rng", "samplers", "schedules", "sharding", "tiles", "typing", "wavelets",
-    "weights",
+    "arrays", "checkpoints", "convert", "data", "denoisers", "export", "guidance", "images", "losses", "methods",
+    "metrics", "models", "operators", "restoration", "rng", "samplers", "schedules", "sharding", "tiles", "typing",
+    "wavelets", "weights",
 })
 
 

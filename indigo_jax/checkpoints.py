@@ -186,7 +186,10 @@ def _damage(path, *, prefix="", index=0, count=1):
             raise ValueError("it has no arrays")
         for name, _, kind in [array for array in arrays if array[0].startswith(prefix)][index::count]:
             driver = "zarr" if kind == ".zarray" else "zarr3"
-            tensorstore.open({"driver": driver, "kvstore": {**kvstore, "path": f"{name}/"}}).result().read().result()
+            array = tensorstore.open({"driver": driver, "kvstore": {**kvstore, "path": f"{name}/"}}).result()
+            values = array.read().result()
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ValueError(f"{name} holds NaN or infinity")
     except (ValueError, OSError, KeyError) as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0][:80]
     return ""

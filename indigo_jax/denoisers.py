@@ -4,6 +4,7 @@ from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from indigo_jax import schedules
 from indigo_jax.schedules import NoiseMode, NoiseSchedule
@@ -16,14 +17,17 @@ class Prediction(NamedTuple):
     Attributes:
         x0: estimate of the clean image ``[B, H, W, C]``.
         eps: estimate of the noise, consistent with ``x0`` through the schedule.
-        log_var: log-variance of the reverse step where the network learned it.
+        log_var: log-variance of the step to the next level of the denoiser's own schedule, if the network learned it.
         drift: what guidance adds to the sampler's next state.
+        share: what the network says of the variance, in [-1, 1]: where between its bounds it lies. A sampler makes its
+            own variance of it, since its steps may be longer.
     """
 
     x0: Array
     eps: Array | None
     log_var: Array | None = None
     drift: Array | float = 0.0
+    share: Array | None = None
 
 
 class Prior(NamedTuple):
@@ -96,7 +100,7 @@ def from_eps(fn: Callable, schedule: NoiseSchedule, clip: bool = False, learned_
     Args:
         fn: ``fn(x_t, t)`` with ``t`` ``[B]`` the schedule's timesteps; gives eps, or with ``learned_variance`` eps and
             a second half of channels v in [-1, 1].
-        schedule: the network's, whole or respaced.
+        schedule: the network's, whole or respaced; it is asked at no other timesteps.
         clip: keep x0 in [-1, 1]; eps is then derived anew from x0, so that both stay consistent.
         learned_variance: ``log_var = (v + 1)/2 log beta_t + (1 - v)/2 log beta~_t`` (Nichol & Dhariwal 2021, Eq. 15).
 
@@ -110,13 +114,14 @@ def from_eps(fn: Callable, schedule: NoiseSchedule, clip: bool = False, learned_
     """
     def denoiser(x_t, t):
         signal, noise, index = _levels(schedule, t, x_t)
-        output, log_var = jnp.asarray(fn(x_t, t), jnp.float32), None
+        output, log_var, v = jnp.asarray(fn(x_t, t), jnp.float32), None, None
         if learned_variance:
             if output.shape[-1] != 2 * x_t.shape[-1]:
                 raise ValueError(f"learned variance needs {2 * x_t.shape[-1]} output channels, got {output.shape[-1]}")
             output, v = jnp.split(output, 2, axis=-1)
             log_var = _learned_log_variance(schedule, index, v)
-        return _consistent((x_t - noise * output) / signal, output, x_t, signal, noise, clip)._replace(log_var=log_var)
+        prediction = _consistent((x_t - noise * output) / signal, output, x_t, signal, noise, clip)
+        return prediction._replace(log_var=log_var, share=v)
 
     return denoiser
 
@@ -168,9 +173,21 @@ BY_PREDICTION: dict[str, Callable] = {"eps": from_eps, "x0": from_x0, "v": from_
 
 
 def _levels(schedule, t, x):
-    """``sqrt(alpha_bar)``, ``sqrt(1 - alpha_bar)`` shaped for images, and the index of each ``t`` in the schedule."""
-    index = jnp.searchsorted(schedule.timesteps, t.astype(jnp.float32))
-    alpha_bar = schedule.alpha_bar[index].reshape((-1,) + (1,) * (x.ndim - 1))
+    """``sqrt(alpha_bar)``, ``sqrt(1 - alpha_bar)`` shaped for images, and the index of each ``t`` in the schedule.
+
+    A timestep that is not in the schedule is refused: ValueError, or NaN where it is not known while compiling.
+    """
+    t = t.astype(jnp.float32)
+    index = jnp.minimum(jnp.searchsorted(schedule.timesteps, t), schedule.timesteps.shape[0] - 1)
+    known = schedule.timesteps[index] == t
+    try:
+        strange = np.asarray(t)[~np.asarray(known)]
+    except jax.errors.TracerArrayConversionError:
+        strange = ()
+    if len(strange):
+        raise ValueError(f"timestep {strange[0]:g} is not in the denoiser's schedule of {schedule.timesteps.shape[0]} "
+                         "levels: give the denoiser the whole schedule, and respace the sampler's")
+    alpha_bar = jnp.where(known, schedule.alpha_bar[index], jnp.nan).reshape((-1,) + (1,) * (x.ndim - 1))
     return jnp.sqrt(alpha_bar), jnp.sqrt(1 - alpha_bar), index
 
 

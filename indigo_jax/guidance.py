@@ -5,11 +5,12 @@
 It sees functions only: whatever an energy or a projection measures is the caller's business.
 """
 import functools
-from typing import Callable
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
 
+from indigo_jax import arrays
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser
 
@@ -50,13 +51,15 @@ def clip_x0(mode: str = "hard", *, quantile: float = 0.995, schedule: NoiseSched
     if not 0 < quantile <= 1:
         raise ValueError(f"quantile must be in (0, 1], got {quantile}")
 
+    def hard(x0):
+        return jnp.clip(x0, -1.0, 1.0)
+
     def clip(x0):
         if mode == "dynamic":
             size = jnp.quantile(jnp.abs(x0).reshape(x0.shape[0], -1), quantile, axis=1)
-            size = jnp.maximum(size, 1.0).reshape((-1,) + (1,) * (x0.ndim - 1))
+            size = arrays.per_image(jnp.maximum(size, 1.0), x0)
             return jnp.clip(x0, -size, size) / size
-        clipped = jnp.clip(x0, -1.0, 1.0)
-        return clipped if mode == "hard" else x0 + jax.lax.stop_gradient(clipped - x0)
+        return hard(x0) if mode == "hard" else arrays.straight_through(hard, x0)
 
     return _replace_x0(clip, schedule)
 
@@ -97,21 +100,62 @@ def energy(energy_fn: Callable[[Array], Array], scale) -> Decorator:
     -1.0
     """
     def decorate(denoiser):
-        def guided(x_t, t):
-            def total(x):
-                prediction = denoiser(x, t)
-                energies = energy_fn(prediction.x0)
-                if energies.shape != x.shape[:1]:
-                    raise ValueError(f"energy_fn must give one number per image [{x.shape[0]}], got {energies.shape}: "
-                                     "sum over all axes but the first")
-                return jnp.sum(energies), prediction
+        descend = downhill(denoiser, lambda x0: (energy_fn(x0), None), scale)
 
-            gradient, prediction = jax.grad(total, has_aux=True)(x_t)
-            weight = jnp.asarray(scale, jnp.float32)
-            weight = weight.reshape((-1,) + (1,) * (x_t.ndim - 1)) if weight.ndim else weight
-            return prediction._replace(drift=prediction.drift - weight * gradient)
+        def guided(x_t, t):
+            prediction, drift, _ = descend(x_t, t)
+            return prediction._replace(drift=prediction.drift + drift)
 
         return guided
+
+    return decorate
+
+
+def downhill(denoiser: Denoiser, energy_fn: Callable[[Array], tuple[Array, Any]], scale) -> Callable:
+    """What :func:`energy` adds, apart from the prediction: ``(x_t, t) -> (prediction, drift, seen)``.
+
+    Args:
+        denoiser: its prediction is given back as it is.
+        energy_fn: ``x0 -> (energies [B], seen)``; what else it has seen is handed on.
+        scale: a number, or one per image ``[B]``.
+    """
+    def descend(x_t, t):
+        def total(x):
+            prediction = denoiser(x, t)
+            energies, seen = energy_fn(prediction.x0)
+            if energies.shape != x.shape[:1]:
+                raise ValueError(f"energy_fn must give one number per image [{x.shape[0]}], got {energies.shape}: "
+                                 "sum over all axes but the first")
+            return jnp.sum(energies), (prediction, seen)
+
+        gradient, (prediction, seen) = jax.grad(total, has_aux=True)(x_t)
+        return prediction, -arrays.per_image(scale, x_t, "scale") * gradient, seen
+
+    return descend
+
+
+def truncated(schedule: NoiseSchedule) -> Decorator:
+    """The same predictions, with ``d x0 / d x_t = 1 / sqrt(alpha_bar)``, as if eps were a constant.
+
+    Guidance that is put around it needs no backward pass of the network.
+
+    Args:
+        schedule: the levels that are visited; t is one of its timesteps.
+
+    >>> from indigo_jax import schedules
+    >>> from indigo_jax.denoisers import Prediction
+    >>> short = truncated(schedules.linear())(lambda x, t: Prediction(0.0 * x, x))
+    >>> gradient = jax.grad(lambda x: jnp.sum(short(x, jnp.zeros(1)).x0))(jnp.ones((1, 1, 1, 1)))
+    >>> round(float(gradient[0, 0, 0, 0]), 4)
+    1.0001
+    """
+    def decorate(denoiser):
+        def constant(x_t, t):
+            still = jax.lax.stop_gradient(x_t)
+            prediction = denoiser(still, t)
+            return prediction._replace(x0=prediction.x0 + (x_t - still) / jnp.sqrt(_alpha_bar(schedule, x_t, t)))
+
+        return constant
 
     return decorate
 
@@ -143,11 +187,15 @@ def _replace_x0(function, schedule):
             prediction = denoiser(x_t, t)
             x0, eps = function(prediction.x0), prediction.eps
             if schedule is not None:
-                alpha_bar = schedule.alpha_bar[jnp.searchsorted(schedule.timesteps, t.astype(jnp.float32))]
-                alpha_bar = alpha_bar.reshape((-1,) + (1,) * (x_t.ndim - 1))
+                alpha_bar = _alpha_bar(schedule, x_t, t)
                 eps = (x_t - jnp.sqrt(alpha_bar) * x0) / jnp.sqrt(1 - alpha_bar)
             return prediction._replace(x0=x0, eps=eps)
 
         return decorated
 
     return decorate
+
+
+def _alpha_bar(schedule, x_t, t):
+    """That of the timesteps ``t`` ``[B]``, shaped to multiply ``x_t``."""
+    return arrays.per_image(schedule.alpha_bar[jnp.searchsorted(schedule.timesteps, t.astype(jnp.float32))], x_t)

@@ -108,7 +108,7 @@ def blended(function: Callable, *, tile: int | tuple[int, int], overlap: int, ma
         ValueError for such an overlap or margin; where r times a position is not whole; for outputs of another shape.
 
     Differs from the tiles of StableSR and DiffBIR in: weights that are 1 where a tile is alone, not a Gaussian of its
-    whole; seams were measured to be smaller (CHANGELOG 0.2).
+    whole. On photographs the two leave the same seams within 3 % (see CHANGELOG), and only these are exact.
 
     >>> twice = blended(lambda x: 2 * x, tile=4, overlap=2)
     >>> bool(jnp.allclose(twice(jnp.ones((1, 7, 9, 1))), 2.0))

@@ -53,21 +53,6 @@ class BlindOperator(Protocol):
     def __call__(self, x: Array, params: Params, *, keys: Key | None = None) -> Array: ...
 
 
-class Kernel(NamedTuple):
-    """One algorithm as two pure functions, run by :func:`indigo_jax.samplers.sample`.
-
-    Attributes:
-        init: ``init(x_init, keys) -> state``. ``state.x`` is the image batch.
-        step: ``step(keys, state, i) -> (state, info)`` with ``i`` = 0 for the first step. ``state`` is what the
-            next step needs, ``info`` is diagnostics; both are NamedTuples.
-        num_steps: how many steps the algorithm takes.
-    """
-
-    init: Callable[..., Any]
-    step: Callable[..., tuple[Any, Any]]
-    num_steps: int
-
-
 class Autoencoder(NamedTuple):
     """An autoencoder as two functions, in the units of the diffusion: any scaling factor is in both.
 
@@ -82,3 +67,32 @@ class Autoencoder(NamedTuple):
     def round_trip(self, z: Array) -> Array:
         """``E(D(z))``."""
         return self.encode(self.decode(z))
+
+
+class InvertibleNetwork(NamedTuple):
+    """An invertible network as two functions, for pictures in [0, 1] or for latents.
+
+    Attributes:
+        forward: ``forward(params, x, cond) -> (coarse, details)``.
+        inverse: ``inverse(params, coarse, details, cond) -> x``.
+        params: what both start from; shared by all images.
+    """
+
+    forward: Callable
+    inverse: Callable
+    params: Params = None
+
+
+class Kernel(NamedTuple):
+    """One algorithm as two pure functions, run by :func:`indigo_jax.samplers.sample`.
+
+    Attributes:
+        init: ``init(x_init, keys) -> state``. ``state.x`` is the image batch.
+        step: ``step(keys, state, i) -> (state, info)`` with ``i`` = 0 for the first step. ``state`` is what the
+            next step needs, ``info`` is diagnostics; both are NamedTuples.
+        num_steps: how many steps the algorithm takes.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[..., tuple[Any, Any]]
+    num_steps: int

@@ -5,7 +5,8 @@ import math
 import jax
 import pytest
 
-from eval import benchmark, benchmark_bird, measuring
+from eval import benchmark
+from eval.speed import bird, measuring
 from indigo_jax import models
 
 TINY = models.DDPMUNet(channels=8, multipliers=(1,), num_res_blocks=1, attention_resolutions=(), num_groups=4,
@@ -13,7 +14,7 @@ TINY = models.DDPMUNet(channels=8, multipliers=(1,), num_res_blocks=1, attention
 
 
 def test_benchmark_prints_a_row_for_each_mode(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark_bird, "SMALL", TINY)
+    monkeypatch.setattr(bird, "SMALL", TINY)
     assert benchmark.main(["bird", "--json", "--sizes", "16", "--batch", "2", "--repeats", "1"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["mode"] for row in rows] == ["official", "default", "refresh", "exact"]
@@ -41,10 +42,10 @@ def test_benchmark_prints_a_row_for_each_mode(monkeypatch, capsys):
 def test_the_peer_stands_beside_the_same_work_only():
     def peer(mode, **changes):
         settings = {"size": 64, "batch": 1, "num_iterations": 2, **changes}
-        facts = benchmark_bird.program("", benchmark_bird.SMALL, mode, **settings).facts
+        facts = bird.program("", bird.SMALL, mode, **settings).facts
         return facts["peer_seconds_per_iteration"], facts["peer"]
 
-    assert peer("official") == ([0.16, 0.307], benchmark_bird.PEER)
+    assert peer("official") == ([0.16, 0.307], bird.PEER)
     assert peer("default") == peer("official", size=32) == peer("official", batch=2) == (None, None)
 
 
@@ -52,7 +53,7 @@ def test_large_is_the_network_of_celeba_hq_in_two_precisions():
     class Arguments:
         large, batch, iterations, sizes = True, [1], 1, [64]
 
-    facts = [program.facts for program in benchmark_bird.bird(Arguments)]
+    facts = [program.facts for program in bird.bird(Arguments)]
     assert {row["parameters"] for row in facts} == {113_673_219} and {row["image_size"] for row in facts} == {256}
     assert [row["dtype"] for row in facts if row["mode"] == "official"] == ["bfloat16", "float32"]
 

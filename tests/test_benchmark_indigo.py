@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from eval import benchmark, benchmark_indigo
-from eval.benchmark_indigo import Networks
+from eval import benchmark
+from eval.speed import latent_indigo
+from eval.speed.latent_indigo import Networks
 from indigo_jax import models
 
 TINY = Networks(
@@ -37,7 +38,7 @@ def by_hand(pixels):
 @functools.cache
 def row(variant):
     """Of 32 px, which is one tile of 16 latents."""
-    return benchmark_indigo.row(TINY, variant, 32, tile=16)
+    return latent_indigo.row(TINY, variant, 32, tile=16)
 
 
 @pytest.mark.parametrize("variant", ["latent", pytest.param("pixel", marks=pytest.mark.slow)])
@@ -50,7 +51,7 @@ def test_flops_of_the_parts_are_those_counted_by_hand(variant):
     assert found["decoder_flops"] == pytest.approx(2 * wanted["decoder"] if variant == "pixel" else 0, rel=0.05)
     assert 1.9 * none["network_flops"] < found["network_flops"] < 2.3 * none["network_flops"]  # and borders
     for each in (none, found):  # tiny networks add and compare a lot, too
-        parts = sum(each[f"{part}_flops"] for part in (*benchmark_indigo.PARTS, "unnamed"))
+        parts = sum(each[f"{part}_flops"] for part in (*latent_indigo.PARTS, "unnamed"))
         assert 0.8 * parts < each["flops_per_step"] < 2.5 * parts
     assert found["flops_per_step"] > 1.3 * none["flops_per_step"] and found["peak_bytes"] > none["peak_bytes"]
 
@@ -65,7 +66,7 @@ def test_latents_need_less_than_pixels():
 def test_memory_and_network_flops_of_tiles():
     """Of 64 px 9 tiles of 16 latents, each computed again for its gradient: memory grows with pictures, not with
     activations, and the loop over tiles is counted nine times."""
-    small, large = row("latent"), benchmark_indigo.row(TINY, "latent", 64, tile=16)
+    small, large = row("latent"), latent_indigo.row(TINY, "latent", 64, tile=16)
     latents = (32**2 - 16**2) * 4 * 2
     assert large["peak_bytes"] - small["peak_bytes"] < 40 * latents
     assert large["network_flops"] == pytest.approx(9 * 1.5 * small["network_flops"], rel=0.1)
@@ -73,13 +74,13 @@ def test_memory_and_network_flops_of_tiles():
 
 @pytest.mark.slow
 def test_the_truncated_gradient_goes_once_through_the_network():
-    found = benchmark_indigo.row(TINY, "latent", 32, tile=16, gradient="truncated")
+    found = latent_indigo.row(TINY, "latent", 32, tile=16, gradient="truncated")
     assert found["network_flops"] == pytest.approx(row("none")["network_flops"])
 
 
 def test_benchmark_prints_and_writes_its_rows(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(benchmark_indigo, "SMALL", TINY)
-    monkeypatch.setattr(benchmark_indigo, "VARIANTS", ("none",))
+    monkeypatch.setattr(latent_indigo, "SMALL", TINY)
+    monkeypatch.setattr(latent_indigo, "VARIANTS", ("none",))
     command = ["latent-indigo", "--sizes", "16", "--time", "16", "--repeats", "1"]
     assert benchmark.main([*command, "--json", str(tmp_path / "rows.json")]) == 0
     text, rows = capsys.readouterr().out, json.loads((tmp_path / "rows.json").read_text())
@@ -94,7 +95,7 @@ def made_up(variant, size, flops, peak):
 
 
 def test_notes_compare_latents_with_pixels():
-    text = "\n".join(benchmark_indigo.notes([
+    text = "\n".join(latent_indigo.notes([
         made_up("pixel", 256, 8.0, 6.0), made_up("latent", 256, 2.0, 2.0), made_up("pixel", 512, 30.0, 20.0),
         made_up("latent", 512, 3.0, 4.0), made_up("latent", 1024, 9.0, 5.0)]))
     assert "256 px: the network of latents needs 4 times fewer FLOPs and 3 times less memory" in text
@@ -117,6 +118,6 @@ def test_bad_arguments_are_one_line(arguments, words, capsys):
 
 def test_not_run_says_why():
     args = type("Arguments", (), dict(large=True, sizes=[256], time=[256], gradient="full", repeats=1, seconds=1.0))
-    rows = benchmark_indigo.latent_indigo(args)
-    assert [row.args[1:] for row in rows] == [(variant, 256) for variant in benchmark_indigo.VARIANTS]
-    assert rows[0].args[0] is benchmark_indigo.LARGE and not benchmark_indigo.LARGE.runs
+    rows = latent_indigo.latent_indigo(args)
+    assert [row.args[1:] for row in rows] == [(variant, 256) for variant in latent_indigo.VARIANTS]
+    assert rows[0].args[0] is latent_indigo.LARGE and not latent_indigo.LARGE.runs

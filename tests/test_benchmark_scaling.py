@@ -3,21 +3,22 @@ import json
 
 import pytest
 
-from eval import benchmark, benchmark_scaling
+from eval import benchmark
+from eval.speed import scaling
 
 
 def test_rows_are_made_one_by_one():
     class Arguments:
         topologies, batch, sizes, repeats, two_processes = ["cpu:2", "cpu:4"], [3], [16], 1, True
 
-    assert len(benchmark_scaling.scaling(Arguments)) == 2 + 2 + 1
+    assert len(scaling.scaling(Arguments)) == 2 + 2 + 1
     Arguments.topologies, Arguments.two_processes = ["v5e:2x2"], False
-    assert len(benchmark_scaling.scaling(Arguments)) == 1  # nothing to measure
+    assert len(scaling.scaling(Arguments)) == 1  # nothing to measure
 
 
 def test_the_work_of_a_device_is_the_same_on_more_of_them():
-    assert [benchmark_scaling.make_config(3, count, 16).batch_size for count in (1, 4)] == [3, 12]
-    assert benchmark_scaling.make_config(8, 256, 128).model.width == 64
+    assert [scaling.make_config(3, count, 16).batch_size for count in (1, 4)] == [3, 12]
+    assert scaling.make_config(8, 256, 128).model.width == 64
 
 
 @pytest.mark.slow
@@ -37,6 +38,6 @@ def test_benchmark_of_scaling_prints_plans_and_measurements(capsys):
 
 
 def test_a_process_that_fails_is_named(monkeypatch):
-    monkeypatch.setattr(benchmark_scaling, "_CODE", "import sys; sys.exit('no such luck')")
+    monkeypatch.setattr(scaling, "_CODE", "import sys; sys.exit('no such luck')")
     with pytest.raises(ValueError, match="failed: no such luck"):
-        benchmark_scaling.processes_row(1, 16, 1)
+        scaling.processes_row(1, 16, 1)

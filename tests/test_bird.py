@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from indigo_jax import (checkpoints, convert, denoisers, models, operators, restoration, rng, samplers, schedules,
                         sharding)
+from indigo_jax.restoration import Reuse, averaged, stopped
 from tests.oracles import GaussianDiffusion
 from tests.paths import SHARED, needs_shared
 
@@ -54,9 +55,8 @@ def test_official_loop_of_four_iterations():
 
     objective = restoration.bird_objective(denoiser, schedule, operator, nhwc("y"), clip="hard")
     first = jax.jit(objective)(nhwc("z0"), unknowns)
-    kernel = restoration.bird(denoiser, schedule, operator, nhwc("y"), optimizer, clip="hard", num_iterations=4,
-                              params=unknowns)
-    step, final, losses = jax.jit(kernel.step), kernel.init(nhwc("z0")), []
+    kernel = restoration.bird(denoiser, schedule, operator, nhwc("y"), optimizer, clip="hard", num_iterations=4)
+    step, final, losses = jax.jit(kernel.step), kernel.init(nhwc("z0"), params=unknowns), []
     for i in range(4):
         final, info = step(KEYS[:1], final, i)
         losses.append(float(info.loss[0]))
@@ -120,7 +120,7 @@ def test_loss_falls_and_z_stays_on_the_sphere():
     np.testing.assert_array_equal(state.z, Z)
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient": "exact"}, {"refresh": 1}])
+@pytest.mark.parametrize("settings", [{}, {"gradient": "exact"}, {"reuse": Reuse(1)}])
 def test_one_image_alone_in_a_batch_and_on_eight_devices_without_talk(settings):
     program = jax.jit(lambda *arguments: run(*arguments, **settings)[0])
     batch = program(KEYS, Z, Y)
@@ -154,7 +154,7 @@ def test_refresh_reuses_predictions_in_turn_and_ends_exactly():
         return bent(x, t)
 
     kernel = restoration.bird(denoisers.from_eps(counted, SCHEDULE), SCHEDULE, BLUR, Y,
-                              restoration.bird_optimizer(num_iterations=7), num_iterations=7, refresh=1)
+                              restoration.bird_optimizer(num_iterations=7), num_iterations=7, reuse=Reuse(1))
     jax.block_until_ready(samplers.sample(kernel, KEYS, Z))
     jax.effects_barrier()
     assert len(calls) == 5 + 5 * 1 + 5
@@ -204,12 +204,12 @@ def same(a, b):
 
 
 def test_average_of_the_pictures():
-    state, info = steps(bird(4, average=0.75))
+    state, info = steps(averaged(bird(4), 0.75))
     expected = np.asarray(info[0].x0)
     for now in info[1:]:
         expected = 0.75 * expected + 0.25 * np.asarray(now.x0)
     np.testing.assert_allclose(state[-1].x, expected, atol=1e-6)
-    assert float(jnp.abs(state[-1].x - state[-1].x0).max()) > 1e-2
+    assert float(jnp.abs(state[-1].x - state[-1].extra.x0).max()) > 1e-2
 
 
 def expected_stops(below, exact, patience):
@@ -225,25 +225,23 @@ def expected_stops(below, exact, patience):
 @pytest.mark.parametrize("refresh, patience", [(None, 2), (1, 1)])
 def test_an_image_whose_residual_is_noise_stays_as_it_is(refresh, patience):
     """When each image should stop follows from its losses in a run that does not stop."""
-    checks = {"check_every": 2, "patience": patience, "refresh": refresh}
-    states, infos = steps(bird(stop_at=1e-9, **checks))
+    kernel = bird(reuse=refresh and Reuse(refresh, check_every=2))
+    states, infos = steps(stopped(kernel, 1e-9, patience=patience))
     losses = np.stack([info.loss for info in infos])
     limit = 1.0001 * np.sqrt(losses[np.arange(8), np.arange(8)])  # that of image i lies at its loss of iteration i
     limit[7] = 1e-9
     stops = expected_stops(losses <= limit**2, [refresh is None or i % 2 == 0 or i == 7 for i in range(8)], patience)
     assert len(set(stops)) > 3 and stops[7] == 8
 
-    own_states, own = steps(bird(stop_at=jnp.asarray(limit), **checks))
+    own_states, own = steps(stopped(kernel, jnp.asarray(limit), patience=patience))
     for i, info in enumerate(own):
         np.testing.assert_array_equal(info.stopped, stops <= i)
         np.testing.assert_array_equal(np.asarray(info.evaluations) == 0, stops < i)
     for image, at in enumerate(np.minimum(stops, 7)):
-        np.testing.assert_allclose(own_states[-1].x0[image], states[at].x0[image], atol=1e-5)
+        np.testing.assert_allclose(own_states[-1].x[image], states[at].x[image], atol=1e-5)
         np.testing.assert_allclose(own[-1].loss[image], losses[at, image], rtol=1e-4)
-        if stops[image] < 8:  # z is the one that gave this picture
-            before = Z if at == 0 else states[at - 1].z
-            np.testing.assert_allclose(own_states[-1].z[image], before[image], atol=1e-5)
-            np.testing.assert_array_equal(own_states[-1].z[image], own_states[at].z[image])
+        np.testing.assert_allclose(own_states[-1].inner.z[image], states[at].inner.z[image], atol=1e-5)
+        np.testing.assert_array_equal(own_states[-1].inner.z[image], own_states[at].inner.z[image])
 
 
 def test_nothing_is_evaluated_when_all_have_stopped():
@@ -254,21 +252,20 @@ def test_nothing_is_evaluated_when_all_have_stopped():
         return bent(x, t)
 
     kernel = restoration.bird(denoisers.from_eps(counted, SCHEDULE), SCHEDULE, BLUR, Y, optax.sgd(1.0),
-                              num_iterations=9, stop_at=10.0, patience=2)
-    _, info = samplers.sample(kernel, KEYS, Z)
+                              num_iterations=9)
+    _, info = samplers.sample(stopped(kernel, 10.0, patience=2), KEYS, Z)
     jax.effects_barrier()
     assert len(calls) == 2 * 5 and info.steps.evaluations.sum() == 2 * 5 * 8
 
 
 def test_guard_gives_exact_rollouts_to_the_images_that_were_led_astray():
-    checks = {"refresh": 1, "check_every": 3}
-    _, infos = steps(bird(guard=1e9, **checks))
+    _, infos = steps(bird(reuse=Reuse(1, check_every=3, guard=1e9)))
     losses = np.stack([info.loss for info in infos])
     assert [int(info.evaluations[0]) for info in infos] == [5, 1, 1, 5, 1, 1, 5, 5]
     jump = losses[3] / losses[2]
     guard = float(np.median(jump))
     assert guard > 1 and (jump > 1.01 * guard).any() and (jump < 0.99 * guard).any()
-    _, own = steps(bird(guard=guard, **checks))
+    _, own = steps(bird(reuse=Reuse(1, check_every=3, guard=guard)))
     astray = jump > guard
     for i in (4, 5):
         np.testing.assert_array_equal(own[i].evaluations, np.where(astray, 5, 1))
@@ -276,9 +273,9 @@ def test_guard_gives_exact_rollouts_to_the_images_that_were_led_astray():
     assert not np.isclose(own[5].loss[astray], losses[5][astray], rtol=1e-3).any()
 
 
-@pytest.mark.parametrize("settings", [{}, {"refresh": 1, "average": 0.9, "stop_at": 0.3, "check_every": 2}])
-def test_a_run_saved_half_way_ends_as_the_whole_one_bit_by_bit(settings, tmp_path):
-    kernel = bird(7, **settings)
+@pytest.mark.parametrize("kernel", [
+    bird(7), stopped(averaged(bird(7, reuse=Reuse(1, check_every=2)), 0.9), 0.3)], ids=["plain", "wrapped"])
+def test_a_run_saved_half_way_ends_as_the_whole_one_bit_by_bit(kernel, tmp_path):
 
     @jax.jit
     def advance(state, numbers):
@@ -294,12 +291,11 @@ def test_a_run_saved_half_way_ends_as_the_whole_one_bit_by_bit(settings, tmp_pat
     same(half, again)
     same(whole, advance(again, jnp.arange(3, 7)))
     alone = steps(kernel)[0][-1]  # other programs, other roundings
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), (whole.z, whole.x),
-                 (alone.z, alone.x))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole.x, alone.x)
 
 
 def test_a_cheap_start_can_be_continued_exactly():
-    start = steps(bird(refresh=1, average=0.5), stop=5)[0][-1]
+    start = steps(averaged(bird(reuse=Reuse(1)), 0.5), stop=5)[0][-1].extra
     kernel = bird(gradient="exact")
     states, infos = steps(kernel, start, 5)
     objective = restoration.bird_objective(DENOISER, SCHEDULE, BLUR, Y, "exact")
@@ -308,31 +304,48 @@ def test_a_cheap_start_can_be_continued_exactly():
             {"z": objective(start.z).grad_z, "params": None}, start.opt_state)
     np.testing.assert_allclose(states[0].z, restoration.to_sphere(start.z + update["z"]), atol=1e-5)
     assert bool((infos[-1].loss < infos[0].loss).all())
-    same((start.eps, start.average), (states[-1].eps, states[-1].average))
+    same(start.reused, states[-1].reused)
 
 
 @pytest.mark.parametrize("settings, words", [
     ({"gradient": "full"}, "stop, exact, prox"), ({"clip": "soft"}, "straight_through, hard"),
-    ({"gradient": "prox"}, "belong together"), ({"refresh": 6}, "between 1 and the 5"),
-    ({"num_iterations": 0}, "at least 1"), ({"average": 1.0}, "below 1"), ({"guard": 2.0}, "needs refresh"),
-    ({"stop_at": 0.1, "patience": 0}, "patience and check_every"),
-    ({"refresh": 1, "guard": 0.5}, "guard must be at least 1"),
+    ({"reuse": Reuse(6)}, "between 1 and the 5"), ({"num_iterations": 0}, "at least 1"),
+    ({"reuse": Reuse(1, check_every=0)}, "check_every must be at least 1"),
+    ({"reuse": Reuse(1, guard=2.0)}, "needs check_every"),
+    ({"reuse": Reuse(1, check_every=2, guard=0.5)}, "guard must be at least 1"),
 ])
 def test_refusals(settings, words):
     with pytest.raises(ValueError, match=words):
         restoration.bird(DENOISER, SCHEDULE, BLUR, Y, optax.sgd(1.0), **settings)
 
 
-def test_stopping_needs_a_residual():
-    with pytest.raises(ValueError, match="loss of its own"):
-        restoration.bird(DENOISER, SCHEDULE, operators.blind_noise(), Y, optax.sgd(1.0), stop_at=0.1)
+def test_refusals_of_the_wrappers():
+    with pytest.raises(ValueError, match="below 1"):
+        averaged(bird(), 1.0)
+    with pytest.raises(ValueError, match="patience must be"):
+        stopped(bird(), 0.1, patience=0)
 
 
-def test_operator_that_changes_the_shape_needs_the_shape_of_the_pictures():
+def test_prox_by_name_is_the_proximal_step_and_needs_a_known_operator():
+    def nearest(x0):
+        return operators.proximal(BLUR, Y, x0, 0.01)
+
+    by_name, by_function = (restoration.bird_objective(DENOISER, SCHEDULE, BLUR, Y, gradient)(Z)
+                            for gradient in ("prox", nearest))
+    same(by_name, by_function)
+    wanted = (by_name.x0 - jnp.clip(nearest(by_name.x0), -1, 1)) / np.sqrt(SCHEDULE.alpha_bar[-1])
+    np.testing.assert_allclose(by_name.grad_z, wanted, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="has unknowns"):
+        restoration.bird_objective(DENOISER, SCHEDULE, operators.blind_blur(3), Y, "prox")
+
+
+def test_operator_that_changes_the_shape_needs_noise_of_the_pictures_shape():
     operator = operators.downsample(4)
-    with pytest.raises(ValueError, match="image_shape="):
-        restoration.bird(DENOISER, SCHEDULE, operator, Y[:, :2, :2], optax.sgd(1.0))
-    kernel = restoration.bird(DENOISER, SCHEDULE, operator, Y[:, :2, :2], optax.sgd(1.0), image_shape=(8, 8, 3))
-    assert kernel.init(KEYS).z.shape == (8, 8, 8, 3)
+    kernel = restoration.bird(DENOISER, SCHEDULE, operator, Y[:, :2, :2], optax.sgd(1.0))
+    with pytest.raises(ValueError, match="give the noise z itself"):
+        kernel.init(KEYS)
+    assert kernel.init(Z, KEYS).x0.shape == (8, 8, 8, 3)
     with pytest.raises(ValueError, match="of the pictures' shape"):
-        kernel.init(Z[:, :4])
+        kernel.init(Z[:4])
+    with pytest.raises(ValueError, match="of the pictures' shape"):
+        bird().init(Z[:, :4])

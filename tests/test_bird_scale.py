@@ -72,7 +72,6 @@ def test_exact_grows_with_the_levels_unless_steps_are_recomputed(network):
 # ---------------------------------------------------------------------------------------------------- devices
 
 SCHEDULE = schedules.respace(schedules.linear(), 5, "linspace")
-LIMITS = {"stop_at": 0.2, "patience": 1, "check_every": 2}
 
 
 def bent(x, t):
@@ -80,18 +79,21 @@ def bent(x, t):
     return 0.9 * exact.eps + 0.05 * jnp.sin(3.0 * jnp.roll(x, 1, axis=1))
 
 
-def optimise(shared, batch, **settings):
-    """A blind restoration with stopping, guard and average; ``shared`` scales the network."""
+def optimise(shared, batch, wrap, reuse=None):
+    """A blind restoration with wrappers; ``shared`` scales the network."""
     keys, z, y = batch
     denoiser = denoisers.from_eps(lambda x, t: shared * bent(x, t), SCHEDULE)
     kernel = restoration.bird(denoiser, SCHEDULE, operators.blind_blur(3), y,
-                              restoration.bird_optimizer(num_iterations=8), num_iterations=8, **settings)
+                              restoration.bird_optimizer(num_iterations=8), num_iterations=8, reuse=reuse)
+    kernel = wrap(kernel)
     state, info = jax.lax.scan(lambda state, i: kernel.step(keys, state, i), kernel.init(z, keys), jnp.arange(8))
-    return {"x": state.x, "params": state.params, "evaluations": info.evaluations.T}
+    return {"x": state.x, "loss": state.loss, "evaluations": info.evaluations.T}
 
 
 @pytest.mark.parametrize("settings", [
-    {"refresh": 1, "guard": 1.1, "average": 0.5, **LIMITS}, {"stop_at": 0.2, "patience": 2}])
+    {"reuse": restoration.Reuse(1, check_every=2, guard=1.1),
+     "wrap": lambda kernel: restoration.stopped(restoration.averaged(kernel, 0.5), 0.2, patience=1)},
+    {"wrap": lambda kernel: restoration.stopped(kernel, 0.2, patience=2)}])
 def test_images_that_stop_or_fall_back_neither_couple_nor_make_devices_talk(settings):
     run = functools.partial(optimise, **settings)
     batch, scale = (KEYS, Z, Y * jnp.linspace(0.1, 1.0, 8)[:, None, None, None]), jnp.float32(1)

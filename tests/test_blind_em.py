@@ -122,11 +122,11 @@ def test_a_grid_of_kernels_runs_and_restores():
     kernel = restoration.blind_em(lambda x_t, t: denoisers.Prediction(x, x_t), schedule, y, size=5, sigma=0.01,
                                   grid=(1, 2), rounds=5, steps_per_round=1, final_steps=1)
     state, step = kernel.init(y, None), jax.jit(kernel.step)
-    assert state.kernel.shape == (1, 2, 5, 5)
+    assert state.blur_kernel.shape == (1, 2, 5, 5)
     for i in range(kernel.num_steps):
         state, info = step(rng.image_keys(i, [0]), state, i)
     assert float(info.residual[0]) < 0.01
-    assert float(jnp.abs(state.kernel[0] - true).sum((1, 2)).max()) < 0.2
+    assert float(jnp.abs(state.blur_kernel[0] - true).sum((1, 2)).max()) < 0.2
 
 
 def test_refusals():

@@ -12,10 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import benchmark, common, figures, tables
-from eval.common import Degradation, Pictures, Result
+from eval import benchmark, figures, problems, tables
 from eval.configs import photo_degradations
-from indigo_jax import images, metrics, models, operators, rng, samplers, schedules, weights
+from eval.figures import drawing, toy
+from eval.figures import photo as photo_figures
+from eval.problems import Degradation, Pictures
+from eval.speed import indi, measuring
+from eval.tables import photo
+from eval.tables.photo import Result
+from indigo_jax import images, methods, metrics, models, operators, rng, samplers, schedules, weights
 from tests.paths import SHARED, needs_shared
 
 TINY = dict(width=8, multipliers=(1,), num_res_blocks=1, patch_size=2, norm="layer")
@@ -40,7 +45,7 @@ def model():
                           shapes)
     info = {"architecture": "RestorationUNet", "arguments": {**TINY, "multipliers": [1]}, "name": "tiny",
             "noise": schedules.noise_to_json(schedules.constant_noise(0.01)), "tasks": ["denoise"], "num_steps": 1234}
-    return common.Model(module, params, info)
+    return methods.base.Network(module, params, info)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,7 @@ def table(files, tmp_path_factory):
     """A whole run of ``eval.tables``: its rows, its text, the README, what it printed."""
     out = tmp_path_factory.mktemp("table")
     readme = out / "README.md"
-    readme.write_text(f"above\n{tables.START}\nold numbers\n{tables.END}\nbelow\n")
+    readme.write_text(f"above\n{photo.START}\nold numbers\n{photo.END}\nbelow\n")
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(photo_degradations, "get_config", lambda: (NOISE, *BLURS))
@@ -93,7 +98,7 @@ def test_table_equals_direct_computation(table, files, model):
     for name in ("a.png", "b.png"):  # alone, in batches of one
         truth = np.asarray(Image.open(files / "pictures" / name))[None]
         key = rng.image_keys(0, [rng.name_id(name)])[0]
-        y = np.asarray(common.degrade((NOISE, *BLURS), truth[0], key)[:1])
+        y = np.asarray(problems.degrade((NOISE, *BLURS), truth[0], key)[:1])
         expected[0].append(metrics.psnr(y, truth)[0])
         keys = rng.fold(jax.random.fold_in(key, np.uint32(rng.name_id("noise/")))[None], 1)
         for steps, restore in direct.items():
@@ -112,21 +117,21 @@ def test_table_equals_direct_computation(table, files, model):
 
 def test_table_goes_into_the_readme_and_to_the_terminal(table, files):
     _, text, readme, printed = table
-    assert readme.startswith(f"above\n{tables.START}\n| task | metric | input | N = 1 | N = 2 |\n")
-    assert readme.endswith(f"\n{tables.END}\nbelow\n") and "old numbers" not in readme
+    assert readme.startswith(f"above\n{photo.START}\n| task | metric | input | N = 1 | N = 2 |\n")
+    assert readme.endswith(f"\n{photo.END}\nbelow\n") and "old numbers" not in readme
     assert printed.strip() in text and printed.strip() in readme
     assert "`tiny`" in text and "1,234 steps in its last training run" in text and "psnr-rgb-crop0-u8" in text
     assert "`python -m eval.tables --data pictures --weights tiny-net.safetensors --steps 2 1`" in text
     assert str(files) not in text
 
 
-@pytest.mark.parametrize("text", ["no marks", f"{tables.END} {tables.START}", f"{tables.START}{tables.END}" * 2])
+@pytest.mark.parametrize("text", ["no marks", f"{photo.END} {photo.START}", f"{photo.START}{photo.END}" * 2])
 def test_readme_without_its_marks_is_refused_before_the_work(text, files, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(text)
     code = tables.main(["--weights", "no-such-weights", "--readme", str(readme), "-o", str(tmp_path / "out")])
     error = capsys.readouterr().err
-    assert code == 2 and error.count("\n") == 1 and tables.START in error and readme.name in error
+    assert code == 2 and error.count("\n") == 1 and photo.START in error and readme.name in error
     assert readme.read_text() == text and not (tmp_path / "out").exists()
 
 
@@ -164,39 +169,39 @@ def fabricated(size=40):
 
 @needs_shared
 def test_lpips_has_its_own_lines():
-    measures = tables.protocols(str(SHARED / "data" / "weights_extra" / "lpips_alex_v0.1.npz"))
-    rows = tables.measure(fabricated(), measures)
-    lines = tables.to_markdown(rows, measures).splitlines()
+    measures = photo.protocols(str(SHARED / "data" / "weights_extra" / "lpips_alex_v0.1.npz"))
+    rows = photo.measure(fabricated(), measures)
+    lines = photo.to_markdown(rows, measures).splitlines()
     assert [line.split(" | ")[1] for line in lines[2:]] == ["PSNR, dB", "SSIM", "LPIPS"] * 3
-    lowest = min(tables.means(rows, "lpips-alex-v0.1")["one"].values())
+    lowest = min(photo.means(rows, "lpips-alex-v0.1")["one"].values())
     assert f"**{lowest:.4f}**" in lines[4]
-    of_input = np.mean([by_steps[0] for by_steps in tables.means(rows, "lpips-alex-v0.1").values()])
+    of_input = np.mean([by_steps[0] for by_steps in photo.means(rows, "lpips-alex-v0.1").values()])
     assert lines[8].startswith("| mean of the tasks |") and f" {of_input:.4f}" in lines[10]
 
 
 def test_too_small_a_picture_is_named(model):
     results = [Result("tiny.png", NOISE, 0, np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8))]
     with pytest.raises(ValueError, match="tiny.png: SSIM needs"):
-        tables.measure(results, tables.protocols(None))
+        photo.measure(results, photo.protocols(None))
 
 
 def test_references_are_sourced_and_meant_for_their_pictures_only():
-    known = [json.loads(path.read_text()) for path in tables.REFERENCE.glob("*.json")]
+    known = [json.loads(path.read_text()) for path in photo.REFERENCE.glob("*.json")]
     assert known and all({"data", "task", "metric", "values", "note", "source"} <= entry.keys() for entry in known)
     tasks = {degradation.task for degradation in photo_degradations.get_config()}
     for entry in known:
         assert entry["task"] in tasks
-        assert entry["source"] in "".join(tables.references(Pictures(entry["data"], [], [])))
-    assert tables.references(Pictures("somebody's pictures", [], [])) == []
+        assert entry["source"] in "".join(photo.references(Pictures(entry["data"], [], [])))
+    assert photo.references(Pictures("somebody's pictures", [], [])) == []
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
 
 def test_pictures_of_a_dependency():
-    pictures = common.open_pictures(limit=2, crop=100)
-    assert pictures.names == list(common.BUILT_IN[:2])
+    pictures = problems.open_pictures(limit=2, crop=100)
+    assert pictures.names == list(problems.BUILT_IN[:2])
     assert all(image.shape == (100, 100, 3) and image.dtype == np.uint8 for image in pictures.images)
-    whole = common.open_pictures(limit=1)
+    whole = problems.open_pictures(limit=1)
     np.testing.assert_array_equal(whole.images[0][206:306, 206:306], pictures.images[0])
     assert pictures.digest != whole.digest and len(whole.digest) == 12
 
@@ -204,7 +209,7 @@ def test_pictures_of_a_dependency():
 def test_fixed_degradations():
     truth, key = textured(40, 32, 0), rng.image_keys(0, [7])[0]
     everything = photo_degradations.get_config()
-    inputs = np.asarray(common.degrade(everything, truth, key))
+    inputs = np.asarray(problems.degrade(everything, truth, key))
     assert inputs.shape == (12, 40, 32, 3) and inputs.dtype == np.uint8
     for degradation, y in zip(everything, inputs):
         psnr = metrics.psnr(y[None], truth[None])[0]
@@ -212,8 +217,8 @@ def test_fixed_degradations():
     assert 19 < metrics.psnr(inputs[:1], truth[None])[0] < 22  # sigma 25, clipped
     assert len({y.tobytes() for y in inputs}) == 12
     last = everything[-1:]
-    np.testing.assert_array_equal(common.degrade(last, truth, key)[0], inputs[-1])  # whatever the others are
-    other = common.degrade(last, truth, rng.image_keys(0, [8])[0])
+    np.testing.assert_array_equal(problems.degrade(last, truth, key)[0], inputs[-1])  # whatever the others are
+    other = problems.degrade(last, truth, rng.image_keys(0, [8])[0])
     assert (np.asarray(other)[0] != inputs[-1]).any()
 
 
@@ -226,28 +231,28 @@ def is_drawn(path):
         return len(np.unique(np.asarray(picture.convert("L")))) > 20
 
 
-@pytest.mark.parametrize("toy", figures.TOYS, ids=["noise", "constant", "brownian"])
-def test_toy_ends_on_the_four_modes(toy):
-    _, y = toy.observe(400)
-    paths = toy.paths(y, 30)
+@pytest.mark.parametrize("example", toy.TOYS, ids=["noise", "constant", "brownian"])
+def test_toy_ends_on_the_four_modes(example):
+    _, y = example.observe(400)
+    paths = example.paths(y, 30)
     assert paths.shape == (31, 400, 2)
-    mode, distance = figures.nearest_mode(paths[-1])
+    mode, distance = toy.nearest_mode(paths[-1])
     assert np.mean(distance < 0.05) > 0.99
     assert (np.bincount(mode, minlength=4) > 60).all()
-    kept = np.sign(toy.observe(400)[0]) == np.sign(paths[-1])  # the coordinate that is seen without noise is kept
-    assert kept[:, 0].mean() > (0.99 if toy.sigma == 0 else 0.8)
+    kept = np.sign(example.observe(400)[0]) == np.sign(paths[-1])  # the coordinate that is seen without noise is kept
+    assert kept[:, 0].mean() > (0.99 if example.sigma == 0 else 0.8)
 
 
 def test_toy_with_one_step_is_the_regression():
-    noise, missing, _ = figures.TOYS
-    y = figures.observations(noise)
+    noise, missing, _ = toy.TOYS
+    y = toy.observations(noise)
     np.testing.assert_allclose(noise.paths(y, 1), [y, np.tanh(y)], atol=1e-5)  # E[x | y] of +-1 seen with sigma 1
     y = missing.observe(20)[1]
     np.testing.assert_allclose(missing.paths(y, 1)[-1], y * [1, 0], atol=1e-3)
 
 
 def test_toy_figure(tmp_path):
-    figures.save(figures.draw_toy((1, 4), num_scored=50), tmp_path / "toy.png")
+    drawing.save(toy.draw_toy((1, 4), num_scored=50), tmp_path / "toy.png")
     assert is_drawn(tmp_path / "toy.png")
 
 
@@ -265,7 +270,7 @@ def test_figures_of_real_pictures(files, few, tmp_path, capsys, monkeypatch):
 
 
 def test_high_frequencies_tell_blur_from_noise():
-    measure = figures.HighFrequencies()
+    measure = photo_figures.HighFrequencies()
     truth = textured(64, 48, 3)[None]
     x = truth.astype(np.float32) / 127.5 - 1
     blurred = np.asarray(operators.gaussian_blur(2.0)(jnp.asarray(x)))
@@ -278,9 +283,9 @@ def test_high_frequencies_tell_blur_from_noise():
 def test_detail_is_where_the_edges_are():
     picture = np.full((100, 130, 3), 90, np.uint8)
     picture[50:70, 84:100] = textured(20, 16, 0)
-    window = figures.detail(picture, 32)
+    window = photo_figures.detail(picture, 32)
     assert picture[window].shape == (32, 32, 3) and (picture[window] != 90).sum() == (picture != 90).sum()
-    assert picture[figures.detail(picture, 500)].shape == picture.shape
+    assert picture[photo_figures.detail(picture, 500)].shape == picture.shape
 
 
 # ---------------------------------------------------------------------------------------------------- benchmarks
@@ -291,8 +296,8 @@ KEYS = {"benchmark", "task", "network", "parameters", "batch", "image_size", "nu
 
 
 def test_benchmark_prints_json(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "networks", lambda large: {"tiny": models.RestorationUNet(**TINY)})
-    monkeypatch.setattr(benchmark.operators, "photo_mixture", lambda: operators.random_gaussian_noise())
+    monkeypatch.setattr(indi, "networks", lambda large: {"tiny": models.RestorationUNet(**TINY)})
+    monkeypatch.setattr(indi.operators, "photo_mixture", lambda: operators.random_gaussian_noise())
     code = benchmark.main(["indi", "--json", "--sizes", "16", "--batch", str(jax.device_count()), "--steps", "1", "3",
                            "--rollout-steps", "2", "--repeats", "2"])
     printed = capsys.readouterr()
@@ -314,7 +319,7 @@ def test_benchmark_prints_json(monkeypatch, capsys):
     assert 1.5 * products < rows[0]["flops_per_image"] < 3 * products  # two operations each; borders count less
     assert rows[2]["flops_per_image"] > 2 * rows[0]["flops_per_image"]  # forward and backward
     assert rows[4]["flops_per_image"] > rows[3]["flops_per_image"] == rows[5]["flops_per_image"]
-    assert benchmark.parameter_count(models.RestorationUNet(**TINY)) == rows[0]["parameters"]
+    assert measuring.parameter_count(models.RestorationUNet(**TINY)) == rows[0]["parameters"]
 
     text = benchmark.to_text(rows).splitlines()
     assert text[0].split()[:3] == ["task", "network", "params"] and text[1].startswith("sample")
@@ -325,7 +330,7 @@ def test_both_convolutions_give_the_same_gradient():
     batch, gradients = jax.device_count(), []
     for convolution, remat in (("plain", False), ("flipped", True)):
         module = models.RestorationUNet(**TINY, convolution=convolution)
-        function, arguments, _ = benchmark._rollout_gradient(module, 16, batch, 2, remat)
+        function, arguments, _ = indi._rollout_gradient(module, 16, batch, 2, remat)
         gradients.append(np.asarray(function(*arguments)))
     assert np.abs(gradients[0]).max() > 0.1
     np.testing.assert_allclose(gradients[0], gradients[1], atol=1e-5)

@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import run, run_batches, run_config, run_methods, run_processes, run_records
-from eval.common import Degradation
-from eval.configs import folder_bird
+from eval import run
+from eval.configs import folder, folder_bird
+from eval.problems import Degradation
+from eval.run import batches, processes, records
+from eval.run.config import EvalConfig
 from indigo_jax import (
-    images, metrics, models, operators, pipeline, restoration, rng, samplers, schedules, weights)
+    images, methods, metrics, models, operators, rng, samplers, schedules, tiles, weights)
+from indigo_jax.methods import base, bird
+from indigo_jax.methods.flags import flag
 from tests import networks
 from tests.paths import ROOT
 
@@ -57,18 +61,40 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(files):
-    """``tiny(output, count=13, ...) -> EvalConfig``; the method is made once, so that its programs are."""
-    made = run_methods.indi(run_config.EvalConfig(degradations=NOISE, weights=str(files / "tiny.safetensors"), steps=2))
-
-    def method(config):
-        return made._replace(identity={**made.identity, "steps": config.steps})
-
+    """``tiny(output, count=13, ...) -> EvalConfig``; each method is made once, so that its programs are."""
     def config(output, count=13, **changes):
-        return dataclasses.replace(run_config.EvalConfig(
-            degradations=NOISE, method=method, data=str(files / str(count)), output=str(output), batch=2, steps=2),
-            **changes)
+        return dataclasses.replace(EvalConfig(
+            degradations=NOISE, data=str(files / str(count)), weights=str(files / "tiny.safetensors"),
+            output=str(output), batch=2, steps=2), **changes)
 
-    return config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "load", functools.cache(methods.load))
+        patch.setitem(methods.METHODS, "as-given", AsGiven)
+        yield config
+
+
+class AsGiven(base.Restoration):
+    """A method that changes nothing, or gives NaN."""
+
+    name, tasks = "as-given", ("auto",)
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Settings:
+        broken: bool = flag(False, "gives NaN")
+
+    def load(self):
+        self.networks = {}
+
+    def plan(self, height, width):
+        return plan(height, width)
+
+    def solve(self, params, y, keys, *, plan, given):
+        return base.Solved(jnp.full_like(y, jnp.nan) if self.settings.broken else y)
+
+
+def plan(height, width):
+    """Of a network for any size."""
+    return tiles.plan(height, width, tile=1024, overlap=96, learned=64)
 
 
 @pytest.fixture(scope="module")
@@ -136,20 +162,15 @@ def test_the_numbers_are_those_of_a_direct_computation(tiny, files, tmp_path):
         assert float(rows[-1][name]) == pytest.approx(np.mean([float(row[name]) for row in rows[:-1]]), rel=1e-14)
 
 
-def as_given(config):
-    """A method that changes nothing."""
-    return run_methods.Method({}, {}, pipeline.plan, lambda params, y, keys, layout: y)
-
-
 def test_one_program_for_each_canvas_and_any_method(tiny, files, tmp_path):
     data = tmp_path / "data"
     for i, size in enumerate([(12, 60), (64, 64), (30, 11), (65, 20), (128, 64)]):
         images.write(data / f"{i}.png", textured(*size, i))
-    before = run_batches.program.cache_info().misses
+    before = batches.program.cache_info().misses
     degradations = (*NOISE, Degradation("deblur", "", lambda keys: operators.gaussian_blur(1.6)))
-    config = tiny(tmp_path / "out", data=str(data), method=as_given, degradations=degradations)
+    config = tiny(tmp_path / "out", data=str(data), method="as-given", degradations=degradations)
     outcome = run.evaluate(config, jax.devices()[:2])
-    assert run_batches.program.cache_info().misses - before == 2  # 64 x 64 and 128 x 64
+    assert batches.program.cache_info().misses - before == 2  # 64 x 64 and 128 x 64
     rows = rows_of(tmp_path / "out" / "scores.csv")
     assert [(row["name"], row["task"]) for row in rows[:4]] == [
         ("0.png", "denoise"), ("0.png", "deblur"), ("1.png", "denoise"), ("1.png", "deblur")]
@@ -170,7 +191,7 @@ def test_bird_is_a_method_too(files, tmp_path, monkeypatch):
     weights.save(tmp_path / "prior.safetensors", params, {
         "architecture": "DDPMUNet", "arguments": arguments, "prediction": "eps",
         "schedule": schedules.to_json("linear", num_timesteps=100)})
-    monkeypatch.setitem(restoration.DEFAULT, "denoise", restoration.BirdSettings(num_iterations=3, num_levels=2))
+    monkeypatch.setitem(bird.DEFAULT, "denoise", bird.Optimisation(num_iterations=3, num_levels=2))
     config = dataclasses.replace(folder_bird.get_config(), data=str(tmp_path / "data"), batch=1,
                                  weights=str(tmp_path / "prior.safetensors"))
     for i in range(3):
@@ -181,15 +202,20 @@ def test_bird_is_a_method_too(files, tmp_path, monkeypatch):
         assert run.evaluate(dataclasses.replace(config, output=str(output)), jax.devices()[:devices]).count == 3
         tables.append((output / "scores.csv").read_bytes())
     assert tables[0] == tables[1] and len(rows_of(output / "scores.csv")) == 4
+    once = dataclasses.replace(folder.get_config(), method="once", weights=config.weights, steps=5).restoration()
+    assert (once.name, once.task) == ("once", "denoise")
     for changes, said in (({"tasks": ("denoise", "deblur")}, "one of denoise, or deblur and motion"),
-                          ({"weights": str(files / "tiny.safetensors")}, "needs a diffusion prior"),
-                          ({"method": run_methods.indi}, "needs a network that restores directly")):
+                          ({"weights": str(files / "tiny.safetensors")}, "where a diffusion prior of pictures"),
+                          ({"method": "indi"}, "where a network that restores directly is needed"),
+                          ({"method": "once", "tasks": ("deblur",)}, "once is measured on one of denoise; "),
+                          ({"method": "indigo"}, "enlarges 4 times"),
+                          ({"method": "birds"}, "unknown method 'birds'; there are indi, once")):
         with pytest.raises(ValueError, match=said):
             run.evaluate(dataclasses.replace(config, output=str(output), **changes))
 
 
 def test_a_device_takes_fewer_of_larger_pictures():
-    assert [run_batches._rows(pipeline.plan(*size), 4) for size in ((100, 100), (512, 512), (512, 1024), (3000, 4000))
+    assert [batches._rows(plan(*size), 4) for size in ((100, 100), (512, 512), (512, 1024), (3000, 4000))
             ] == [4, 4, 2, 1]
 
 
@@ -197,7 +223,8 @@ def test_pairs_are_restored_as_they_are(tiny, files, tmp_path):
     for i in range(3):
         images.write(tmp_path / "sharp" / f"{i}.png", textured(20, 20, i))
         images.write(tmp_path / "blurred" / f"{i}.jpg", textured(20, 20, i) // 2)
-    config = tiny(tmp_path / "out", data=f"pairs:{tmp_path}/sharp,{tmp_path}/blurred", method=as_given, degradations=())
+    config = tiny(tmp_path / "out", data=f"pairs:{tmp_path}/sharp,{tmp_path}/blurred", method="as-given",
+                  degradations=())
     run.evaluate(config)
     for i, row in enumerate(rows_of(tmp_path / "out" / "scores.csv")[:-1]):
         pair = [np.asarray(Image.open(tmp_path / name))[None] for name in (f"sharp/{i}.png", f"blurred/{i}.jpg")]
@@ -212,17 +239,17 @@ def test_pairs_are_restored_as_they_are(tiny, files, tmp_path):
 
 def restored_names(monkeypatch):
     """The names of the pictures that are sent to the devices from now on."""
-    names, inner = [], run_batches.restored
+    names, inner = [], batches.restored
 
     def spy(jobs, *args, **kwargs):
         return inner((names.append(job.name) or job for job in jobs), *args, **kwargs)
 
-    monkeypatch.setattr(run_batches, "restored", spy)
+    monkeypatch.setattr(batches, "restored", spy)
     return names
 
 
 def test_a_stopped_run_goes_on_to_the_same_table(tiny, tables, tmp_path, monkeypatch):
-    write, written = run_records.Records.write, []
+    write, written = records.Records.write, []
 
     def stop_at_the_sixth(self, name, **values):
         written.append(name)
@@ -231,7 +258,7 @@ def test_a_stopped_run_goes_on_to_the_same_table(tiny, tables, tmp_path, monkeyp
         write(self, name, **values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_records.Records, "write", stop_at_the_sixth)
+        patch.setattr(records.Records, "write", stop_at_the_sixth)
         with pytest.raises(KeyboardInterrupt):
             run.evaluate(tiny(tmp_path), jax.devices()[:2])
     assert not (tmp_path / "scores.csv").exists()
@@ -285,7 +312,7 @@ def test_the_results_of_another_run_are_refused(tiny, tables, tmp_path, monkeypa
 
 
 def test_records_belong_to_their_run_and_picture(tmp_path):
-    one, other = (run_records.Records(tmp_path, {"seed": seed}) for seed in (0, 1))
+    one, other = (records.Records(tmp_path, {"seed": seed}) for seed in (0, 1))
     for name in ("a.png", "x" * 250 + "/" + "y" * 250 + ".png", "caf\udce9\n.png"):
         one.write(name, scores=[])
         assert one.read(name) == {"name": name, "run": one.run, "scores": []} and other.read(name) is None
@@ -297,12 +324,13 @@ def test_code_means_the_sources_of_packages_and_method(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("ONE = 1")
     monkeypatch.setattr(run.indigo_jax, "__file__", str(tmp_path / "__init__.py"))
-    before = CODE(run_methods.indi)
-    assert len(before) == 12 and CODE(as_given) != before  # of another file
+    indi, own = (object.__new__(method) for method in (methods.METHODS["indi"], AsGiven))
+    before = CODE(indi)
+    assert len(before) == 12 and CODE(own) != before  # of another file
     (tmp_path / "cli" / "inner.py").write_text("ONE = 2")
-    assert CODE(run_methods.indi) == before
+    assert CODE(indi) == before
     (tmp_path / "models" / "inner.py").write_text("ONE = 2")
-    assert CODE(run_methods.indi) != before
+    assert CODE(indi) != before
 
 
 # ---------------------------------------------------------------------------------------------------- bad pictures
@@ -326,10 +354,7 @@ def test_bad_pictures_are_named_and_the_others_scored(tiny, files, tmp_path, cap
 
 
 def test_a_restoration_of_nan_is_a_failure(tiny, files, tmp_path):
-    def broken(config):
-        return as_given(config)._replace(restore=lambda params, y, keys, layout: jnp.full_like(y, jnp.nan))
-
-    outcome = run.evaluate(tiny(tmp_path, 1, method=broken))
+    outcome = run.evaluate(tiny(tmp_path, 1, method="as-given", settings={"broken": True}))
     assert outcome.count == 0 and not (tmp_path / "scores.csv").exists()
     assert list(outcome.failed.values()) == ["part-0/00.png: the restoration holds NaN or infinity"]
 
@@ -337,20 +362,20 @@ def test_a_restoration_of_nan_is_a_failure(tiny, files, tmp_path):
 def test_a_degradation_must_keep_the_size(tiny, tmp_path):
     smaller = (Degradation("sr", "", lambda keys: operators.downsample(2)),)
     with pytest.raises(ValueError, match="degradation sr makes .* keeps the size"):
-        run.evaluate(tiny(tmp_path, 1, degradations=smaller, method=as_given))
+        run.evaluate(tiny(tmp_path, 1, degradations=smaller, method="as-given"))
 
 
 @pytest.mark.parametrize("name, place", [
     ("a.png", "a.png"), ("b/a.jpg", "b/a.jpg.png"), ("a.jpg.png", "a.jpg.png.png"), ("A.PNG", "A.PNG.png"),
     ("3", "3.png")])
 def test_no_two_pictures_share_a_place(name, place):
-    assert run_records.picture_name(name) == place
+    assert records.picture_name(name) == place
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/a.png", "b/../../a.png", "..\\a.png"])
 def test_no_picture_leaves_the_output(name):
     with pytest.raises(ValueError, match="no name for a file"):
-        run_records.picture_name(name)
+        records.picture_name(name)
 
 
 # ---------------------------------------------------------------------------------------------------- command line
@@ -372,8 +397,8 @@ def test_what_the_user_can_put_right_is_one_line(changes, named, files, tmp_path
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     arguments = command(files, tmp_path / "out", 1)
-    for flag, value in changes.items():
-        arguments += [flag, value.format(tmp=tmp_path, data=files / "1", root=ROOT)]
+    for option, value in changes.items():
+        arguments += [option, value.format(tmp=tmp_path, data=files / "1", root=ROOT)]
     assert run.main(arguments) == 2
     error = capsys.readouterr().err
     assert named in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
@@ -388,10 +413,10 @@ def test_without_a_config_and_with_help(capsys):
 
 def test_killed_at_any_moment_it_ends_with_the_same_table(files, tables, tmp_path, capsys):
     """SIGKILL after some records, by a process with one device; the rest is done here with eight."""
-    slowly = ("import sys, time\nfrom eval import run, run_records\nwrite = run_records.Records.write\n"
+    slowly = ("import sys, time\nfrom eval import run\nfrom eval.run import records\nwrite = records.Records.write\n"
               "run.code = lambda method: 'fixed'\n"
               "def slow(*args, **kwargs):\n    write(*args, **kwargs)\n    time.sleep(0.3)\n"
-              "run_records.Records.write = slow\nsys.exit(run.main(sys.argv[1:]))")
+              "records.Records.write = slow\nsys.exit(run.main(sys.argv[1:]))")
     process = subprocess.Popen([sys.executable, "-c", slowly, *command(files, tmp_path)], cwd=ROOT,
                                env=environment(devices=1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     since = time.monotonic()
@@ -420,10 +445,10 @@ def environment(devices):
 def two(tmp_path, monkeypatch):
     """The first of two processes; the second is what the test writes."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(run_processes.Peers, "barrier", lambda self, name: None)
+    monkeypatch.setattr(processes.Peers, "barrier", lambda self, name: None)
     folder = tmp_path / ".processes"
     folder.mkdir()
-    return run_processes.Peers(tmp_path, 0.3), folder / "1.json"
+    return processes.Peers(tmp_path, 0.3), folder / "1.json"
 
 
 def test_a_process_waits_for_the_others(two):

@@ -82,3 +82,18 @@ def test_classifier_free(scale):
 def test_refusals(settings, words):
     with pytest.raises(ValueError, match=words):
         guidance.clip_x0(**settings)
+
+
+def test_truncated_takes_eps_as_a_constant():
+    guided = guidance.energy(lambda x0: jnp.sum(x0**2, (1, 2, 3)), 0.5)(guidance.truncated(SCHEDULE)(twice))
+    prediction = guided(X, T)
+    np.testing.assert_array_equal(prediction.x0, 2.0 * X)
+    np.testing.assert_allclose(prediction.drift, -0.5 * 4.0 * X / np.sqrt(A), rtol=1e-6)
+
+
+def test_downhill_keeps_the_prediction_and_hands_on_what_the_energy_saw():
+    descend = guidance.downhill(twice, lambda x0: (jnp.sum(x0**2, (1, 2, 3)), x0 + 1.0), 0.5)
+    prediction, drift, seen = descend(X, T)
+    jax.tree.map(np.testing.assert_array_equal, prediction, twice(X, T))
+    np.testing.assert_array_equal(drift, guidance.energy(lambda x0: jnp.sum(x0**2, (1, 2, 3)), 0.5)(twice)(X, T).drift)
+    np.testing.assert_array_equal(seen, 2.0 * X + 1.0)

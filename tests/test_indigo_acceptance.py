@@ -14,7 +14,8 @@ import pytest
 
 from indigo_jax import restoration, rng, samplers, schedules
 from indigo_jax.models import WaveletINN
-from indigo_jax.restoration.inn_energy import InvertibleNetwork, inn_energy
+from indigo_jax.restoration.inn_energy import inn_energy
+from indigo_jax.typing import InvertibleNetwork
 from tests.oracles import GaussianDiffusion
 
 X = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3))

@@ -56,6 +56,10 @@ SHARED = {
     "speckle_noise": lambda h, w: operators.speckle_noise(sigma=0.2),
     "jpeg": lambda h, w: operators.jpeg(30),
     "inpaint": lambda h, w: operators.inpaint(_mask(h, w)),
+    "mri": lambda h, w: operators.mri(_mask(h, w)),
+    "mri_coils": lambda h, w: operators.mri(_mask(h, w), operators.coil_sensitivities(h, w, 4)),
+    "product": lambda h, w: operators.linear(operators.downsample(2)) @ operators.gaussian_blur(1.0),
+    "sum": lambda h, w: 2.0 * operators.linear(operators.inpaint(_mask(h, w))) + operators.gaussian_blur(1.0),
     "clip": lambda h, w: operators.clip(-0.5, 0.5),
     "quantize": lambda h, w: operators.quantize(),
     "compose_linear": lambda h, w: operators.compose(
@@ -86,6 +90,7 @@ PER_IMAGE = {
     "inpaint_per_image": lambda h, w: operators.inpaint(
         operators.random_pixel_mask(rng.image_keys(5, range(BATCH)), h, w)),
 }
+CHANNELS = {"mri": 2, "mri_coils": 8}  # of y, where they are not those of x
 SQUARE = {  # for square pictures only
     "radon": lambda h, w: operators.radon(operators.sparse_view_angles(5), h),
     "radon_wide": lambda h, w: operators.radon([0.0, 33.3, 90.0, 200.0], h, num_detectors=2 * h),
@@ -168,7 +173,7 @@ def test_output_is_finite_float32_of_the_promised_size(name, size):
     operator, x, _, y, _ = _case(name, size)
     assert isinstance(operator, Operator)
     assert y.dtype == jnp.float32 and np.isfinite(y).all()
-    assert y.shape[0] == BATCH and y.shape[3] == 3
+    assert y.shape[0] == BATCH and y.shape[3] == CHANNELS.get(name, 3)
     if operator.shape_preserving:
         assert y.shape == x.shape
 

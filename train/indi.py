@@ -27,6 +27,7 @@ from train.loop import TrainState
 from train.run_config import RunConfig
 
 _DEGRADE, _LOSS = 0, 1  # what an image's key is folded with
+_IDENTITY = ("architecture", "arguments", "noise", "loss", "a")  # what a run may not change when it is continued
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,8 @@ class Evaluation:
 
     def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
         """Scores (PSNR of the output and its gain over the input) and the picture, also written to ``path``."""
-        x, y, out = (np.asarray(a) for a in (self.x, self.y, self.restore(params, self.y, self.keys)))
+        out = self.restore(params, self.y, rng.fold(self.keys, _LOSS))  # other noise than that of the degradation
+        x, y, out = (np.asarray(a) for a in (self.x, self.y, out))
         gain = metrics.psnr(out, x) - metrics.psnr(y, x)
         pixels = images.grid([[*row] for row in zip(y, out, x)])
         images.write(path, pixels)
@@ -167,8 +169,8 @@ def config_to_json(config: IndiConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
     fields = {name: value for name, value in vars(config).items() if name not in ("model", "degradation")}
     return {**common.module_to_json(config.model), "noise": schedules.noise_to_json(noise_mode(config)),
-            "loss": config.loss, "range": [-1, 1], "tasks": list(config.tasks), "steps": config.eval_steps,
-            "degradation": str(config.degradation), "code": common.code_version(),
+            "loss": config.loss, "a": config.a, "range": [-1, 1], "tasks": list(config.tasks),
+            "steps": config.eval_steps, "degradation": str(config.degradation), "code": common.code_version(),
             "config": {**fields, "tasks": list(config.tasks)}}
 
 
@@ -184,7 +186,7 @@ def train(config: IndiConfig, mesh: jax.sharding.Mesh | None = None) -> TrainSta
         config, mesh=mesh, source=source, crop=crop,
         init_state=functools.partial(init_state, config, optimizer),
         train_step=functools.partial(train_step, config, optimizer),
-        description=config_to_json(config), start_from=functools.partial(_start_from, config),
+        description=config_to_json(config), identity=_IDENTITY, start_from=functools.partial(_start_from, config),
         evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
         columns=Evaluation.columns)
 

@@ -26,7 +26,8 @@ from train.saving import Saver, Stop
 
 
 class TrainState(NamedTuple):
-    """Everything a step needs. ``bad_step`` is the first step whose loss was not finite, or -1."""
+    """Everything a step needs. ``bad_step`` is the first step whose loss or gradient was not finite, or
+    -1."""
 
     step: jax.Array
     params: Any
@@ -101,10 +102,10 @@ def update(config: RunConfig, optimizer, state: TrainState, loss_fn: Callable, *
     k = state.step.astype(jnp.float32)
     decay = jnp.minimum(config.ema, (1 + k) / (10 + k))
     ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
-    is_bad = (state.bad_step < 0) & ~jnp.isfinite(loss)
+    grad_norm = optax.tree.norm(grads)
+    is_bad = (state.bad_step < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
     bad_step = jnp.where(is_bad, state.step, state.bad_step)
-    return (TrainState(state.step + 1, params, ema, opt_state, bad_step),
-            {"loss": loss, "grad_norm": optax.tree.norm(grads)})
+    return TrainState(state.step + 1, params, ema, opt_state, bad_step), {"loss": loss, "grad_norm": grad_norm}
 
 
 def _value_and_grad(config, loss_fn, params, batch):
@@ -219,8 +220,8 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int | None,
 
         def save(step):
             if int(state.bad_step) >= 0:
-                raise FloatingPointError(f"the loss was not finite at step {int(state.bad_step)}; the newest good "
-                                         f"checkpoint is step {saver.newest()}. Lower --learning-rate")
+                raise FloatingPointError(f"the loss or its gradient was not finite at step {int(state.bad_step)}; the "
+                                         f"newest good checkpoint is step {saver.newest()}. Lower --learning-rate")
             saver.save(step, state._asdict(), batches.get_state())
 
         # ---- loop
@@ -272,6 +273,11 @@ def _for_evaluation(params, mesh):
     return params if mesh.shape.get("fsdp", 1) == jax.process_count() == 1 else sharding.gather(params)
 
 
+# what a run may change when it is continued, but not silently
+_SAID = ("num_steps", "batch_size", "learning_rate", "final_learning_rate", "warmup_steps", "weight_decay", "ema",
+         "crop", "data", "seed", "decay")
+
+
 def _check_same_network(workdir, description, identity):
     """Refuse to continue a run with another network."""
     if checkpoints.latest_step(workdir) is None:
@@ -284,6 +290,12 @@ def _check_same_network(workdir, description, identity):
         if stored.get(name) != wanted.get(name):
             raise ValueError(f"{workdir} holds a run with {name} {stored.get(name)}, not the config's "
                              f"{wanted.get(name)}: give another --workdir")
+    before, now = stored.get("config", {}), wanted.get("config", {})
+    changed = [f"{name} {before[name]} -> {now.get(name)}" for name in _SAID
+               if name in before and before[name] != now.get(name)]
+    if changed and jax.process_index() == 0:
+        print(f"{workdir}: goes on with {', '.join(changed)}; the learning rate is that of the new numbers at this "
+              "step", file=sys.stderr)
 
 
 def state_from_weights(config: RunConfig, state: TrainState, mesh, check_info: Callable) -> TrainState:

@@ -1,14 +1,15 @@
 """Degrade and restore any folder of pictures: noise, blur, motion blur, super-resolution, JPEG at stated levels.
 
 Command: ``python -m eval.run --config eval/configs/folder.py --data FOLDER --output FOLDER``, which adds noise; with
-``--tasks denoise deblur motion sr jpeg`` all of them.
+``--tasks denoise deblur motion sr jpeg`` all of them, and with ``--method once`` restores by another method that finds
+out by itself what it must know.
 Hardware: any; about two seconds for a picture of 321 x 481 on two CPU cores.
 """
 import functools
 
-from eval.common import Degradation
 from eval.configs import photo_degradations
-from eval.run_config import EvalConfig
+from eval.problems import Degradation
+from eval.run.config import EvalConfig
 from indigo_jax import operators
 
 
@@ -21,4 +22,4 @@ def get_config() -> EvalConfig:
             Degradation("sr", "4x, bicubic", lambda keys: operators.random_super_resolution(4, sigma_255=0.0)),
             Degradation("jpeg", "quality 10", lambda keys: operators.jpeg(10)),
         ),
-        tasks=("denoise",))
+        method_tasks={"denoise": "denoise", "deblur": "deblur", "motion": "deblur"}, tasks=("denoise",))

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from eval.common import Degradation
+from eval.problems import Degradation
 from indigo_jax import operators, rng
 
 LENGTHS = (9, 11, 13, 15)

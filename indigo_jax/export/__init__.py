@@ -108,6 +108,8 @@ def restoration(name: str, size: tuple[int, int], *, task: str = "auto", scale: 
         Those of :func:`methods.load`; ValueError for sizes below 1.
     """
     _check_size(size)
+    if settings.get("estimate") is not None:
+        raise ValueError("estimate: an exported program begins with the enlarged picture; leave it out")
     method = methods.load(name, task=task, scale=scale, **settings)
     height, width = (method.scale * side for side in size)
     layout = tiles.Plan((height, width), (height, width), 0) if method.takes_any_size else method.plan(height, width)

@@ -19,7 +19,7 @@ from indigo_jax.methods.once import Once
 METHODS: dict[str, type[Restoration]] = {
     method.name: method for method in (Indi, Once, Hqs, Diffpir, Bird, Ddnm, Dps, Indigo, LatentIndigo)}
 
-__all__ = ["Choice", "METHODS", "Report", "Restoration", "Solved", "TASKS", "choose", "load"]
+__all__ = ["Choice", "Indigo", "METHODS", "Report", "Restoration", "Solved", "TASKS", "choose", "load"]
 
 
 def load(name: str, *, task: str = "auto", scale: int | None = None, devices=None, **settings) -> Restoration:

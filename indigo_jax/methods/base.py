@@ -65,6 +65,7 @@ class Report(NamedTuple):
         evaluations: of the network, tiles counted.
         plan: canvas and tiles.
         residual, sigma, kernel, drift: as of :class:`Solved`, of the one picture; None where there is none.
+        note: what a person should know, a sentence; "" for nothing.
     """
 
     evaluations: int
@@ -73,6 +74,7 @@ class Report(NamedTuple):
     sigma: float | None = None
     kernel: np.ndarray | None = None
     drift: float | None = None
+    note: str = ""
 
 
 class Restoration:
@@ -256,7 +258,7 @@ class Restoration:
         for name in ("residual", "sigma"):
             if getattr(reports[0], name) is not None:
                 facts[f"{name}_255"] = [round(getattr(report, name) * 127.5, 3) for report in reports]
-        return facts
+        return {**facts, "note": reports[0].note} if reports[0].note else facts
 
     def line(self, reports: list[Report]) -> str:
         """What is said about one picture."""
@@ -268,7 +270,7 @@ class Restoration:
             said += f", residual {residual:.1f} of 255"
             if reports[0].sigma is not None:
                 said += f" (noise {max(report.sigma for report in reports) * 127.5:.1f})"
-        return said
+        return f"{said}; {reports[0].note}" if reports[0].note else said
 
 
 # ---------------------------------------------------------------------------------------------------- shared pieces

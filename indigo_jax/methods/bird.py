@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from indigo_jax import denoisers, operators, restoration, rng, schedules
+from indigo_jax import arrays, denoisers, operators, restoration, rng, schedules
 from indigo_jax.methods import base, diffpir
 from indigo_jax.methods.flags import flag
-from indigo_jax.methods.known import KnownOperator, KnownSettings, Problem, root_mean_square
+from indigo_jax.methods.known import KnownOperator, KnownSettings, Problem
 from indigo_jax.restoration.blind_em import blur_of
 
 _PROX_VARIANCE = 0.1  # of the picture about the rollout, in the proximal gradient
@@ -25,7 +25,8 @@ class Optimisation(NamedTuple):
         num_levels, spacing, alpha_bar_min: the fast sampler's levels: those of the schedule with at least
             alpha_bar_min, respaced.
         num_iterations, rate, params_rate, final: of the optimiser, see :func:`restoration.bird_optimizer`.
-        clip, refresh: as for :func:`restoration.bird`.
+        clip: as for :func:`restoration.bird`.
+        refresh: as for :class:`restoration.Reuse`; None: nothing is reused.
         proximal: take the proximal step as the gradient, and one more after the last iteration.
         start: z begins as the noise of a picture, that of DiffPIR with so many evaluations; 0: as pure noise.
     """
@@ -109,11 +110,7 @@ class Bird(KnownOperator):
         if problem.operator is None:
             return deblur(prior, problem, size=settings.kernel_size, num_candidates=settings.candidates,
                           grid=settings.grid if self.task == "nonuniform" else (1, 1), family=settings.kernel_family)
-        solved = optimise(prior, problem, self.optimisation)
-        if self.task != "inpaint":
-            return solved
-        x = operators.proximal(problem.operator, problem.y, solved.x, solved.sigma**2 / _LAST_VARIANCE)
-        return self.found(problem, x)
+        return (inpaint if self.task == "inpaint" else optimise)(prior, problem, self.optimisation)
 
     @property
     def optimisation(self) -> Optimisation:
@@ -126,6 +123,30 @@ class Bird(KnownOperator):
         if solved.kernel is not None and self.settings.preset == "fast":
             return 98 * self.settings.candidates
         return self.optimisation.evaluations
+
+
+def begun(prior: denoisers.Prior, problem: Problem, knobs: Optimisation):
+    """Of :func:`optimise`, what comes before the first iteration: the kernel, and the noise where it starts."""
+    operator, keys = problem.operator, problem.keys
+    levels = schedules.truncate(prior.schedule, knobs.alpha_bar_min)
+    levels = schedules.respace(levels, knobs.num_levels, knobs.spacing)
+    optimizer = restoration.bird_optimizer(knobs.rate, knobs.params_rate, num_iterations=knobs.num_iterations,
+                                           final=knobs.final)
+    gradient = (lambda x0: _nearest(problem, x0, _PROX_VARIANCE)) if knobs.proximal else "stop"
+    kernel = restoration.bird(prior.denoiser, levels, operator, problem.y, optimizer, gradient, clip=knobs.clip,
+                              num_iterations=knobs.num_iterations,
+                              reuse=restoration.Reuse(knobs.refresh) if knobs.refresh else None)
+    z = problem.noise
+    if knobs.start:
+        own = problem._replace(keys=rng.fold(keys, _GUESS))
+        guess = jnp.clip(diffpir.run(diffpir.chain(prior, own, knobs.start, 0.7225), own), -1.0, 1.0)
+        z = jnp.sqrt(levels.alpha_bar[-1]) * guess + jnp.sqrt(1 - levels.alpha_bar[-1]) * z
+    return kernel, z
+
+
+def _nearest(problem, x0, variance):
+    """The picture near x0 that explains the measurement."""
+    return operators.proximal(problem.operator, problem.y, x0, problem.sigma**2 / variance)
 
 
 def optimise(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> base.Solved:
@@ -144,34 +165,24 @@ def optimise(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> b
     blind = hasattr(operator, "init")
     if blind and (knobs.proximal or knobs.start):
         raise ValueError("proximal and start need a known, linear operator; use deblur() where the kernel is unknown")
-    levels = schedules.truncate(prior.schedule, knobs.alpha_bar_min)
-    levels = schedules.respace(levels, knobs.num_levels, knobs.spacing)
-    optimizer = restoration.bird_optimizer(knobs.rate, knobs.params_rate, num_iterations=knobs.num_iterations,
-                                           final=knobs.final)
-
-    def nearest(x0, variance):
-        return operators.proximal(operator, y, x0, problem.sigma**2 / variance)
-
-    gradient, prox = ("prox", lambda x0: nearest(x0, _PROX_VARIANCE)) if knobs.proximal else ("stop", None)
-    kernel = restoration.bird(prior.denoiser, levels, operator, y, optimizer, gradient,
-                              num_iterations=knobs.num_iterations, clip=knobs.clip, prox=prox, refresh=knobs.refresh,
-                              image_shape=problem.shape)
+    kernel, z = begun(prior, problem, knobs)
 
     def step(state, i):
         return kernel.step(keys, state, i)[0], None
 
-    z = problem.noise
-    if knobs.start:
-        own = problem._replace(keys=rng.fold(keys, _GUESS))
-        guess = jnp.clip(diffpir.run(diffpir.chain(prior, own, knobs.start, 0.7225), own), -1.0, 1.0)
-        z = jnp.sqrt(levels.alpha_bar[-1]) * guess + jnp.sqrt(1 - levels.alpha_bar[-1]) * z
     state, _ = jax.lax.scan(step, kernel.init(z, keys), jnp.arange(kernel.num_steps))
     x = jnp.clip(state.x, -1.0, 1.0)
     if knobs.proximal:
-        x = jnp.clip(nearest(x, _LAST_VARIANCE), -1.0, 1.0)
+        x = jnp.clip(_nearest(problem, x, _LAST_VARIANCE), -1.0, 1.0)
     seen = operator(x, state.params) if blind else operator(x)
     found = operator.kernel(state.params) if blind and hasattr(operator, "kernel") else None
-    return base.Solved(x, root_mean_square(seen - y), problem.sigma, found)
+    return base.Solved(x, arrays.rms(seen - y), problem.sigma, found)
+
+
+def inpaint(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> base.Solved:
+    """:func:`optimise`, then what was observed as it is, but for what its noise level leaves open."""
+    x = jnp.clip(_nearest(problem, optimise(prior, problem, knobs).x, _LAST_VARIANCE), -1.0, 1.0)
+    return base.Solved(x, problem.residual(x), problem.sigma)
 
 
 def deblur(prior: denoisers.Prior, problem: Problem, *, size: int | None = None, num_candidates: int = 1,
@@ -198,8 +209,8 @@ def deblur(prior: denoisers.Prior, problem: Problem, *, size: int | None = None,
             return kernel.step(rng.fold(own, i), state, i)[0], None
 
         state, _ = jax.lax.scan(step, kernel.init(y, own), jnp.arange(kernel.num_steps))
-        blur = blur_of(state.kernel, grid, y.shape)
-        return state.x, state.kernel, root_mean_square(blur(state.x) - y)
+        blur = blur_of(state.blur_kernel, grid, y.shape)
+        return state.x, state.blur_kernel, arrays.rms(blur(state.x) - y)
 
     x, found, residual = jax.lax.map(candidate, jnp.arange(num_candidates))
     best = jnp.argmin(residual, axis=0)

@@ -31,6 +31,11 @@ class Hqs(KnownOperator):
         weights: str = flag("photo", "the denoiser, a diffusion prior; see: indigo weights list", metavar="NAME|PATH",
                             file="weights")
         steps: int | None = flag(None, "network evaluations (default: 8; inpaint: 24)", low=1, high=1000)
+        shrunk: str = flag("bicubic", "how the picture was made of a larger one: bicubic, or by the means of squares",
+                           choices=("bicubic", "mean"), tasks=("sr",))
+
+    def estimate(self, y):
+        return jnp.maximum(restoration.flat_noise_level(y), 0.005)
 
     def margin(self):
         if self.settings.kernel is None:
@@ -41,17 +46,26 @@ class Hqs(KnownOperator):
         known = super().given(pixels, fill)
         return {**known, "seen": fill(jnp.ones(pixels.shape[:2]), mode="constant")} if self.margin() else known
 
-    def solve(self, params, y, keys, *, plan, given):
-        prior = base.prior(self.networks["prior"], params[0], plan)
+    def problem(self, y, keys, plan, given):
         problem = super().problem(y, keys, plan, given)
+        if self.scale > 1 and self.settings.shrunk == "bicubic":
+            return problem._replace(operator=operators.downsample(self.scale))
         if "seen" in given:
             blur, seen = operators.blur(given["kernel"], boundary="periodic"), operators.inpaint(given["seen"])
-            problem = problem._replace(operator=operators.compose(blur, seen), y=seen(y))
-        first = operators.upsample(self.scale)(y) if self.scale > 1 else y
+            return problem._replace(operator=operators.compose(blur, seen), y=seen(y))
+        return problem
+
+    def solve(self, params, y, keys, *, plan, given):
+        prior = base.prior(self.networks["prior"], params[0], plan)
+        problem = self.problem(y, keys, plan, given)
+        first = jnp.clip(operators.upsample(self.scale)(y), -1, 1) if self.scale > 1 else y
         kernel = restoration.hqs(prior.denoiser, prior.schedule, problem.operator, problem.y, problem.sigma,
                                  num_steps=self._steps, start=_HOLE if self.task == "inpaint" else 0.384)
-        x, _ = samplers.sample(kernel, keys, first)
-        return self.found(problem, x)
+        solved = self.found(problem, samplers.sample(kernel, keys, first)[0])
+        seen = given.get("seen", given.get("mask"))
+        if seen is None:
+            return solved
+        return solved._replace(residual=solved.residual / jnp.sqrt(jnp.maximum(jnp.mean(seen, axis=(1, 2)), 1e-6)))
 
     @property
     def _steps(self):

@@ -17,6 +17,7 @@ from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.indi import Indi
 from indigo_jax.restoration import LatentRegularizer, latent_regularizers
+from indigo_jax.typing import Autoencoder
 from indigo_jax.weights import WeightsError, latents
 
 REGULARIZERS = {  # R0 ... R4
@@ -202,6 +203,17 @@ class Indigo(base.Restoration):
         return {"estimate": fill(self.estimator(images.Picture(pixels))[0].pixels, times=1)}
 
     def solve(self, params, y, keys, *, plan, given):
+        kernel, x, estimate = self.begun(params, y, keys, plan=plan, given=given)
+        x, info = samplers.sample(kernel, keys, x)
+        drift, space = None, self.autoencoder(params)
+        if space is not None:
+            z, x = x, space.decode(x)
+            drift = restoration.manifold_drift(z, space._replace(decode=lambda _: x))
+        x = restoration.fix_color(x, estimate) if self.chain.fix_color else jnp.clip(x, -1, 1)
+        return base.Solved(x, info.steps.residual[-1], drift=drift)
+
+    def begun(self, params, y, keys, *, plan, given):
+        """Of :meth:`solve`, what comes before the first step: the kernel, where it starts, the first estimate."""
         chain, inn, factor = self.chain, self.networks["inn"].module, self.inn_scale
         pictures, estimate = y, given.get("estimate")
         y = jnp.clip(operators.downsample(factor)(pictures), -1, 1) if self.same_size and factor > 1 else pictures
@@ -216,21 +228,17 @@ class Indigo(base.Restoration):
         options = dict(cond=cond, scale=zeta if chain.guidance > 0 else 0.0, weights=chain.weights, eta=chain.eta,
                        distance=self.distance, gradient=chain.gradient,
                        refine=optax.adam(chain.refine) if chain.refine else None)
-        start, kernel, space = self._kernel(denoiser, levels, network, y, estimate, params, options)
+        start, kernel = self._kernel(denoiser, levels, network, y, estimate, params, options)
         if chain.from_noise:
-            x = rng.normal(rng.init_keys(keys), start)
-        else:
-            x = restoration.indigo_start(levels, start, keys)
-        x, info = samplers.sample(kernel, keys, x)
-        drift = None
-        if space is not None:
-            z, x = x, space.decode(x)
-            drift = restoration.manifold_drift(z, space._replace(decode=lambda _: x))
-        x = restoration.fix_color(x, estimate) if chain.fix_color else jnp.clip(x, -1, 1)
-        return base.Solved(x, info.steps.residual[-1], drift=drift)
+            return kernel, rng.normal(rng.init_keys(keys), start), estimate
+        return kernel, restoration.indigo_start(levels, start, keys), estimate
+
+    def autoencoder(self, params) -> Autoencoder | None:
+        """Of the latents that the prior knows; None where it knows pixels."""
+        del params
 
     def _kernel(self, denoiser, levels, network, y, estimate, params, options):
-        return estimate, restoration.indigo(denoiser, levels, network, y, **options), None
+        return estimate, restoration.indigo(denoiser, levels, network, y, **options)
 
     def _prior(self, params, plan):
         """Denoiser and the levels that the chain visits."""
@@ -312,13 +320,16 @@ class LatentIndigo(Indigo):
                 raise WeightsError(f"{path}: for latents of {channels} channels; those of {name} have {space.channels}")
         self._finish()
 
-    def _kernel(self, denoiser, levels, network, y, estimate, params, options):
+    def autoencoder(self, params):
         space = latents.from_module(_fast(self.networks["autoencoder"].module), params[2], {})
         side = _LATENT_TILE if self.settings.tile is None else self.settings.tile // self.factor
-        space = tiles.tiled_autoencoder(space.autoencoder, factor=space.factor, tile=side, overlap=side // 4)
+        return tiles.tiled_autoencoder(space.autoencoder, factor=space.factor, tile=side, overlap=side // 4)
+
+    def _kernel(self, denoiser, levels, network, y, estimate, params, options):
+        space = self.autoencoder(params)
         kernel = restoration.latent_indigo(denoiser, levels, network, y, space, self.variant, **options,
                                            guide_every=self.chain.guide_every, regularizer=self.chain.regularizer)
-        return space.encode(estimate), kernel, space
+        return space.encode(estimate), kernel
 
 
 def resolve(settings: Settings, variant: str | None) -> Chain:

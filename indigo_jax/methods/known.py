@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax import denoisers, images, operators, restoration, rng, schedules
+from indigo_jax import arrays, denoisers, images, operators, restoration, rng, schedules
 from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.sinograms import Sinogram, sinogram_noise
@@ -13,6 +13,7 @@ from indigo_jax.typing import Array, Key, Operator
 
 DEFAULT_WEIGHTS = "faces64; ct: ellipses64"
 _CLEAN_255 = 2.5  # noise of a good photograph
+_UNEXPLAINED = 3.0  # times the noise: a residual above says that what was said of the damage is not so
 
 
 class Problem(NamedTuple):
@@ -39,12 +40,7 @@ class Problem(NamedTuple):
 
     def residual(self, x: Array, operator: Operator | None = None) -> Array:
         """Root mean square of ``A(x) - y``, ``[B]``."""
-        return root_mean_square((operator or self.operator)(x) - self.y)
-
-
-def root_mean_square(residual: Array) -> Array:
-    """Of each image: ``[B, ...] -> [B]``."""
-    return jnp.sqrt(jnp.mean(residual**2, axis=tuple(range(1, residual.ndim))))
+        return arrays.rms((operator or self.operator)(x) - self.y)
 
 
 def problem_of(task: str, y: Array, keys: Key, given: dict, shape: tuple[int, int, int], scale: int = 1) -> Problem:
@@ -89,8 +85,11 @@ class KnownSettings:
 
     weights: str | None = flag(None, f"the diffusion prior; see: indigo weights list (default: {DEFAULT_WEIGHTS})",
                                metavar="NAME|PATH", file="weights")
-    kernel: Any = flag(None, "the blur kernel where it is known: .npy, .npz or .png; y is the convolution with it",
-                       metavar="FILE", tasks=("deblur",), file="kernel")
+    kernel: Any = flag(None, "the blur kernel where it is known: .npy, .npz or .png; see --kernel-is", metavar="FILE",
+                       tasks=("deblur",), file="kernel")
+    kernel_is: str = flag("convolution", "how the picture was made with it: correlation is that of torch, MATLAB's "
+                                         "imfilter and Levin's data; auto tries both, and takes what explains it",
+                          choices=("convolution", "correlation", "auto"), tasks=("deblur",))
     mask: Any = flag(None, "a picture of the same size, white where the other is to be filled", metavar="FILE",
                      tasks=("inpaint",), file="mask")
     angles: Any = flag(None, "the angles in degrees, .npy or text (default: evenly spaced over 180)", metavar="FILE",
@@ -118,6 +117,14 @@ class KnownOperator(base.Restoration):
             raise ValueError(f"{self.name} undoes a blur that is known: give its kernel, or use bird or indi")
         default = "ellipses64" if self.task == "ct" else "faces64"
         self.networks = {"prior": base.open_network(self.settings.weights or default, "prior")}
+        self.turned = None
+        if self.settings.kernel is not None and self.settings.kernel_is != "convolution":
+            turned = np.asarray(operators.flip_kernel(self.settings.kernel))
+            settings = dataclasses.replace(self.settings, kernel=turned, kernel_is="convolution")
+            if self.settings.kernel_is == "auto":
+                self.turned = type(self)(settings, task=self.task, devices=self.devices)
+            else:
+                self.settings = settings
 
     def plan(self, height, width):
         return base.plan_of(self.networks["prior"], height, width, multiple=self.scale)
@@ -135,12 +142,20 @@ class KnownOperator(base.Restoration):
         sigma = self.settings.sigma_255
         if sigma is None and self.task == "inpaint":
             sigma = _CLEAN_255
-        return {**known, "sigma": jnp.float32(estimated_noise(pixels) if sigma is None else sigma / 127.5)}
+        if sigma is None:
+            known["sigma"] = self.estimate(jnp.asarray(pixels[None], jnp.float32))[0]
+        else:
+            known["sigma"] = jnp.float32(sigma / 127.5)
+        return known
 
     def estimated(self, y):
         if self.settings.sigma_255 is not None or self.task in ("inpaint", "ct"):
             return {}
-        return {"sigma": jnp.maximum(restoration.noise_level(y), 0.005)}
+        return {"sigma": self.estimate(y)}
+
+    def estimate(self, y: Array) -> Array:
+        """Noise level of pictures ``[B, H, W, 3]`` in [-1, 1] units, at least 0.005: ``[B]``."""
+        return jnp.maximum(restoration.noise_level(y), 0.005)
 
     def problem(self, y, keys, plan, given) -> Problem:
         """The problem of a canvas."""
@@ -165,9 +180,22 @@ class KnownOperator(base.Restoration):
         return min(num_steps, int(self.info["schedule"]["num_timesteps"]))
 
     def __call__(self, picture, *, seed=0, sample=0, device=None):
-        if not isinstance(picture, Sinogram):
-            return super().__call__(picture, seed=seed, sample=sample, device=device)
-        return self._slice(picture, seed, sample, device)
+        if isinstance(picture, Sinogram):
+            return self._slice(picture, seed, sample, device)
+        found = super().__call__(picture, seed=seed, sample=sample, device=device)
+        if self.turned is None:
+            return found
+        other = self.turned(picture, seed=seed, sample=sample, device=device)
+        restored, report = min(found, other, key=lambda each: each[1].residual)
+        kind = "convolution" if report is found[1] else "correlation"
+        evaluations = found[1].evaluations + other[1].evaluations
+        return restored, report._replace(evaluations=evaluations, note=f"the kernel is that of a {kind}. {report.note}")
+
+    def report(self, solved, plan):
+        report = super().report(solved, plan)
+        if report.residual is None or report.residual <= _UNEXPLAINED * max(report.sigma, 0.02):
+            return report
+        return report._replace(note="the result does not explain the picture: the damage may be another than was said")
 
     def _slice(self, sinogram, seed, sample, device):
         """A slice from its sums along parallel rays; as many pixels a side as detectors, around them air.
@@ -192,11 +220,7 @@ class KnownOperator(base.Restoration):
         return images.Picture(np.repeat(grey, 3, axis=2), grey=True, mode="L"), self.report(solved, plan)
 
 
-def estimated_noise(pixels: np.ndarray) -> float:
-    """Noise level of a picture ``[H, W, 3]`` in [-1, 1] units, at least 0.005."""
-    return max(float(restoration.noise_level(jnp.asarray(pixels[None], jnp.float32))[0]), 0.005)
-
-
 def levels_of(prior: denoisers.Prior, num_steps: int):
     """So many levels of a prior, from its noisiest; all, where it has fewer."""
-    return schedules.respace(prior.schedule, min(num_steps, prior.schedule.timesteps.shape[0]), "linspace")
+    count = min(num_steps, prior.schedule.timesteps.shape[0])
+    return schedules.respace(prior.schedule, count, "linspace" if count > 1 else "trailing")

@@ -3,7 +3,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from indigo_jax import denoisers
+from indigo_jax import denoisers, restoration
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.known import KnownOperator, KnownSettings, Problem
 
@@ -21,6 +21,9 @@ class Once(KnownOperator):
     class Settings(KnownSettings):
         strength: float = flag(1.0, "how much of the change is made; 0 gives the picture back", low=0, high=1,
                                metavar="N")
+
+    def estimate(self, y):
+        return jnp.maximum(restoration.flat_noise_level(y), 0.005)
 
     def restore(self, prior, problem):
         x = denoise_once(prior, problem)

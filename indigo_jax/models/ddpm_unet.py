@@ -132,7 +132,7 @@ class Attention(nn.Module):
 def attend(q: Array, k: Array, v: Array) -> Array:
     """``softmax(q k^T / sqrt(C)) v`` over the pixels of ``[B, H, W, C]``; the softmax in float32."""
     q, k, v_ = (a.reshape(a.shape[0], -1, a.shape[-1]) for a in (q, k, v))
-    scores = jnp.einsum("bic,bjc->bij", q, k).astype(jnp.float32) / math.sqrt(q.shape[-1])
+    scores = jnp.einsum("bic,bjc->bij", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
     return jnp.einsum("bij,bjc->bic", jax.nn.softmax(scores).astype(v.dtype), v_).reshape(v.shape)
 
 

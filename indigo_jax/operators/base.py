@@ -6,11 +6,13 @@ It carries three flags: ``linear`` (then it has ``adjoint``), ``stochastic`` (th
 ``shape_preserving``.
 """
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from indigo_jax.arrays import per_image, square, straight_through  # noqa: F401 - operators say base.per_image
 from indigo_jax.typing import Array, Key
 
 
@@ -69,15 +71,6 @@ def check_keys(keys: Key | None, x: Array, name: str) -> Key:
     return keys
 
 
-def per_image(value: Array, x: Array, name: str) -> Array:
-    """A number or one number per image ``[B]``, shaped to multiply images ``[B, H, W, C]``."""
-    if value.ndim == 0:
-        return value
-    if value.shape != x.shape[:1]:
-        raise ValueError(f"{name} must be a number or one per image [{x.shape[0]}], got shape {value.shape}")
-    return value[:, None, None, None]
-
-
 def transpose(function, y: Array, shape: tuple[int, ...]) -> Array:
     """The exact adjoint of a linear ``function`` of images of ``shape``, applied to ``y``: ``<A x, y> = <x, A* y>``."""
     image = jax.ShapeDtypeStruct(shape, y.dtype)
@@ -87,11 +80,26 @@ def transpose(function, y: Array, shape: tuple[int, ...]) -> Array:
     return jax.linear_transpose(function, image)(y)[0]
 
 
-def straight_through(function, x: Array) -> Array:
-    """``function(x)`` exactly, with the gradient of the identity.
+def adjoint_of(function, x: Array):
+    """The adjoint ``y -> A* y`` of a linear ``function`` of images like ``x``, real if x is.
 
-    >>> import jax, jax.numpy as jnp
-    >>> float(jax.grad(lambda x: straight_through(jnp.round, x))(0.3))
-    1.0
+    That is ``function.adjoint`` if there is one, else (or if it says ``differentiable``) the pullback: of whatever jax
+    can differentiate backwards.
+    For complex numbers it is the conjugate transpose, ``conj(A^T conj(y))``.
+
+    >>> adjoint_of(lambda x: jax.lax.complex(x, 2.0 * x), jnp.ones(1))(jnp.array([3 + 1j])).tolist()
+    [5.0]
     """
-    return jax.lax.stop_gradient(function(x)) + (x - jax.lax.stop_gradient(x))
+    if hasattr(function, "adjoint") and not getattr(function, "differentiable", False):
+        takes_shape = "shape" in inspect.signature(function.adjoint).parameters
+        size = {"shape": x.shape[1:3]} if takes_shape else {}
+
+        def adjoint(y):
+            back = function.adjoint(y, **size)
+            return back if jnp.iscomplexobj(x) else jnp.real(back)
+    else:
+        _, pullback = jax.vjp(function, x)
+
+        def adjoint(y):
+            return jnp.conj(pullback(jnp.conj(y))[0])
+    return adjoint

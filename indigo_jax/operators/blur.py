@@ -146,7 +146,9 @@ def blur(kernel, *, boundary: str = "reflect", correlate: bool = False) -> Blur:
     """Convolution: ``y[i, j] = sum_mn k[m, n] x[i - m + h // 2, j - n + w // 2]``, the same for every channel.
 
     This is a true convolution (the kernel is flipped), as ``scipy.ndimage.convolve``, odd and even sizes alike;
-    ``correlate=True`` gives ``scipy.ndimage.correlate``. Up to 7 x 7 taps are applied directly, more by Fourier.
+    ``correlate=True`` gives ``scipy.ndimage.correlate``. So a point of light is spread into the kernel as it stands; a
+    kernel made for a correlation (weights of the neighbours, as deep-learning "convolutions" and some data sets have
+    it) takes ``correlate=True`` or :func:`flip_kernel`. Up to 7 x 7 taps are applied directly, more by Fourier.
     A kernel may be larger than the image: the boundary is continued as often as needed.
 
     Args:

@@ -33,15 +33,17 @@ class Compose:
             x = operator(x, keys=None if keys is None else rng.fold(keys, position))
         return x
 
-    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
-        """``A* y = A_1* ... A_n* y``; ``shape`` (height, width) of the images, if the size of ``y`` does not tell."""
+    def adjoint(self, y: Array, *, shape: tuple[int, ...] | None = None) -> Array:
+        """``A* y = A_1* ... A_n* y``; ``shape`` of the images, (height, width) or with their channels, if the size of
+        ``y`` does not tell."""
         if not self.linear:
             names = [type(operator).__name__ for operator in self.operators if not operator.linear]
             raise ValueError(f"only linear operators have an adjoint; not linear here: {names}")
         if shape is None:
             shapes = [None] * len(self.operators)
         else:
-            x, shapes = jax.ShapeDtypeStruct((y.shape[0], *shape, y.shape[3]), y.dtype), []
+            shape = shape if len(shape) == 3 else (*shape, y.shape[-1])
+            x, shapes = jax.ShapeDtypeStruct((y.shape[0], *shape), y.real.dtype), []
             for operator in self.operators:
                 shapes.append(x.shape[1:3])
                 x = jax.eval_shape(operator, x)

@@ -130,6 +130,23 @@ def disk_kernel(radius, size: int | None = None) -> Array:
     return _normalise(jnp.sum(pixels, axis=(-3, -1)))
 
 
+def flip_kernel(kernel: Array) -> Array:
+    """The kernel turned by 180 degrees about its centre: correlation with one is convolution with the other.
+
+    Args:
+        kernel: ``[h, w]`` or ``[B, h, w]``, centre at ``[h // 2, w // 2]``.
+
+    Returns:
+        the same with odd sides: where a side is even, a row or column of zeros first completes it.
+
+    >>> flip_kernel(jnp.array([[0.25, 0.5, 0.25, 0.0]])).tolist()
+    [[0.0, 0.0, 0.25, 0.5, 0.25]]
+    """
+    kernel = jnp.asarray(kernel)
+    sides = [(0, 1 - side % 2) for side in kernel.shape[-2:]]
+    return jnp.pad(kernel, [(0, 0)] * (kernel.ndim - 2) + sides)[..., ::-1, ::-1]
+
+
 def _read_npz(path: pathlib.Path) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > 16 * _MAX_SIDE ** 2:
@@ -156,6 +173,10 @@ _READERS = {".npy": lambda path: np.load(path, mmap_mode="r", allow_pickle=False
 
 def load_kernel(path) -> Array:
     """Read a kernel file and normalise it to sum 1.
+
+    It is taken as the kernel of a convolution (:func:`blur`): the picture of a point of light, as it stands. If it was
+    stored for a correlation, turn it with :func:`flip_kernel`; files do not say, and a wrong one shifts and doubles
+    edges.
 
     Args:
         path: ``.npy`` (a 2-D array), ``.npz`` (one array, or one named ``kernel``) or ``.png`` (brightness = weight).

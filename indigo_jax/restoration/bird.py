@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from indigo_jax import rng
-from indigo_jax.restoration import stopping
-from indigo_jax.restoration.rollout import ddim_rollout
+from indigo_jax import operators, rng
+from indigo_jax.arrays import mean_square
+from indigo_jax.restoration.reuse import Reuse, Reused
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator, Params
 
 GRADIENTS = ("stop", "exact", "prox")
 CLIPS = ("straight_through", "hard")
+PROX_RHO = 0.01  # noise of 0.03 in y against a variance of 0.1 of the picture about the rollout
 
 
 class BirdState(NamedTuple):
@@ -27,23 +28,19 @@ class BirdState(NamedTuple):
         params: the operator's unknowns, every leaf ``[B, ...]``; None for a known operator.
         opt_state: of the optimiser over ``{"z": z, "params": params}``.
         x0: picture of the newest rollout, that is of z before the newest update (as the released code returns it).
-        eps: the noise predictions of the newest rollout ``[S, B, H, W, C]``; None unless some are reused.
-        average: moving average of x0 ``[B, H, W, C]``; None unless asked for.
-        watch: what stopping and the guard remember; None unless one of them is on.
+        reused: what :class:`Reuse` remembers; None without.
     """
 
     z: Array
     params: Params
     opt_state: Any
     x0: Array
-    eps: Array | None = None
-    average: Array | None = None
-    watch: stopping.Watch | None = None
+    reused: Reused | None = None
 
     @property
     def x(self) -> Array:
-        """The picture, averaged where that is on: what :func:`samplers.sample` returns."""
-        return self.x0 if self.average is None else self.average
+        """The picture: what :func:`samplers.sample` returns."""
+        return self.x0
 
 
 class BirdInfo(NamedTuple):
@@ -53,12 +50,14 @@ class BirdInfo(NamedTuple):
         loss: ``[B]``, see :class:`Objective`; of an image that has stopped, that of its picture.
         x0: the picture.
         evaluations: network evaluations that the image needed, ``[B]``.
-        stopped: ``[B]`` booleans; None without ``stop_at``.
+        exact: all noise predictions of the rollout were new, so that its loss can be believed, ``[B]``.
+        stopped: ``[B]`` booleans; None unless :func:`stopped` is around the kernel.
     """
 
     loss: Array
     x0: Array | None
     evaluations: Array
+    exact: Array
     stopped: Array | None = None
 
 
@@ -81,14 +80,14 @@ class Objective(NamedTuple):
 
 
 def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array,
-         optimizer: optax.GradientTransformation, gradient: str = "stop", *, num_iterations: int = 60,
-         clip: str = "straight_through", prox: Callable[[Array], Array] | None = None, refresh: int | None = None,
-         params: Params = None, image_shape: tuple[int, int, int] | None = None, average: float | None = None,
-         stop_at=None, patience: int = 3, check_every: int = 10, guard: float | None = None) -> Kernel:
+         optimizer: optax.GradientTransformation, gradient: str | Callable[[Array], Array] = "stop", *,
+         num_iterations: int = 60, clip: str = "straight_through", reuse: Reuse | None = None) -> Kernel:
     """BIRD as a kernel whose steps are the iterations of its optimisation.
 
     ``minimise |y - A_p(x0(z))|^2`` over z with ``|z| = sqrt(H W C)`` and the unknowns p, where x0(z) is DDIM (eta = 0)
-    over the levels of the schedule. One iteration: rollout, residual, optimiser step, back to the sphere.
+    over the levels of the schedule. One iteration: rollout, residual, optimiser step, back to the sphere. To stop
+    each image when its residual is that of the noise, or to average the pictures, wrap the kernel: :func:`stopped`,
+    :func:`averaged`.
 
     Args:
         denoiser: not clipped (its eps is used; BIRD clips by itself), as ``denoisers.from_eps(fn, schedule)``.
@@ -98,36 +97,25 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
             (:class:`indigo_jax.typing.BlindOperator`). ``A.loss(x, y, params)`` replaces the squared residual, as for
             :func:`operators.blind_noise`.
         y: the measurements ``[B, ...]``.
-        optimizer: over the tree ``{"z": z, "params": params}``; see :func:`bird_optimizer`.
+        optimizer: over the tree ``{"z": z, "params": params}`` of one image; see :func:`bird_optimizer`. Each image
+            has its own, so that one that looks at a whole tree, as for clipping by a global norm, couples none.
         gradient: "stop" takes the noise predictions as constants, so that d x0 / d z is a known diagonal: no network is
             ever differentiated, and the memory is that of a forward pass. "exact" differentiates the network, one
-            step at a time. "prox" is "stop" with ``x0 - prox(x0)`` in place of ``A'(A x0 - y)``.
+            step at a time. A function is "stop" with ``x0 - gradient(x0)`` in place of ``A'(A x0 - y)``, where
+            ``gradient(x0) = argmin_x |A x - y|^2 + rho |x - x0|^2`` (:func:`operators.proximal`); "prox" is that
+            with rho = 0.01, for a linear operator and little noise.
         num_iterations: how many.
         clip: of x0 to ``[-1, 1]`` in every DDIM step: "hard", whose gradient is 0 outside (the released code), or
             "straight_through".
-        prox: for "prox": ``argmin_x |A x - y|^2 + rho |x - x0|^2`` as a function of x0 (:func:`operators.proximal`).
-        refresh: recompute the noise predictions of so many of the S levels per iteration, in turn, and reuse the
-            others; all of them in the first and the last iteration. Good for inpainting and denoising, bad for
-            super-resolution. Default: all, always.
-        params: unknowns to start from; default ``operator.init(keys)``.
-        image_shape: ``(H, W, C)`` of the pictures; default that of y for operators that keep the shape.
-
-        average: keep a moving average of x0, ``m <- average m + (1 - average) x0``, and give that back.
-        stop_at: noise level of y in ``[-1, 1]`` units, a number or one per image. An image whose residual (the root of
-            its loss) has been at most this for ``patience`` rollouts in a row is left as it is: z, unknowns,
-            optimiser, picture. Only exact rollouts count, those whose noise predictions are all new.
-        patience: see stop_at.
-        check_every: with refresh and stop_at or guard: make every so manieth rollout exact.
-        guard: with refresh: an image whose loss in an exact rollout is more than this many times that of the rollout
-            before it gets exact ones from then on. Its reused predictions said things that are not so.
+        reuse: noise predictions of earlier rollouts in place of new ones; None: all are new, always.
 
     Returns:
-        ``Kernel(init, step, num_steps)``. ``init(z)`` takes the noise ``[B, H, W, C]`` as it is, ``init(keys)`` draws
-        it; the state is :class:`BirdState`, the info :class:`BirdInfo`.
+        ``Kernel(init, step, num_steps)``. ``init(z, keys=None, params=None)`` takes the noise ``[B, H, W, C]``, or in
+        its place keys ``[B]`` to draw it with (for pictures of the shape of y), and unknowns to start from, by
+        default ``operator.init(keys)``. State :class:`BirdState`, info :class:`BirdInfo`.
 
     Errors:
-        ValueError for unknown modes, "prox" without prox, numbers out of range, an unknown image shape, a guard without
-        refresh, stop_at for an operator with a loss of its own (it has no residual).
+        ValueError for unknown modes, numbers out of range, and noise of another shape than the pictures.
 
     The state is all that the next iteration needs beside its number i: a run may be cut anywhere, its state saved and
     loaded, and continued. Also by another kernel of as many iterations and the same optimizer, as a cheap start and an
@@ -136,115 +124,78 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         state = jax.lax.fori_loop(0, 40, lambda i, state: stop.step(keys, state, i)[0], stop.init(keys))
         state = jax.lax.fori_loop(40, 60, lambda i, state: exact.step(keys, state, i)[0], state)
 
-    What is decided while it runs (stop_at, guard) is decided for each image by itself. Evaluations are skipped when no
-    image of the batch needs them: under jit on several devices they agree on that by an all-reduce of one boolean;
-    under :func:`sharding.per_device` each device decides alone. Numbers that the optimiser keeps for the whole batch
-    (its step count) go on when an image has stopped.
-
     Differs from the reference in: images in batches, each with its own sphere, unknowns and loss; the straight-through
-    clip (about 1 dB for inpainting); "exact", "prox", refresh, the average and stopping, which are ours.
+    clip (about 1 dB for inpainting); "exact", "prox" and reuse, which are ours.
     """
     num_levels = schedule.timesteps.shape[0]
-    if refresh is not None and not 1 <= refresh <= num_levels:
-        raise ValueError(f"refresh must be between 1 and the {num_levels} levels of the schedule, got {refresh}")
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
-    if average is not None and not 0 <= average < 1:
-        raise ValueError(f"average must be at least 0 and below 1, got {average}")
-    if guard is not None and refresh is None:
-        raise ValueError("a guard is for reused noise predictions: it needs refresh")
-    if stop_at is not None and hasattr(operator, "loss"):
-        raise ValueError("stop_at needs a residual: this operator has a loss of its own")
-    objective = bird_objective(denoiser, schedule, operator, y, gradient, clip=clip, prox=prox)
-    shape = _image_shape(operator, y, image_shape)
-    blind = hasattr(operator, "init")
-    rule = None
-    if stop_at is not None or guard is not None:
-        rule = stopping.rule(stop_at, guard, patience=patience, check_every=check_every)
+    if reuse is not None:
+        reuse.check(num_levels)
+    objective = bird_objective(denoiser, schedule, operator, y, gradient, clip=clip)
 
-    def init(z: Array, keys=None) -> BirdState:
+    def init(z: Array, keys=None, params: Params = None) -> BirdState:
+        same_shape = getattr(operator, "shape_preserving", True)
         if jnp.issubdtype(z.dtype, jax.dtypes.prng_key):
-            z, keys = rng.normal(rng.init_keys(z), jnp.zeros(shape)), z
-        if z.shape != shape:
-            raise ValueError(f"z must be of the pictures' shape {shape}, got {z.shape}")
-        unknowns = params
-        if unknowns is None and blind:
-            unknowns = operator.init(rng.image_keys(0, jnp.arange(shape[0])) if keys is None else keys)
+            if not same_shape:
+                raise ValueError("this operator changes the shape: give the noise z itself, of the pictures' shape")
+            z, keys = rng.normal(rng.init_keys(z), jnp.zeros(y.shape)), z
+        if same_shape and z.shape != y.shape or z.shape[0] != y.shape[0]:
+            raise ValueError(f"z must be of the pictures' shape, for measurements of {y.shape}; got {z.shape}")
+        if params is None and hasattr(operator, "init"):
+            params = operator.init(rng.image_keys(0, jnp.arange(z.shape[0])) if keys is None else keys)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts with float32
-            opt_state = optimizer.init({"z": z, "params": unknowns})
-        return BirdState(z, unknowns, opt_state, jnp.zeros(shape),
-                         None if refresh is None else jnp.zeros((num_levels, *shape)),
-                         None if average is None else jnp.zeros(shape),
-                         None if rule is None else stopping.start(shape[0]))
-
-    def freshness(watch, i):
-        """Which levels are made anew ``[S]`` or ``[S, B]``, and for which images that is all of them."""
-        if refresh is None:
-            return None, jnp.ones(shape[:1], bool)
-        turn = (jnp.arange(num_levels) - refresh * i) % num_levels < refresh
-        exact = (i == 0) | (i == num_iterations - 1)
-        if rule is None:
-            return turn | exact, None
-        exact = exact | (i % rule.check_every == 0) | watch.astray
-        return (turn[:, None] | exact) & ~watch.stopped, exact
-
-    def iterate(state: BirdState, i) -> tuple[BirdState, BirdInfo]:
-        fresh, exact = freshness(state.watch, i)
-        now = objective(state.z, state.params, None if refresh is None else state.eps, fresh)
-        variables = {"z": state.z, "params": state.params}
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update({"z": now.grad_z, "params": now.grad_params}, state.opt_state,
-                                                  variables)
-        variables = optax.apply_updates(variables, updates)
-        mean = state.average
-        if average is not None:
-            mean = jnp.where(i == 0, now.x0, average * mean + (1 - average) * now.x0)
-        new = BirdState(to_sphere(variables["z"]), variables["params"], opt_state, now.x0,
-                        state.eps if refresh is None else now.eps, mean, state.watch)
-        levels = jnp.full(shape[:1], num_levels) if fresh is None else jnp.sum(fresh, axis=0, dtype=jnp.int32)
-        levels = jnp.broadcast_to(levels, shape[:1])
-        if rule is None:
-            return new, BirdInfo(now.loss, now.x0, levels)
-        before, watch = state.watch.stopped, stopping.update(rule, state.watch, now.loss, exact)
-        found, started = (new.x0, new.average), (new.z, new.params, new.opt_state)
-        found = stopping.keep(before, found, (state.x0, state.average))
-        started = stopping.keep(watch.stopped, started, (state.z, state.params, state.opt_state))
-        new = BirdState(*started, found[0], new.eps, found[1], watch)
-        return new, BirdInfo(watch.loss, new.x0, jnp.where(before, 0, levels), watch.stopped)
-
-    def idle(state: BirdState) -> tuple[BirdState, BirdInfo]:
-        watch = state.watch
-        return state, BirdInfo(watch.loss, state.x0, jnp.zeros(shape[:1], jnp.int32), watch.stopped)
+            opt_state = jax.vmap(optimizer.init)({"z": z, "params": params})
+        return BirdState(z, params, opt_state, jnp.zeros(z.shape), reuse and reuse.start(num_levels, z.shape))
 
     def step(keys, state: BirdState, i) -> tuple[BirdState, BirdInfo]:
         del keys  # an iteration draws nothing
-        if rule is None:
-            return iterate(state, i)
-        return jax.lax.cond(jnp.all(state.watch.stopped), idle, lambda state: iterate(state, i), state)
+        eps, fresh, reused = None, None, state.reused
+        exact = jnp.ones(state.z.shape[:1], bool)
+        evaluations = jnp.full(state.z.shape[:1], num_levels)
+        if reuse is not None:
+            eps, (fresh, exact) = jnp.moveaxis(reused.eps, 1, 0), reuse.plan(reused, i, num_iterations)
+            evaluations = jnp.broadcast_to(jnp.sum(fresh, axis=0, dtype=jnp.int32), exact.shape)
+        now = objective(state.z, state.params, eps, fresh)
+        variables = {"z": state.z, "params": state.params}
+        with jax.numpy_dtype_promotion("standard"):
+            gradients = {"z": now.grad_z, "params": now.grad_params}
+            updates, opt_state = jax.vmap(optimizer.update)(gradients, state.opt_state, variables)
+        variables = optax.apply_updates(variables, updates)
+        if reuse is not None:
+            reused = reuse.learn(reused, jnp.moveaxis(now.eps, 0, 1), now.loss, exact)
+        return (BirdState(to_sphere(variables["z"]), variables["params"], opt_state, now.x0, reused),
+                BirdInfo(now.loss, now.x0, evaluations, exact))
 
     return Kernel(init, step, num_iterations)
 
 
-def bird_objective(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array, gradient: str = "stop", *,
-                   clip: str = "straight_through", prox: Callable[[Array], Array] | None = None) -> Callable:
+def bird_objective(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array,
+                   gradient: str | Callable[[Array], Array] = "stop", *, clip: str = "straight_through") -> Callable:
     """BIRD's objective and its gradient: ``objective(z, params=None, eps=None, fresh=None) -> Objective``.
 
-    With ``eps`` ``[S, B, H, W, C]`` and ``fresh`` ``[S]`` (booleans), levels that are not fresh reuse their eps. The
-    other arguments are those of :func:`bird`.
+    With ``eps`` ``[S, B, H, W, C]`` and ``fresh``, ``[S]`` or ``[S, B]`` booleans, levels that are not fresh reuse
+    their eps.
+
+    Args:
+        denoiser, schedule, operator, y, gradient, clip: as for :func:`bird`.
+
+    Errors:
+        ValueError for unknown modes, and "prox" for an operator with unknowns.
     """
-    if gradient not in GRADIENTS:
-        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
+    if not callable(gradient) and gradient not in GRADIENTS:
+        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, or a function; got {gradient!r}")
     if clip not in CLIPS:
         raise ValueError(f"clip must be one of {', '.join(CLIPS)}; got {clip!r}")
-    if (gradient == "prox") != (prox is not None):
-        raise ValueError("gradient='prox' and prox= belong together: pass prox=lambda x0: operators.proximal(...)")
     blind = hasattr(operator, "init")
+    if gradient == "prox" and blind:
+        raise ValueError("gradient='prox' needs a known, linear operator, but this one has unknowns")
+    nearest = gradient if callable(gradient) else lambda x0: operators.proximal(operator, y, x0, PROX_RHO)
 
     def losses(x0, params):
         if hasattr(operator, "loss"):
             return operator.loss(x0, y, params)
-        residual = (operator(x0, params) if blind else operator(x0)) - y
-        return jnp.mean(residual**2, axis=tuple(range(1, residual.ndim)))
+        return mean_square((operator(x0, params) if blind else operator(x0)) - y)
 
     def rollout(z, eps, fresh):
         return ddim_rollout(denoiser, schedule, z, clip=clip, eps=eps, fresh=fresh, remat=gradient == "exact")
@@ -261,11 +212,63 @@ def bird_objective(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operat
         x0, jacobian, new_eps = rollout(z, eps, fresh)
         loss, pullback = jax.vjp(losses, x0, params)
         grad_x0, grad_params = pullback(jnp.ones_like(loss))
-        if gradient == "prox":
-            grad_x0 = x0 - jnp.clip(prox(x0), -1.0, 1.0)
+        if gradient != "stop":
+            grad_x0 = x0 - jnp.clip(nearest(x0), -1.0, 1.0)
         return Objective(loss, jacobian * grad_x0, grad_params, x0, new_eps)
 
     return objective
+
+
+def ddim_rollout(denoiser: Denoiser, schedule: NoiseSchedule, z: Array, *, clip: str = "straight_through",
+                 eps: Array | None = None, fresh: Array | None = None, remat: bool = False):
+    """DDIM (eta = 0) from z, with x0 clipped to ``[-1, 1]`` and eps derived anew from it in every step.
+
+    ``x0 = clip((x_t - sqrt(1 - a_t) eps) / sqrt(a_t))``, ``x_s = sqrt(a_s) x0 + sqrt(1 - a_s) (x_t - sqrt(a_t) x0) /
+    sqrt(1 - a_t)``. With eps as a constant the derivative of a step is diagonal: ``sqrt(a_s / a_t)`` where nothing was
+    clipped (everywhere, for "straight_through"), else ``sqrt((1 - a_s) / (1 - a_t))``.
+
+    Args:
+        denoiser, schedule, clip: as for :func:`bird`.
+        z: the noise ``[B, H, W, C]``.
+        eps: noise predictions of an earlier rollout ``[S, B, H, W, C]``, to be reused where not fresh.
+        fresh: which are to be made anew, ``[S]`` or, for each image, ``[S, B]`` (booleans). A level that no image
+            needs costs no network evaluation.
+        remat: recompute each step in the backward pass instead of storing it.
+
+    Returns:
+        ``(x0, jacobian, eps)``: the picture, the product of these derivatives (both as z), and the noise predictions
+        ``[S, B, H, W, C]``, noisiest first.
+    """
+    levels = (schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev)
+    t, a_t, a_s = (level[::-1] for level in levels)
+
+    def step(carry, level):
+        x, jacobian = carry
+        t, a_t, a_s, old, is_fresh = level
+        signal, noise, signal_s, noise_s = jnp.sqrt(a_t), jnp.sqrt(1 - a_t), jnp.sqrt(a_s), jnp.sqrt(1 - a_s)
+
+        def predict():
+            return denoiser(x, jnp.full(x.shape[:1], t)).eps
+
+        def mixed():
+            return jnp.where(is_fresh[:, None, None, None], predict(), old)
+
+        if old is None:
+            new = predict()
+        elif is_fresh.ndim:
+            new = jax.lax.cond(jnp.any(is_fresh), mixed, lambda: old)
+        else:
+            new = jax.lax.cond(is_fresh, predict, lambda: old)
+        raw = (x - noise * new) / signal
+        x0 = jnp.clip(raw, -1.0, 1.0)
+        x0 = raw + jax.lax.stop_gradient(x0 - raw) if clip == "straight_through" else x0
+        free = True if clip == "straight_through" else jnp.abs(raw) <= 1.0
+        x_s = signal_s * x0 + noise_s * (x - signal * x0) / noise
+        return (x_s, jacobian * jnp.where(free, signal_s / signal, noise_s / noise)), new
+
+    step = jax.checkpoint(step) if remat else step
+    (x0, jacobian), eps = jax.lax.scan(step, (z, jnp.ones_like(z)), (t, a_t, a_s, eps, fresh))
+    return x0, jacobian, eps
 
 
 def bird_optimizer(z: float = 0.1, params: float = 0.01, *, num_iterations: int = 60,
@@ -285,11 +288,3 @@ def to_sphere(z: Array) -> Array:
     """Scale each image to norm ``sqrt(H W C)``, that of white noise: ``r z / sqrt(|z|^2 + 1e-9)``."""
     axes = tuple(range(1, z.ndim))
     return z * (z[0].size**0.5 / jnp.sqrt(jnp.sum(z**2, axis=axes, keepdims=True) + 1e-9))
-
-
-def _image_shape(operator, y, image_shape):
-    if image_shape is not None:
-        return (y.shape[0], *image_shape)
-    if not getattr(operator, "shape_preserving", True):
-        raise ValueError("this operator changes the shape: say that of the pictures with image_shape=(H, W, C)")
-    return y.shape

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax import operators, rng
+from indigo_jax.arrays import rms
 from indigo_jax.restoration.kernel_estimate import FAMILIES, estimate_kernel, noise_level
+from indigo_jax.samplers.base import Info
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
@@ -18,19 +20,12 @@ class BlindState(NamedTuple):
     Attributes:
         x: the noisy picture ``x_t`` ``[B, H, W, C]``; after the last step the result.
         denoised: the prior's newest guess of the sharp picture.
-        kernel: the blur's kernel, one per image ``[B, size, size]``; with a grid ``[B, rows * columns, size, size]``.
+        blur_kernel: one per image ``[B, size, size]``; with a grid ``[B, rows * columns, size, size]``.
     """
 
     x: Array
     denoised: Array
-    kernel: Array
-
-
-class BlindInfo(NamedTuple):
-    """Diagnostics of a step: ``residual`` ``[B]``, root mean square of ``k * x0 - y``; ``x0`` after the data term."""
-
-    residual: Array
-    x0: Array | None
+    blur_kernel: Array
 
 
 class _Plan(NamedTuple):
@@ -39,7 +34,7 @@ class _Plan(NamedTuple):
     index: np.ndarray  # into the schedule
     next_alpha_bar: np.ndarray
     sigma: np.ndarray  # of the tempered likelihood; 0: the true one
-    start: np.ndarray  # noise the newest guess up to this level first
+    first: np.ndarray  # of a walk: noise the newest guess up to this level before
     scratch: np.ndarray  # start from pure noise
     update: np.ndarray  # re-estimate the kernel afterwards
 
@@ -76,7 +71,7 @@ def blind_em(denoiser: Denoiser, schedule: NoiseSchedule, y: Array, *, size: int
 
     Returns:
         ``Kernel(init, step, num_steps)``, one step per network evaluation; its ``x_init`` is y. State
-        :class:`BlindState`, info :class:`BlindInfo`.
+        :class:`BlindState`; the info's ``x0`` is that after the data term, its residual that of ``k * x0 - y``.
 
     Errors:
         ValueError for an even size, or one that is larger than the pictures; an unknown family; a grid below 1 x 1.
@@ -106,25 +101,25 @@ def blind_em(denoiser: Denoiser, schedule: NoiseSchedule, y: Array, *, size: int
     def fit(denoised, previous):
         return estimate_kernel(denoised, y, previous, windows=windows, family=family)
 
-    def step(keys, state: BlindState, i) -> tuple[BlindState, BlindInfo]:
+    def step(keys, state: BlindState, i) -> tuple[BlindState, Info]:
         now = jax.tree.map(lambda column: jnp.asarray(column)[i], plan)
         a_t, a_s = schedule.alpha_bar[now.index], now.next_alpha_bar
         noise = rng.normal(rng.fold(keys, 0), state.x)
         raised = jnp.where(now.scratch, noise, jnp.sqrt(a_t) * state.denoised + jnp.sqrt(1 - a_t) * noise)
-        x_t = jnp.where(now.start, raised, state.x)
+        x_t = jnp.where(now.first, raised, state.x)
 
         denoised = jnp.clip(denoiser(x_t, jnp.full(x_t.shape[:1], schedule.timesteps[now.index])).x0, -1.0, 1.0)
         left = 1 / (a_t / (1 - a_t) + 1 / prior_std**2)  # variance about the guess
-        blur = blur_of(state.kernel, grid, y.shape)
+        blur = blur_of(state.blur_kernel, grid, y.shape)
         rho = jnp.where(now.sigma > 0, now.sigma, sigma)**2 / left
         x0 = operators.proximal(blur, y, denoised, jnp.broadcast_to(rho, y.shape[:1]), num_iterations=num_iterations)
         x0 = jnp.clip(x0, -1.0, 1.0)
         e = (x_t - jnp.sqrt(a_t) * x0) / jnp.sqrt(1 - a_t)
         e = (1 - fresh)**0.5 * e + fresh**0.5 * rng.normal(rng.fold(keys, 1), e)
-        kernel = jax.lax.cond(now.update, lambda: fit(denoised, state.kernel), lambda: state.kernel)
-        residual = jnp.sqrt(jnp.mean((blur(x0) - y)**2, axis=(1, 2, 3)))
+        blur_kernel = jax.lax.cond(now.update, lambda: fit(denoised, state.blur_kernel), lambda: state.blur_kernel)
+        residual = rms(blur(x0) - y)
         x = jnp.sqrt(a_s) * x0 + jnp.sqrt(1 - a_s) * e
-        return BlindState(x, denoised, kernel), BlindInfo(residual, x0)
+        return BlindState(x, denoised, blur_kernel), Info(schedule.timesteps[now.index], x0, residual)
 
     return Kernel(init, step, len(plan.index))
 
@@ -140,11 +135,11 @@ def largest_size(height: int, width: int, *, cells: int = 1) -> int:
     return max(1, limit - (limit + 1) % 2)
 
 
-def blur_of(kernel: Array, grid: tuple[int, int], shape) -> Operator:
+def blur_of(blur_kernel: Array, grid: tuple[int, int], shape) -> Operator:
     """The blur of pictures of ``shape`` by the kernels of a :class:`BlindState`."""
     if math.prod(grid) == 1:
-        return operators.blur(kernel)
-    return operators.varying_blur(kernel, operators.patch_weights(*shape[1:3], *grid))
+        return operators.blur(blur_kernel)
+    return operators.varying_blur(blur_kernel, operators.patch_weights(*shape[1:3], *grid))
 
 
 def _plan(schedule, rounds, steps_per_round, final_steps, temper):
@@ -161,5 +156,5 @@ def _plan(schedule, rounds, steps_per_round, final_steps, temper):
     for first, sigma in zip(np.linspace(250 / 299, 60 / 299, rounds), np.geomspace(*temper, rounds)):
         walk(first * top, 3 / 299 * top, steps_per_round, sigma, False, True)
     walk(top, 0, final_steps, 0.0, True, False)
-    index, after, sigma, start, scratch, update = map(np.array, zip(*rows))
-    return _Plan(index.astype(np.int32), after.astype(np.float32), sigma.astype(np.float32), start, scratch, update)
+    index, after, sigma, first, scratch, update = map(np.array, zip(*rows))
+    return _Plan(index.astype(np.int32), after.astype(np.float32), sigma.astype(np.float32), first, scratch, update)

@@ -1,24 +1,10 @@
 """DiffPIR: half-quadratic splitting with a diffusion model as denoiser."""
-from typing import NamedTuple
-
 import jax.numpy as jnp
 
 from indigo_jax import operators, rng
+from indigo_jax.samplers.base import Info, State
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
-
-
-class DiffpirState(NamedTuple):
-    """What the next step needs: ``x`` is ``x_t``, ``[B, H, W, C]``."""
-
-    x: Array
-
-
-class DiffpirInfo(NamedTuple):
-    """Diagnostics of a step: the timestep ``t`` (a number) it started from, and ``x0`` after the data term."""
-
-    t: Array
-    x0: Array | None
 
 
 def diffpir(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array, sigma: float, *,
@@ -42,7 +28,7 @@ def diffpir(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: 
         num_iterations: of conjugate gradients per step.
 
     Returns:
-        ``Kernel(init, step, num_steps)``; state :class:`DiffpirState`, info :class:`DiffpirInfo`.
+        ``Kernel(init, step, num_steps)``; the info's ``x0`` is that after the data term.
 
     Errors:
         ValueError for zeta outside ``[0, 1]``.
@@ -55,11 +41,7 @@ def diffpir(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: 
     variance = 1 / (1 / variance + 1 / prior_std**2)
     sigma = jnp.maximum(jnp.asarray(sigma, jnp.float32), 1e-3)
 
-    def init(x: Array, keys) -> DiffpirState:
-        del keys
-        return DiffpirState(x)
-
-    def step(keys, state: DiffpirState, i) -> tuple[DiffpirState, DiffpirInfo]:
+    def step(keys, state: State, i) -> tuple[State, Info]:
         k = num_steps - 1 - i
         t = schedule.timesteps[k]
         denoised = jnp.clip(denoiser(state.x, jnp.full(state.x.shape[:1], t)).x0, -1.0, 1.0)
@@ -67,6 +49,6 @@ def diffpir(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: 
         x0 = jnp.clip(x0, -1.0, 1.0)
         e = (state.x - jnp.sqrt(a_t[k]) * x0) / jnp.sqrt(1 - a_t[k])
         noise = (1 - zeta)**0.5 * e + zeta**0.5 * rng.normal(keys, e)
-        return DiffpirState(jnp.sqrt(a_s[k]) * x0 + jnp.sqrt(1 - a_s[k]) * noise), DiffpirInfo(t, x0)
+        return State(jnp.sqrt(a_s[k]) * x0 + jnp.sqrt(1 - a_s[k]) * noise), Info(t, x0)
 
-    return Kernel(init, step, num_steps)
+    return Kernel(lambda x, keys: State(x), step, num_steps)

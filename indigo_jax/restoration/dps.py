@@ -1,7 +1,6 @@
 """DPS: ancestral sampling that is pulled towards the measurement, through the network's gradient."""
-import jax.numpy as jnp
-
 from indigo_jax import guidance, samplers
+from indigo_jax.arrays import norm
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
@@ -16,14 +15,10 @@ def dps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
         denoiser: differentiable; the paper clips x0: ``denoisers.from_eps(fn, schedule, clip=True)``.
         schedule: the levels to visit; the paper takes all 1000.
         operator: ``A(x) -> y``, differentiable, known.
-        y: measurements ``[B, ...]``.
+        y: measurements ``[B, ...]``, real or complex.
         scale: the paper's zeta', 0.3 to 1 for its tasks; a number or one per image.
 
     Returns:
         ``Kernel(init, step, num_steps)``; state and info are those of :func:`samplers.ddpm`.
     """
-    def distance(x0):
-        residual = operator(x0) - y
-        return jnp.sqrt(jnp.sum(residual**2, axis=tuple(range(1, residual.ndim))) + 1e-12)
-
-    return samplers.ddpm(guidance.energy(distance, scale)(denoiser), schedule)
+    return samplers.ddpm(guidance.energy(lambda x0: norm(operator(x0) - y), scale)(denoiser), schedule)

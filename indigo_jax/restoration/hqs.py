@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 
 from indigo_jax import operators
-from indigo_jax.samplers.ddim import DdimInfo as Info, DdimState as State
+from indigo_jax.samplers.base import Info, State
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
@@ -44,7 +44,7 @@ def hqs(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
 
     def step(keys, state: State, i) -> tuple[State, Info]:
         del keys
-        sigma_i = start * (sigma / start)**(i / max(num_steps - 1, 1))
+        sigma_i = start * (sigma / start)**(jnp.asarray(i, jnp.float32) / max(num_steps - 1, 1))
         z = operators.proximal(operator, y, state.x, weight * (sigma / sigma_i)**2, num_iterations=num_iterations)
         index = jnp.clip(jnp.searchsorted(levels, sigma_i), 0, levels.shape[0] - 1)
         signal = jnp.sqrt(schedule.alpha_bar[index])[:, None, None, None]

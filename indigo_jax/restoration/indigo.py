@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from indigo_jax import guidance, rng, samplers, schedules
-from indigo_jax.restoration.inn_energy import InvertibleNetwork, inn_energy
-from indigo_jax.samplers.ddim import DdimState
+from indigo_jax.restoration.inn_energy import InnEnergy, inn_energy
+from indigo_jax.samplers.base import Info, State
 from indigo_jax.schedules import NoiseSchedule
-from indigo_jax.typing import Array, Denoiser, Kernel, Key, Params
+from indigo_jax.typing import Array, Denoiser, InvertibleNetwork, Kernel, Key, Params
 
 GRADIENTS = ("full", "truncated")
 PRESETS = ("syn", "real")
@@ -27,94 +27,119 @@ class IndigoState(NamedTuple):
     opt_state: Any
 
 
-class IndigoInfo(NamedTuple):
-    """Diagnostics of a step.
+class View(NamedTuple):
+    """How an invertible network sees a chain: the default is a chain of pixels, :func:`latent_indigo` has others.
 
     Attributes:
-        t: the timestep it started from.
-        x0: the estimate before guidance.
-        residual: ``|y - c(x0)|`` per element (root mean square, in [0, 1] units) of each image ``[B]``.
+        see: estimate ``x0`` of the chain -> u, what the network takes.
+        measure: y -> m, the measurement in the units of the network's coarse part.
+        penalty: ``penalty(network, params, x0, u) -> [B]``, added to the energy; None: nothing.
+        regularise: ``regularise(network, params, keys, x_s, unguided, x0, level) -> x_s`` after every step that may be
+            guided, ``unguided`` being what DDIM alone makes of ``x0`` and ``level`` that of x_t; None: nothing.
     """
 
-    t: Array
-    x0: Array | None
-    residual: Array
+    see: Callable[[Array], Array] = lambda x0: x0 / 2 + 0.5
+    measure: Callable[[Array], Array] = lambda y: y / 2 + 0.5
+    penalty: Callable[[InnEnergy, Params, Array, Array], Array] | None = None
+    regularise: Callable[..., Array] | None = None
 
 
 def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork, y: Array, *, cond: Array | None = None,
            scale=3.5, weights: tuple[float, float] = (2.5, 1.0),
-           distance: Callable[[Array, Array], Array] | None = None, eta: float = 0.5, clip: str = "hard",
-           gradient: str = "full",
-           refine: optax.GradientTransformation | None = None, refine_until: int = 0) -> Kernel:
+           distance: Callable[[Array, Array], Array] | None = None, eta: float = 0.5, clip: str | None = "hard",
+           gradient: str = "full", guide_every: int = 1, refine: optax.GradientTransformation | None = None,
+           refine_until: int = 0, view: View = View()) -> Kernel:
     """INDIGO as a kernel: DDIM whose next state goes down an energy of the estimate ``x0``.
 
-        ``u = x0 / 2 + 1/2;  (c, d) = g(u);  v = g^-1(y, d)``
-        ``x_s = ddim(x_t) - scale d/dx_t (w_1 |y - c| + w_2 distance(v, u))``
+        ``u = x0 / 2 + 1/2,  m = y / 2 + 1/2;  (c, d) = g(u);  v = g^-1(m, d)``
+        ``x_s = ddim(x_t) - scale d/dx_t (w_1 |m - c| + w_2 distance(v, u))``
 
-    and, with ``refine``, then one step of an optimiser on ``mean (y - c(u))^2`` for the parameters of g. Norms,
+    and, with ``refine``, then one step of an optimiser on ``mean (m - c(u))^2`` for the parameters of g. Norms,
     networks and optimisers belong to each image by itself.
 
     Args:
-        denoiser: unclipped, differentiable: ``denoisers.from_eps(fn, schedule)``.
+        denoiser: unclipped; differentiable where the gradient is full: ``denoisers.from_eps(fn, schedule)``.
         schedule: the levels to visit; :func:`indigo_schedule` has those of the released program.
         inn: the invertible network; what it makes of a picture must have the size of y.
         y: measurements ``[B, h, w, C]`` in ``[-1, 1]``.
         cond: conditions ``[B, D]`` for the network, F(y); whatever the network takes where None.
         scale: zeta, a number or one per image; the number 0 is DDIM, nothing else computed. See :func:`indigo_preset`.
+            The pull on one pixel does not depend on the size when the scale grows with the square root of it.
         weights: ``(w_1, w_2)``.
-        distance: ``[B, H, W, C] x 2 -> [B]`` in [0, 1] units, as LPIPS in INDIGO+; the norm ``|v - u|`` of INDIGO where
-            None. Differentiated in both.
+        distance: ``[B, H, W, C] x 2 -> [B]`` between v and u, as LPIPS in INDIGO+; the norm ``|v - u|`` of INDIGO
+            where None. Differentiated in both.
         eta: of DDIM.
-        clip: of x0, "hard" (no gradient where it clips, as released) or "straight_through".
-        gradient: "full" goes through the denoiser; "truncated" takes eps as a constant,
-            ``dx0/dx_t = 1/sqrt(alpha_bar)``, and needs no backward pass of it.
+        clip: of x0, "hard" (no gradient where it clips, as released) or "straight_through"; None: not.
+        gradient: "full" goes through the denoiser; "truncated" is :func:`guidance.truncated`.
+        guide_every: guide and refine at the levels 0, k, 2k, ... of the schedule only; the others are plain DDIM steps
+            that call no network but the denoiser.
         refine: optimiser of the network's parameters, image by image; None leaves them.
         refine_until: level of the schedule down to which, not included, they are refined.
+        view: what the network sees of the chain and of y; that of pixels, as above, by default.
 
     Returns:
         ``Kernel(init, step, num_steps)``: ``x_init`` is x_t at the noisiest level, pure noise or :func:`indigo_start`.
-        State :class:`IndigoState`, info :class:`IndigoInfo`.
+        State :class:`IndigoState`. The info's ``x0`` is that before guidance, its residual the root mean square of
+        ``m - c``, NaN where nothing was measured.
 
     Errors:
-        ValueError for an unknown mode, or a network whose coarse pictures have another size than y.
+        ValueError for an unknown mode, ``guide_every`` below 1, distances that are not one per image, or a network
+        whose coarse pictures have another size than y.
 
     Differs from the reference in: norms of each image, not of the batch; any first estimate and network. The first
     paper's scale and steps are not known to us: the defaults are INDIGO+'s.
     """
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}; got {gradient!r}")
+    if guide_every < 1:
+        raise ValueError(f"guide_every must be at least 1, got {guide_every}")
     num_steps, unguided = schedule.timesteps.shape[0], isinstance(scale, (int, float)) and scale == 0
-    network = inn_energy(inn, y / 2 + 0.5, cond=cond, weights=weights, distance=distance, optimizer=refine)
-    decorate = guidance.clip_x0(clip)
-    base = decorate(denoiser if gradient == "full" else _constant_eps(denoiser, schedule))
+    network = inn_energy(inn, view.measure(y), cond=cond, weights=weights, distance=distance, optimizer=refine)
+    if gradient == "truncated":
+        denoiser = guidance.truncated(schedule)(denoiser)
+    estimate = denoiser if clip is None else guidance.clip_x0(clip)(denoiser)
 
-    def init(x: Array, keys) -> IndigoState:
-        del keys
-        return IndigoState(x, *network.start(x.shape[0]))
+    def predict(x_t, t):
+        """A prediction whose leaves are all arrays."""
+        prediction = estimate(x_t, t)
+        return prediction._replace(drift=jnp.zeros_like(x_t) + prediction.drift)
 
-    def step(keys: Key, state: IndigoState, i) -> tuple[IndigoState, IndigoInfo]:
-        x, params, opt_state = state
-        pull = guidance.energy(lambda x0: network.energy(params, x0 / 2 + 0.5)[0], scale)
-        new, info = samplers.ddim(base if unguided else pull(base), schedule, eta).step(keys, DdimState(x), i)
-        x0 = jax.lax.stop_gradient(info.x0)
-        residual = network.residual(params, x0 / 2 + 0.5)
+    def guide(x_t, t, params):
+        """``(prediction, drift, (u, residual))``."""
+        def energy(x0):
+            u = view.see(x0)
+            energies, residual = network.energy(params, u)
+            if view.penalty is not None:
+                energies = energies + view.penalty(network, params, x0, u)
+            return energies, (u, residual)
+
+        if not unguided:
+            return guidance.downhill(predict, energy, scale)(x_t, t)
+        prediction = predict(x_t, t)
+        u = view.see(prediction.x0)
+        return prediction, jnp.zeros_like(x_t), (u, network.residual(params, u))
+
+    def act(x_t, t, level, params, opt_state):
+        prediction, drift, (u, residual) = guide(x_t, t, params)
         if refine is not None:
-            active = num_steps - 1 - i > refine_until
-            params, opt_state = network.refine(params, opt_state, x0 / 2 + 0.5, active)
-        return IndigoState(new.x, params, opt_state), IndigoInfo(info.t, x0, residual)
+            params, opt_state = network.refine(params, opt_state, jax.lax.stop_gradient(u), level > refine_until)
+        return prediction, drift, residual, params, opt_state
 
-    return Kernel(init, step, num_steps)
+    def rest(x_t, t, level, params, opt_state):
+        return predict(x_t, t), jnp.zeros_like(x_t), jnp.full(x_t.shape[:1], jnp.nan, x_t.dtype), params, opt_state
 
+    def step(keys: Key, state: IndigoState, i) -> tuple[IndigoState, Info]:
+        level = num_steps - 1 - i
+        arguments = state.x, jnp.full(state.x.shape[:1], schedule.timesteps[level]), level, *state[1:]
+        prediction, drift, residual, params, opt_state = (
+            act(*arguments) if guide_every == 1 else jax.lax.cond(level % guide_every == 0, act, rest, *arguments))
+        free, info = samplers.ddim(lambda x_t, t: prediction, schedule, eta).step(keys, State(state.x), i)
+        x_s = free.x if unguided else free.x + drift
+        if view.regularise is not None and not unguided:
+            x_s = view.regularise(network, state.params, keys, x_s, free.x, info.x0, level)
+        return IndigoState(x_s, params, opt_state), info._replace(residual=residual)
 
-def _constant_eps(denoiser, schedule):
-    """The same numbers, with ``dx0 / dx_t = 1 / sqrt(alpha_bar)``."""
-    def constant(x_t, t):
-        prediction = denoiser(jax.lax.stop_gradient(x_t), t)
-        signal = jnp.sqrt(schedule.alpha_bar[jnp.searchsorted(schedule.timesteps, t.astype(jnp.float32))])
-        moved = (x_t - jax.lax.stop_gradient(x_t)) / signal[:, None, None, None]
-        return prediction._replace(x0=prediction.x0 + moved)
-
-    return constant
+    return Kernel(lambda x, keys: IndigoState(x, *network.start(x.shape[0])), step, num_steps)
 
 
 def indigo_preset(name: str) -> dict[str, Any]:

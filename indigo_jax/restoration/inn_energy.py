@@ -5,21 +5,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from indigo_jax.typing import Array, Params
-
-
-class InvertibleNetwork(NamedTuple):
-    """An invertible network as two functions, for pictures in [0, 1] or for latents.
-
-    Attributes:
-        forward: ``forward(params, x, cond) -> (coarse, details)``.
-        inverse: ``inverse(params, coarse, details, cond) -> x``.
-        params: what both start from; shared by all images.
-    """
-
-    forward: Callable
-    inverse: Callable
-    params: Params = None
+from indigo_jax.arrays import mean_square, norm, rms
+from indigo_jax.typing import Array, InvertibleNetwork, Params
 
 
 class InnEnergy(NamedTuple):
@@ -91,27 +78,19 @@ def inn_energy(inn: InvertibleNetwork, measured: Array, *, cond: Array | None = 
             if distances.shape != total.shape:
                 raise ValueError(f"distance must give one number per image [{u.shape[0]}], got {distances.shape}")
             total = total + weights[1] * distances
-        return total, jnp.sqrt(errors(coarse))
+        return total, rms(measured - coarse)
 
     def swapped(params, u):
         return call(inn.inverse, params, measured, forward(params, u)[1])
 
     def residual(params, u):
-        return jnp.sqrt(errors(forward(params, u)[0]))
+        return rms(measured - forward(params, u)[0])
 
     def refine(params, opt_state, u, active):
-        grads = jax.grad(lambda params: jnp.sum(errors(forward(params, u)[0])))(params)
+        grads = jax.grad(lambda params: jnp.sum(mean_square(measured - forward(params, u)[0])))(params)
         with jax.numpy_dtype_promotion("standard"):
             updates, refined = optimizer.update(grads, opt_state, params)
         return jax.tree.map(lambda a, b: jnp.where(active, a, b), (optax.apply_updates(params, updates), refined),
                             (params, opt_state))
 
-    def errors(coarse):
-        return jnp.mean((measured - coarse) ** 2, axis=(1, 2, 3))
-
     return InnEnergy(start, energy, swapped, residual, refine)
-
-
-def norm(x: Array) -> Array:
-    """``sqrt(sum x^2 + 1e-12)`` of each image, ``[B, ...] -> [B]``, whose gradient at 0 is 0."""
-    return jnp.sqrt(jnp.sum(x**2, axis=tuple(range(1, x.ndim))) + 1e-12)

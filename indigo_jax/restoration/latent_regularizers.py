@@ -1,17 +1,21 @@
-"""What keeps the latents of a guided chain where the autoencoder and the prior know their way.
+"""What keeps the latents of a guided chain where the autoencoder and the prior were trained.
 
 The LatentINDIGO paper says that there is such a step; its formula is not known to us. These are four candidates.
 """
-from typing import NamedTuple
+import math
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from indigo_jax import rng, samplers
-from indigo_jax.restoration.inn_energy import norm
-from indigo_jax.samplers.ddim import DdimState
+from indigo_jax.arrays import norm, per_image
+from indigo_jax.restoration.indigo import View
+from indigo_jax.samplers.base import State
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Autoencoder, Denoiser, Key
+
+_SLOT = 0x7FFFFFFE  # folded into the keys of a step for what R3 draws
 
 
 class LatentRegularizer(NamedTuple):
@@ -41,12 +45,47 @@ PIXEL = LatentRegularizer(reencode=0.25, radius=1.0)  # the papers' choice is no
 LATENT = LatentRegularizer(resample=1, radius=1.0)
 
 
-def check(regularizer: LatentRegularizer):
-    """ValueError for numbers that make no sense."""
-    if min(regularizer.penalty, regularizer.resample, regularizer.radius or 0) < 0 or regularizer.every < 1:
-        raise ValueError(f"a regulariser's numbers are at least 0, and every at least 1; got {regularizer}")
-    if not (0 <= regularizer.reencode <= 1 and 0 <= regularizer.last <= 1):
-        raise ValueError(f"reencode and last are shares in [0, 1]; got {regularizer}")
+def regularised(view: View, regularizer: LatentRegularizer, other: Callable[..., Array], denoiser: Denoiser,
+                schedule: NoiseSchedule, eta: float) -> View:
+    """A view whose chain takes the steps that a regulariser asks for.
+
+    Args:
+        view: what the invertible network sees.
+        regularizer: which steps.
+        other: ``other(network, params, z0, u)``, the latents to compare ``z0`` with in R1 and R2.
+        denoiser, schedule, eta: of the chain, for R3.
+
+    Errors:
+        ValueError for numbers out of range.
+    """
+    chosen = regularizer
+    if min(chosen.penalty, chosen.resample, chosen.radius or 0) < 0 or chosen.every < 1:
+        raise ValueError(f"a regulariser's numbers are at least 0, and every at least 1; got {chosen}")
+    if not (0 <= chosen.reencode <= 1 and 0 <= chosen.last <= 1):
+        raise ValueError(f"reencode and last are shares in [0, 1]; got {chosen}")
+
+    def penalty(network, params, z0, u):
+        return autoencoder_penalty(z0, other(network, params, z0, u), weight=chosen.penalty)
+
+    def regularise(network, params, keys, z_s, unguided, z0, level):
+        def with_encoder(z_s):
+            return reencode(z_s, z0, other(network, params, z0, view.see(z0)), schedule.alpha_bar_prev[level],
+                            share=chosen.reencode)
+
+        def with_prior(z_s):
+            return resample(rng.fold(keys, _SLOT), z_s, level, denoiser, schedule, eta=eta, repeats=chosen.resample)
+
+        now = level % chosen.every == chosen.every - 1
+        late = level < math.ceil(chosen.last * schedule.timesteps.shape[0])
+        if chosen.radius is not None:
+            z_s = trust_region(z_s, unguided, schedule.alpha_bar_prev[level], radius=chosen.radius)
+        if chosen.reencode:
+            z_s = jax.lax.cond(now & late, with_encoder, lambda z_s: z_s, z_s)
+        if chosen.resample:
+            z_s = jax.lax.cond(now, with_prior, lambda z_s: z_s, z_s)
+        return z_s
+
+    return view._replace(penalty=penalty if chosen.penalty else None, regularise=regularise)
 
 
 def autoencoder_penalty(z0: Array, other: Array, *, weight: float = 1.0) -> Array:
@@ -94,7 +133,7 @@ def resample(keys: Key, z_s: Array, level: Array, denoiser: Denoiser, schedule: 
     def once(j, z_s):
         up, down = rng.fold(keys, 2 * j), rng.fold(keys, 2 * j + 1)
         z_t = jnp.sqrt(kept) * z_s + jnp.sqrt(1 - kept) * rng.normal(up, z_s)
-        return kernel.step(down, DdimState(z_t), kernel.num_steps - 1 - level)[0].x
+        return kernel.step(down, State(z_t), kernel.num_steps - 1 - level)[0].x
 
     return jax.lax.fori_loop(0, repeats, once, z_s)
 
@@ -110,7 +149,7 @@ def trust_region(z_s: Array, unguided: Array, alpha_bar_s, *, radius: float) -> 
     move = z_s - unguided
     limit = radius * jnp.sqrt((1 - alpha_bar_s) * move[0].size)
     shrink = jnp.minimum(1.0, limit / norm(move))
-    return unguided + shrink.reshape((-1,) + (1,) * (move.ndim - 1)) * move
+    return unguided + per_image(shrink, move) * move
 
 
 def manifold_drift(z: Array, autoencoder: Autoencoder) -> Array:

@@ -8,6 +8,33 @@ from indigo_jax import rng
 from indigo_jax.typing import Array, Kernel, Key
 
 
+class State(NamedTuple):
+    """What the next step needs, of most kernels.
+
+    Attributes:
+        x: ``x_t``, ``[B, H, W, C]``; after the last step the result.
+        extra: what a kernel keeps beside it, as the state of the kernel that it wraps; None for most.
+    """
+
+    x: Array
+    extra: Any = None
+
+
+class Info(NamedTuple):
+    """Diagnostics of a step, of most kernels.
+
+    Attributes:
+        t: the timestep, or time, from which it started, a number.
+        x0: estimate of the clean picture ``[B, H, W, C]``, or None.
+        residual: root mean square of what the estimate leaves of the measurement unexplained, ``[B]``; None where the
+            kernel does not measure it.
+    """
+
+    t: Array
+    x0: Array | None
+    residual: Array | None = None
+
+
 class Trace(NamedTuple):
     """Which pictures to keep on the way.
 
@@ -39,7 +66,8 @@ def sample(kernel: Kernel, keys: Key, x_init: Array, trace: str | Trace | None =
     Args:
         kernel: from :func:`samplers.indi` and its like.
         keys: one per image ``[B]``, from :func:`rng.image_keys`; the step number is folded in.
-        x_init: where the chain starts, ``[B, H, W, C]``; for InDI the measurement y.
+        x_init: where the chain starts, ``[B, H, W, C]``; for InDI the measurement y; for :func:`restoration.bird` the
+            noise, or keys ``[B]`` to draw it with: its ``init`` takes either.
         trace: "x", "x0" or a :class:`Trace`; None keeps nothing, so memory does not grow with the steps.
         remat: True recomputes each step in the backward pass instead of storing it; or a ``jax.checkpoint`` policy.
 

@@ -1,24 +1,10 @@
 """DDIM: a diffusion run backwards with as much new noise per step as one likes, down to none."""
-from typing import NamedTuple
-
 import jax.numpy as jnp
 
 from indigo_jax import rng
+from indigo_jax.samplers.base import Info, State
 from indigo_jax.schedules import NoiseSchedule
-from indigo_jax.typing import Array, Denoiser, Kernel
-
-
-class DdimState(NamedTuple):
-    """What the next step needs: ``x`` is ``x_t``, ``[B, H, W, C]``."""
-
-    x: Array
-
-
-class DdimInfo(NamedTuple):
-    """Diagnostics of a step: the timestep ``t`` (a number) from which it started, and the denoiser's ``x0``."""
-
-    t: Array
-    x0: Array | None
+from indigo_jax.typing import Denoiser, Kernel
 
 
 def ddim(denoiser: Denoiser, schedule: NoiseSchedule, eta: float = 0.0) -> Kernel:
@@ -53,17 +39,13 @@ def ddim(denoiser: Denoiser, schedule: NoiseSchedule, eta: float = 0.0) -> Kerne
     sigma = eta * jnp.sqrt((1 - a_s) / (1 - a_t)) * jnp.sqrt(1 - a_t / a_s)
     direction = jnp.sqrt(jnp.maximum(1 - a_s - sigma**2, 0.0))
 
-    def init(x: Array, keys) -> DdimState:
-        del keys
-        return DdimState(x)
-
-    def step(keys, state: DdimState, i) -> tuple[DdimState, DdimInfo]:
+    def step(keys, state: State, i) -> tuple[State, Info]:
         k = num_steps - 1 - i
         t = schedule.timesteps[k]
         prediction = denoiser(state.x, jnp.full(state.x.shape[:1], t))
         x_s = jnp.sqrt(a_s[k]) * prediction.x0 + direction[k] * prediction.eps
         if eta > 0:
             x_s = x_s + sigma[k] * rng.normal(keys, x_s)
-        return DdimState(x_s + prediction.drift), DdimInfo(t, prediction.x0)
+        return State(x_s + prediction.drift), Info(t, prediction.x0)
 
-    return Kernel(init, step, num_steps)
+    return Kernel(lambda x, keys: State(x), step, num_steps)

@@ -1,26 +1,12 @@
 """DDPM: ancestral sampling, the reverse of the noising process step by step."""
-from typing import NamedTuple
-
 import jax.numpy as jnp
 
-from indigo_jax import rng
+from indigo_jax import rng, schedules
+from indigo_jax.samplers.base import Info, State
 from indigo_jax.schedules import NoiseSchedule
-from indigo_jax.typing import Array, Denoiser, Kernel
+from indigo_jax.typing import Denoiser, Kernel
 
 VARIANCES = ("small", "large")
-
-
-class DdpmState(NamedTuple):
-    """What the next step needs: ``x`` is ``x_t``, ``[B, H, W, C]``."""
-
-    x: Array
-
-
-class DdpmInfo(NamedTuple):
-    """Diagnostics of a step: the timestep ``t`` (a number) from which it started, and the denoiser's ``x0``."""
-
-    t: Array
-    x0: Array | None
 
 
 def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small") -> Kernel:
@@ -31,7 +17,8 @@ def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small"
     noise. Where guidance gives a drift it is added to ``x_s``.
 
     Args:
-        denoiser: as for :func:`ddim`. If it predicts ``log_var``, ``v = exp(log_var)`` (Nichol & Dhariwal 2021).
+        denoiser: as for :func:`ddim`. If it predicts a ``share`` of the variance, ``log v`` lies there between the two
+            below, of this schedule's steps (Nichol & Dhariwal 2021, Eq. 15); if only ``log_var``, v is that.
         schedule: the levels to visit.
         variance: else: "small" is ``v = beta (1 - a_s) / (1 - a_t)``, right for data of no spread; "large" is
             ``v = beta``, right for standard normal data.
@@ -56,19 +43,20 @@ def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small"
     beta = 1 - a_t / a_s
     of_x0 = jnp.sqrt(a_s) * beta / (1 - a_t)
     of_x_t = jnp.sqrt(1 - beta) * (1 - a_s) / (1 - a_t)
+    low, high = schedules.log_variances(schedule)
     fixed = jnp.sqrt(beta if variance == "large" else beta * (1 - a_s) / (1 - a_t))
 
-    def init(x: Array, keys) -> DdpmState:
-        del keys
-        return DdpmState(x)
-
-    def step(keys, state: DdpmState, i) -> tuple[DdpmState, DdpmInfo]:
+    def step(keys, state: State, i) -> tuple[State, Info]:
         k = num_steps - 1 - i
         t = schedule.timesteps[k]
         prediction = denoiser(state.x, jnp.full(state.x.shape[:1], t))
-        std = fixed[k] if prediction.log_var is None else jnp.exp(0.5 * prediction.log_var)
+        std = fixed[k]
+        if prediction.share is not None:
+            std = jnp.exp(0.25 * ((1 + prediction.share) * high[k] + (1 - prediction.share) * low[k]))
+        elif prediction.log_var is not None:
+            std = jnp.exp(0.5 * prediction.log_var)
         x_s = of_x0[k] * prediction.x0 + of_x_t[k] * state.x
         x_s = x_s + jnp.where(k > 0, std, 0.0) * rng.normal(keys, x_s)
-        return DdpmState(x_s + prediction.drift), DdpmInfo(t, prediction.x0)
+        return State(x_s + prediction.drift), Info(t, prediction.x0)
 
-    return Kernel(init, step, num_steps)
+    return Kernel(lambda x, keys: State(x), step, num_steps)

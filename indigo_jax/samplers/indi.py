@@ -3,28 +3,16 @@
 Source: Delbracio & Milanfar, Inversion by Direct Iteration: An Alternative to Denoising Diffusion for Image
 Restoration, TMLR 2023 (arXiv 2303.11435), Algorithm 1. Equation numbers are those cited in a public re-implementation.
 """
-from typing import Callable, NamedTuple
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax import rng, schedules
+from indigo_jax.samplers.base import Info, State
 from indigo_jax.schedules import NoiseMode, constant_noise
 from indigo_jax.typing import Array, Kernel, Restorer
-
-
-class IndiState(NamedTuple):
-    """What the next step needs: ``x`` is ``x_t``, ``[B, H, W, C]``."""
-
-    x: Array
-
-
-class IndiInfo(NamedTuple):
-    """Diagnostics of a step: time ``t`` (a number) from which it started, and ``x0 = F(x_t, t)``."""
-
-    t: Array
-    x0: Array | None
 
 
 def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), solver: str = "euler",
@@ -48,7 +36,7 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
         measurement_noise: standard deviation of the noise that y itself carries, if known, in ``[-1, 1]`` units.
 
     Returns:
-        ``Kernel(init, step, num_steps)``; the state is :class:`IndiState`, the info :class:`IndiInfo`.
+        ``Kernel(init, step, num_steps)``; the info's ``x0`` is ``F(x_t, t)``.
 
     Errors:
         ValueError for a bad grid, for a noise mode other than the restorer's own (``restorer.noise``), for Heun with
@@ -72,14 +60,14 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
     noisy = noise.name in ("brownian", "custom")
     times = jnp.asarray(times, jnp.float32)
 
-    def init(y: Array, keys) -> IndiState:
+    def init(y: Array, keys) -> State:
         x = y if start is None else start(y)
         if noise.name == "none":
-            return IndiState(x)
+            return State(x)
         eps_1 = noise.eps_t(1.0)
-        return IndiState(x + jnp.asarray(eps_1, x.dtype) * rng.normal(rng.init_keys(keys), x))
+        return State(x + jnp.asarray(eps_1, x.dtype) * rng.normal(rng.init_keys(keys), x))
 
-    def step(keys, state: IndiState, i) -> tuple[IndiState, IndiInfo]:
+    def step(keys, state: State, i) -> tuple[State, Info]:
         t, s = times[i], times[i + 1]
         x_t = state.x
         x0 = restorer(x_t, jnp.full(x_t.shape[:1], t))
@@ -88,7 +76,7 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
             x_s = _heun(restorer, x_t, x0, x_s, t, s)
         if noisy:
             x_s = x_s + std[i] * rng.normal(keys, x_s)
-        return IndiState(x_s), IndiInfo(t, x0)
+        return State(x_s), Info(t, x0)
 
     return Kernel(init, step, num_steps)
 

@@ -1,14 +1,12 @@
 """The files of an evaluation: what it is (run.json), one record per picture, the table."""
-import csv
 import hashlib
-import io
 import json
 import math
 import pathlib
 
-from eval import common
-from indigo_jax.cli.messages import show
+from eval.command import to_csv, write_text
 from indigo_jax.images import EXTENSIONS
+from indigo_jax.images.picture import show
 
 TABLE = "scores.csv"
 
@@ -54,7 +52,7 @@ class Records:
     def begin(self, facts: dict) -> None:
         """Write what the run is, with facts that may change from one start to the next."""
         text = json.dumps({"identity": self.identity, **facts}, indent=2, sort_keys=True)
-        common.write_text(self.folder / "run.json", text + "\n")
+        write_text(self.folder / "run.json", text + "\n")
 
     def read(self, name: str) -> dict | None:
         """The record of a picture; None if there is none of this run."""
@@ -67,7 +65,7 @@ class Records:
 
     def write(self, name: str, **values) -> None:
         """Write the record of a picture, whole or not at all: its ``scores``, or the ``error``."""
-        common.write_text(self._path(name), json.dumps({"name": name, "run": self.run, **values}, indent=1) + "\n")
+        write_text(self._path(name), json.dumps({"name": name, "run": self.run, **values}, indent=1) + "\n")
 
     def _path(self, name):
         identity = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
@@ -106,11 +104,7 @@ def means(rows: list[dict]) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """The CSV of rows and their means, numbers in full."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*rows, *means(rows)])
-    return text.getvalue()
+    return to_csv([*rows, *means(rows)])
 
 
 def _flat(tree, prefix=""):

@@ -10,6 +10,7 @@ own there, and the same command does only what is missing. A picture that cannot
 """
 import argparse
 import hashlib
+import inspect
 import json
 import pathlib
 import re
@@ -21,11 +22,14 @@ import numpy as np
 from tqdm import tqdm
 
 import indigo_jax
-from eval import common, run_batches, run_processes, run_records
-from eval.common import Degradation
-from eval.run_config import EvalConfig
-from indigo_jax import data, images, metrics, operators, pipeline, rng, sharding
-from indigo_jax.cli.messages import one_line, show, some
+from eval import problems
+from eval.command import some, write_text
+from eval.problems import Degradation
+from eval.run import batches, processes, records
+from eval.run.config import EvalConfig
+from indigo_jax import data, images, metrics, operators, rng, sharding
+from indigo_jax.images.picture import one_line, show
+from indigo_jax.methods import flags
 from train import common as train_common
 from train import distributed
 
@@ -64,28 +68,37 @@ def degradations(config: EvalConfig, source) -> tuple[Degradation, ...]:
 def identity(config: EvalConfig, method, chosen, protocols) -> dict:
     """JSON of all that the scores depend on, beside the pictures."""
     device = jax.local_devices()[0]
-    return {**method.identity, "method": f"{config.method.__module__}.{config.method.__qualname__}",
+    return {"method": config.method, "task": method.task, "settings": _settings(method),
+            "weights": {role: network.info["sha256"] for role, network in method.networks.items()},
             "degradations": fingerprints(chosen), "metrics": [protocol.name for protocol in protocols],
-            "seed": config.seed, "batch": config.batch, "code": code(config.method),
+            "seed": config.seed, "batch": config.batch, "code": code(method),
             "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
+
+
+def _settings(method):
+    """JSON of all but the names of weights; arrays as twelve digits."""
+    found = {name: getattr(method.settings, name) for name, (_, flag) in flags.flags_of(method.settings).items()
+             if flag.file != "weights"}
+    return json.loads(json.dumps(found, default=lambda array: hashlib.sha256(array.tobytes()).hexdigest()[:12]))
 
 
 def fingerprints(chosen: tuple[Degradation, ...]) -> dict[str, str]:
     """What each degradation makes of one picture of 64 x 64 with one key, as twelve digits."""
     ramp = np.arange(64 * 64 * 3, dtype=np.uint32).reshape(64, 64, 3)
-    outputs = np.asarray(common.degrade(chosen, (ramp * ramp // 97 % 256).astype(np.uint8), rng.image_keys(0, [0])[0]))
+    picture = (ramp * ramp // 97 % 256).astype(np.uint8)
+    outputs = np.asarray(problems.degrade(chosen, picture, rng.image_keys(0, [0])[0]))
     return {f"{each.task} {each.variant}".strip(): hashlib.sha256(y.tobytes()).hexdigest()[:12]
             for each, y in zip(chosen, outputs)}
 
 
 def code(method) -> str:
     """Twelve digits of the Python files that scores come from: the library's, those of this command, the method's."""
-    library, own = pathlib.Path(indigo_jax.__file__).parent, pathlib.Path(method.__code__.co_filename)
+    library = pathlib.Path(indigo_jax.__file__).parent
     files = {path.relative_to(library).as_posix(): path for path in library.rglob("*.py")}
     files = {name: path for name, path in files.items() if name.partition("/")[0] not in _ELSEWHERE}
-    here = {module.__name__: pathlib.Path(module.__file__) for module in (common, run_batches)}
+    here = {module.__name__: pathlib.Path(module.__file__) for module in (problems, batches, sys.modules[__name__])}
     state = hashlib.sha256()
-    for name, path in sorted({**files, **here, "method": own, "run": pathlib.Path(__file__)}.items()):
+    for name, path in sorted({**files, **here, "method": pathlib.Path(inspect.getfile(type(method)))}.items()):
         state.update(name.encode() + b"\0" + path.read_bytes())
     return state.hexdigest()[:12]
 
@@ -110,22 +123,22 @@ def evaluate(config: EvalConfig, devices=None) -> Outcome:
     protocols = [metrics.by_name(name) for name in config.metrics]
     if len({protocol.name for protocol in protocols}) != len(config.metrics) or not protocols:
         raise ValueError(f"--metrics {' '.join(config.metrics)}: at least one, each once")
-    chosen, method = degradations(config, source), config.method(config)
-    records = run_records.Records(config.output, identity(config, method, chosen, protocols))
-    records.check()
-    peers = run_processes.Peers(config.output, config.time_limit)
+    chosen, method = degradations(config, source), config.restoration()
+    kept = records.Records(config.output, identity(config, method, chosen, protocols))
+    kept.check()
+    peers = processes.Peers(config.output, config.time_limit)
     if peers.index == 0:
-        records.begin({"data": config.data, "weights": config.weights, "version": train_common.code_version()})
+        kept.begin({"data": config.data, "weights": config.weights, "version": train_common.code_version()})
     peers.begin()
-    records.check()
+    kept.check()
     try:
         mesh = sharding.data_mesh(jax.local_devices() if devices is None else devices)
-        _do(config, source, names[peers.index::peers.count], records, peers, method, chosen, protocols, mesh)
+        _do(config, source, names[peers.index::peers.count], kept, peers, method, chosen, protocols, mesh)
     except BaseException as error:
         peers.fail(error)
         raise
     peers.wait()
-    outcome = _conclude(names, records, write=peers.index == 0)
+    outcome = _conclude(names, kept, write=peers.index == 0)
     peers.end()
     return outcome
 
@@ -140,7 +153,7 @@ def _check_output(config):
                          "pictures; name a folder elsewhere")
 
 
-def _do(config, source, names, records, peers, method, chosen, protocols, mesh):
+def _do(config, source, names, kept, peers, method, chosen, protocols, mesh):
     """This process's pictures: read, restore, measure, record."""
     places = {name: index for index, name in enumerate(source.names)}
     done = 0
@@ -153,23 +166,23 @@ def _do(config, source, names, records, peers, method, chosen, protocols, mesh):
 
         def fail(name, error):
             bar.write(f"eval.run: {_named(name, error)}", file=sys.stderr)
-            records.write(name, error=_named(name, error))
+            kept.write(name, error=_named(name, error))
             advance()
 
         def jobs():
-            for name, future in pipeline.over_devices(lambda name, _: source[places[name]], names, range(_READERS)):
+            for name, future in sharding.over_devices(lambda name, _: source[places[name]], names, range(_READERS)):
                 try:
                     job = _job(name, future.result())
                 except (ValueError, OSError, MemoryError) as error:
                     fail(name, error)
                     continue
-                if _is_done(config, records, chosen, job):
+                if _is_done(config, kept, chosen, job):
                     advance()
                 else:
                     yield job
 
-        for job, y, x, finite in run_batches.restored(jobs(), method, chosen, mesh=mesh, batch=config.batch,
-                                                      seed=config.seed):
+        for job, y, x, finite in batches.restored(jobs(), method, chosen, mesh=mesh, batch=config.batch,
+                                                  seed=config.seed):
             try:
                 if not finite.all():
                     raise ValueError("the restoration holds NaN or infinity")
@@ -180,7 +193,7 @@ def _do(config, source, names, records, peers, method, chosen, protocols, mesh):
             except (ValueError, OSError, MemoryError) as error:
                 fail(job.name, error)
                 continue
-            records.write(job.name, id=job.image_id, pixels=job.digest, scores=scores)
+            kept.write(job.name, id=job.image_id, pixels=job.digest, scores=scores)
             advance()
 
 
@@ -193,11 +206,11 @@ def _job(name, element):
     state = hashlib.sha256(json.dumps(truth.shape).encode())
     for pixels in (truth,) if given is truth else (truth, given):
         state.update(np.ascontiguousarray(pixels))
-    return run_batches.Job(name, rng.name_id(name), state.hexdigest(), truth, given)
+    return batches.Job(name, rng.name_id(name), state.hexdigest(), truth, given)
 
 
-def _is_done(config, records, chosen, job):
-    record = records.read(job.name)
+def _is_done(config, kept, chosen, job):
+    record = kept.read(job.name)
     if record is None or "scores" not in record or record.get("pixels") != job.digest:
         return False
     return not config.pictures or all(place.is_file() for place in _places(config, chosen, job.name))
@@ -212,7 +225,7 @@ def _score(degradation, y, x, truth, protocols):
 
 def _places(config, chosen, name):
     folders = [re.sub(r"[^a-z0-9.]+", "-", f"{each.task} {each.variant}".lower()).strip("-.") for each in chosen]
-    return [pathlib.Path(config.output) / "restored" / folder / run_records.picture_name(name) for folder in folders]
+    return [pathlib.Path(config.output) / "restored" / folder / records.picture_name(name) for folder in folders]
 
 
 def _named(name, error):
@@ -220,20 +233,20 @@ def _named(name, error):
     return text if name in text else f"{show(name)}: {text}"
 
 
-def _conclude(names, records, write):
+def _conclude(names, kept, write):
     """The table of all records, in the order of the names, and what failed."""
-    found = {name: records.read(name) for name in names}
+    found = {name: kept.read(name) for name in names}
     missing = [name for name, record in found.items() if record is None]
     if missing:
         raise ValueError(f"no result for {len(missing)} of {len(names)} pictures ({some(missing)}); start again")
     done = [record for record in found.values() if "scores" in record]
-    rows, path = run_records.rows(done), records.folder / run_records.TABLE
+    rows, path = records.rows(done), kept.folder / records.TABLE
     if write and done:
-        common.write_text(path, run_records.table(rows))
+        write_text(path, records.table(rows))
     elif write:
         path.unlink(missing_ok=True)
     failed = {name: record["error"] for name, record in found.items() if "error" in record}
-    return Outcome(len(done), run_records.means(rows), failed)
+    return Outcome(len(done), records.means(rows), failed)
 
 
 # ---------------------------------------------------------------------------------------------------- command line
@@ -250,7 +263,7 @@ def config_from_command_line(argv: list[str]) -> EvalConfig:
         print(f"{__doc__}\n{distributed.HELP}\n\nWith --config FILE --help: the fields of that config.")
         raise SystemExit(0)
     if not pathlib.Path(known.config).is_file():
-        found = sorted(path.name for path in (pathlib.Path(__file__).parent / "configs").glob("[!_]*.py"))
+        found = sorted(path.name for path in (pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
         raise ValueError(f"config {known.config} not found; there are: {', '.join(found)} in eval/configs/")
     found = train_common.load_file(known.config).get_config()
     if not isinstance(found, EvalConfig):
@@ -286,9 +299,5 @@ def _report(config, outcome):
         variant = f" ({row['variant']})" if row["variant"] else ""
         print(f"{row['task']}{variant}: {', '.join(numbers)}")
     failed = f"; {len(outcome.failed)} failed: {some(list(outcome.failed))}" if outcome.failed else ""
-    where = f", see {show(pathlib.Path(config.output) / run_records.TABLE)}" if outcome.count else ""
+    where = f", see {show(pathlib.Path(config.output) / records.TABLE)}" if outcome.count else ""
     print(f"{outcome.count} pictures{where}{failed}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.measuring import Program, flops, parameter_count, peak_share, random_parameters, scaled, shapes
+from eval.speed.measuring import Program, flops, parameter_count, peak_share, random_arrays, scaled, shapes
 from indigo_jax import denoisers, models, operators, restoration, rng, schedules, sharding
 
 
@@ -17,7 +17,8 @@ class Mode(NamedTuple):
 
     Attributes:
         num_levels: of the fast sampler.
-        gradient, clip, refresh: as for :func:`restoration.bird`.
+        gradient, clip: as for :func:`restoration.bird`.
+        refresh: as for :class:`restoration.Reuse`; None: nothing is reused.
         num_iterations: that it is usually run for.
         evaluations: of the network per iteration; forward passes.
     """
@@ -107,8 +108,9 @@ def _iterations(module, mode, size, batch, num_iterations, devices):
     def run(params, keys, unknowns, z, y):
         denoiser = denoisers.from_eps(functools.partial(network.apply, params), schedule)
         kernel = restoration.bird(denoiser, schedule, operator, y, optimizer, mode.gradient, clip=mode.clip,
-                                  refresh=mode.refresh, params=unknowns, num_iterations=num_iterations + 2)
-        state, info = jax.lax.scan(lambda state, i: kernel.step(keys, state, i), kernel.init(z, keys),
+                                  reuse=mode.refresh and restoration.Reuse(mode.refresh),
+                                  num_iterations=num_iterations + 2)
+        state, info = jax.lax.scan(lambda state, i: kernel.step(keys, state, i), kernel.init(z, keys, unknowns),
                                    jnp.arange(1, num_iterations + 1))
         return state.z, state.params, state.x, info.loss
 
@@ -116,7 +118,7 @@ def _iterations(module, mode, size, batch, num_iterations, devices):
     random = np.random.default_rng(0)
     z, y = (random.standard_normal((batch, size, size, 3), np.float32) for _ in range(2))
     keys = rng.image_keys(0, np.arange(batch))
-    params = jax.device_put(random_parameters(shapes(module)), sharding.replicated(mesh))
+    params = jax.device_put(random_arrays(shapes(module)), sharding.replicated(mesh))
     arguments = params, *jax.device_put((keys, operator.init(keys), z, np.clip(y / 2, -1, 1)),
                                         sharding.batch_sharding(mesh))
     return jax.jit(run), arguments, mode.evaluations * _flops_of_one(module, params, z, mode.gradient == "exact")

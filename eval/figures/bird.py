@@ -3,6 +3,7 @@
 Paper: Chihaoui, Lemkhenter & Favaro, Blind Image Restoration via Fast Diffusion Inversion, NeurIPS 2024
 (arXiv 2405.19572).
 """
+import functools
 import time
 from typing import NamedTuple
 
@@ -12,8 +13,14 @@ import numpy as np
 import scipy.ndimage
 from tqdm import tqdm
 
-from eval import bird, common, drawing, tables
-from indigo_jax import operators, restoration, rng, samplers, schedules
+from eval import problems
+from eval.command import to_csv, write_text
+from eval.figures import drawing
+from eval.measure import aligned_psnr, psnr_of
+from eval.problems import Case, Pictures
+from eval.tables import known
+from indigo_jax import denoisers, methods, restoration, samplers
+from indigo_jax.methods import base, bird
 
 FIGURES = ("iterations", "kernels", "levels", "wrong-kernel")
 SHOWN = 7  # iterations in a row
@@ -22,11 +29,13 @@ ROTATIONS, WIDTHS = (0.0, 15.0, 30.0, 45.0), (0.0, 0.7, 1.4)  # degrees; standar
 WRONG_METHODS = ("bird", "diffpir", "dps")
 
 
-def problem_of(model, pictures: common.Pictures, task: str, seed: int) -> bird.Problem:
-    """All pictures as one problem."""
-    side = bird.prior_side(model)
-    x = jnp.stack([jnp.asarray(bird.to_side(image, side)) for image in pictures.images])
-    return bird.make_problem(task, x, rng.image_keys(seed, [rng.name_id(name) for name in pictures.names]))
+def case_of(network: base.Network, pictures: Pictures, task: str, seed: int) -> Case:
+    """All pictures as one case, at the side of the prior."""
+    return problems.make(task, problems.at_side(pictures, known.side_of(network)), problems.keys_of(pictures, seed))
+
+
+def _prior(network, params):
+    return denoisers.of(functools.partial(network.module.apply, params), network.info)
 
 
 # ---------------------------------------------------------------------------------------------------- iterations
@@ -36,38 +45,29 @@ class Walk(NamedTuple):
 
     title: str
     unit: str
-    problem: bird.Problem
+    case: Case
     x0: np.ndarray
 
 
-def walk_inpainting(model, problem: bird.Problem) -> Walk:
-    """BIRD's picture after every iteration, with the default settings of inpainting but always the plain gradient."""
-    settings = restoration.DEFAULT["inpaint"]
-
+def walk_inpainting(network: base.Network, case: Case) -> Walk:
+    """BIRD's picture after every iteration, with the default settings of inpainting but from pure noise."""
     @jax.jit
-    def run(params, problem):
-        prior = bird.as_prior(model, params)
-        levels = schedules.respace(schedules.truncate(prior.schedule, settings.alpha_bar_min), settings.num_levels,
-                                   settings.spacing)
-        optimizer = restoration.bird_optimizer(settings.rate, settings.params_rate, final=settings.final,
-                                               num_iterations=settings.num_iterations)
-        kernel = restoration.bird(prior.denoiser, levels, problem.operator, problem.y, optimizer, clip=settings.clip,
-                                  num_iterations=settings.num_iterations, refresh=settings.refresh)
-        noise = rng.normal(rng.init_keys(problem.keys), problem.y)
-        return samplers.sample(kernel, problem.keys, noise, trace="x0")[1].trace
+    def run(params, case):
+        problem = problems.problem_of("inpaint", case)
+        kernel, z = bird.begun(_prior(network, params), problem, bird.DEFAULT["inpaint"]._replace(start=0))
+        return samplers.sample(kernel, problem.keys, z, trace="x0")[1].trace
 
-    return Walk("BIRD: inpainting", "iteration", problem, np.asarray(run(model.params, problem._replace(x=None))))
+    return Walk("BIRD: inpainting", "iteration", case, np.asarray(run(network.params, case.unseen)))
 
 
-def walk_blind(model, problem: bird.Problem) -> Walk:
+def walk_blind(network: base.Network, case: Case) -> Walk:
     """The picture after every network evaluation of the blind alternation."""
     @jax.jit
-    def run(params, problem):
-        prior = bird.as_prior(model, params)
-        kernel = restoration.blind_em(prior.denoiser, prior.schedule, problem.y, size=None)
-        return samplers.sample(kernel, problem.keys, problem.y, trace="x0")[1].trace
+    def run(params, case):
+        kernel = restoration.blind_em(*_prior(network, params), case.y, size=None)
+        return samplers.sample(kernel, case.keys, case.y, trace="x0")[1].trace
 
-    return Walk("blind deblurring", "evaluation", problem, np.asarray(run(model.params, problem._replace(x=None))))
+    return Walk("blind deblurring", "evaluation", case, np.asarray(run(network.params, case.unseen)))
 
 
 def chosen_steps(count: int, shown: int = SHOWN) -> list[int]:
@@ -86,11 +86,11 @@ def draw_iterations(walks: list[Walk], picture: int = 0):
     figure, axes = plt.subplots(len(walks), columns, figsize=(1.5 * columns, 1.95 * len(walks)), squeeze=False,
                                 layout="constrained")
     for row, walk in zip(axes, walks):
-        truth = np.asarray(walk.problem.x)[picture:picture + 1]
-        shown = [("measured", np.asarray(walk.problem.y)[picture])]
+        truth = np.asarray(walk.case.x)[picture:picture + 1]
+        shown = [("measured", np.asarray(walk.case.y)[picture])]
         shown += [(f"{walk.unit} {step}", walk.x0[step - 1, picture]) for step in chosen_steps(len(walk.x0))]
         for ax, (title, x) in zip(row, shown):
-            _show(ax, x, title, f"{bird.psnr_of(np.clip(x[None], -1, 1), truth)[0]:.1f} dB")
+            _show(ax, x, title, f"{psnr_of(np.clip(x[None], -1, 1), truth)[0]:.1f} dB")
         _show(row[len(shown)], truth[0], "truth", "")
         row[0].set_ylabel(walk.title, fontsize=9)
         for ax in row[len(shown) + 1:]:
@@ -99,28 +99,21 @@ def draw_iterations(walks: list[Walk], picture: int = 0):
 
 
 def _show(ax, x, title, below):
-    ax.imshow(np.clip((np.asarray(x) + 1) / 2, 0, 1), interpolation="nearest")
-    ax.set_title(title, fontsize=8)
-    ax.set_xlabel(below, fontsize=8, labelpad=2)
-    ax.set(xticks=(), yticks=())
+    drawing.show(ax, np.clip((np.asarray(x) + 1) / 2, 0, 1), title, below)
 
 
 # ---------------------------------------------------------------------------------------------------- kernels
 
-def draw_kernels(model, problem: bird.Problem):
+def draw_kernels(weights: str, case: Case):
     """A row per picture: blurred, restored and true picture, the kernel that was found beside the true one."""
     plt = drawing.pyplot()
-
-    @jax.jit
-    def run(params, problem):
-        found = restoration.deblur(bird.as_prior(model, params), problem.y, problem.keys)
-        return found.x, found.kernel
-
-    x, found = map(np.asarray, run(model.params, problem._replace(x=None)))
-    truth, y, true = map(np.asarray, (problem.x, problem.y, problem.kernel))
+    method = methods.load("bird", task="deblur", weights=weights)
+    found = method.run(case.y, case.keys, method.plan(*case.y.shape[1:3]), method.estimated(case.y))
+    x, found = map(np.asarray, (found.x, found.kernel))
+    truth, y, true = map(np.asarray, (case.x, case.y, case.given["kernel"]))
     found, true = same_side(found, true)
     figure, axes = plt.subplots(len(x), 5, figsize=(8, 1.85 * len(x) + 0.2), squeeze=False, layout="constrained")
-    scores = [bird.aligned_psnr(np.clip(image, -1, 1), truth) for image in (y, x)]
+    scores = [aligned_psnr(np.clip(image, -1, 1), truth) for image in (y, x)]
     for i, row in enumerate(axes):
         _show(row[0], y[i], "blurred", f"{scores[0][i]:.1f} dB")
         _show(row[1], x[i], "restored", f"{scores[1][i]:.1f} dB")
@@ -144,26 +137,24 @@ def same_side(*kernels):
 
 # ---------------------------------------------------------------------------------------------------- step size
 
-def measure_levels(model, problem: bird.Problem, *, levels=None, evaluations: int = EVALUATIONS) -> list[dict]:
+def measure_levels(network: base.Network, case: Case, *, levels=None, evaluations: int = EVALUATIONS) -> list[dict]:
     """Inpainting with rollouts of few or many steps at equal network evaluations: ``{"levels", "iterations",
     "evaluations", "psnr", "seconds"}``, the mean over pictures and the time for all of them, without compiling."""
     rows, levels = [], LEVELS if levels is None else levels
-    with tqdm(total=len(levels) * evaluations * len(problem.x), unit="evaluation", desc="levels") as bar:
+    with tqdm(total=len(levels) * evaluations * len(case.x), unit="evaluation", desc="levels") as bar:
         for count in levels:
-            settings = restoration.DEFAULT["inpaint"]._replace(num_levels=count, refresh=None,
-                                                               num_iterations=max(evaluations // count, 1))
+            knobs = bird.DEFAULT["inpaint"]._replace(num_levels=count, refresh=None,
+                                                     num_iterations=max(evaluations // count, 1))
 
-            def run(params, problem):
-                return restoration.inpaint(bird.as_prior(model, params), problem.y, problem.mask, problem.keys,
-                                           sigma=problem.sigma, settings=settings).x
+            def run(params, case):
+                return bird.inpaint(_prior(network, params), problems.problem_of("inpaint", case), knobs).x
 
-            unseen = problem._replace(x=None)
-            program = jax.jit(run).lower(model.params, unseen).compile()
+            program = jax.jit(run).lower(network.params, case.unseen).compile()
             start = time.perf_counter()
-            x = np.asarray(program(model.params, unseen))
-            rows.append({"levels": count, "iterations": settings.num_iterations, "evaluations": settings.evaluations,
-                         "psnr": float(bird.psnr_of(x, problem.x).mean()), "seconds": time.perf_counter() - start})
-            bar.update(evaluations * len(problem.x))
+            x = np.asarray(program(network.params, case.unseen))
+            rows.append({"levels": count, "iterations": knobs.num_iterations, "evaluations": knobs.evaluations,
+                         "psnr": float(psnr_of(x, case.x).mean()), "seconds": time.perf_counter() - start})
+            bar.update(evaluations * len(case.x))
     return rows
 
 
@@ -199,31 +190,43 @@ def spoiled(kernels: np.ndarray, *, rotation: float = 0.0, width: float = 0.0) -
     return np.asarray(out, np.float32)
 
 
-def measure_wrong_kernel(model, problem: bird.Problem, *, methods=WRONG_METHODS, rotations=ROTATIONS,
+def measure_wrong_kernel(weights: str, case: Case, *, names=WRONG_METHODS, rotations=ROTATIONS,
                          widths=WIDTHS) -> list[dict]:
     """Deblurring with a known kernel that is wrong, beside the blind method, which is told none: ``{"error", "amount",
-    "method", "psnr"}``, shift-aligned means over the pictures; ``error`` is "rotation" or "width"."""
-    amounts = [("rotation", amount) for amount in rotations] + [("width", amount) for amount in widths]
-    restorers = {method: bird.restorer(model, "deblur", method) for method in methods}
-    rows, known = [], {}
+    "method", "psnr"}``, shift-aligned means over the pictures; ``error`` is "rotation" or "width".
 
-    def score(method, restore, problem):
-        bar.set_postfix_str(bird.title("deblur", method))
-        found = float(bird.aligned_psnr(restore(problem)[0], problem.x).mean())
+    Args:
+        weights: of the prior.
+        case: of the task deblur.
+        names: of lines of the table.
+        rotations, widths: as for :func:`spoiled`.
+    """
+    amounts = [("rotation", amount) for amount in rotations] + [("width", amount) for amount in widths]
+    lines = {name: _compiled("deblur", name, weights) for name in names}
+    rows, scores = [], {}
+
+    def score(name, restore, case):
+        bar.set_postfix_str(known.title("deblur", name))
+        found = float(aligned_psnr(restore(case.unseen), case.x).mean())
         bar.update()
         return found
 
-    with tqdm(total=1 + len(methods) * (len(amounts) - 1), unit="run", desc="wrong kernel") as bar:
-        told_none = score("bird", bird.restorer(model, "blind", "bird"), problem)
+    with tqdm(total=1 + len(names) * (len(amounts) - 1), unit="run", desc="wrong kernel") as bar:
+        told_none = score("bird", _compiled("blind", "bird", weights), case)
         for error, amount in amounts:
-            kernel = spoiled(problem.kernel, **{error: amount})
-            wrong = problem._replace(kernel=jnp.asarray(kernel), operator=operators.blur(kernel))
-            for method, restore in restorers.items():
-                key = (method, error if amount else "", amount)
-                known[key] = known[key] if key in known else score(method, restore, wrong)
-                rows.append({"error": error, "amount": amount, "method": method, "psnr": known[key]})
+            wrong = {**case.given, "kernel": jnp.asarray(spoiled(case.given["kernel"], **{error: amount}))}
+            for name, restore in lines.items():
+                key = (name, error if amount else "", amount)
+                scores[key] = scores[key] if key in scores else score(name, restore, case._replace(given=wrong))
+                rows.append({"error": error, "amount": amount, "method": name, "psnr": scores[key]})
             rows.append({"error": error, "amount": amount, "method": "blind", "psnr": told_none})
     return rows
+
+
+def _compiled(task, name, weights):
+    line = known.line(task, name, weights)
+    program = jax.jit(line.restore)
+    return lambda case: program(line.params, case)[0]
 
 
 def draw_wrong_kernel(rows: list[dict], title: str):
@@ -236,7 +239,7 @@ def draw_wrong_kernel(rows: list[dict], title: str):
     for ax, error in zip(axes[0], errors):
         for colour, method in zip(drawing.COLOURS, dict.fromkeys(row["method"] for row in rows)):
             points = [(row["amount"], row["psnr"]) for row in rows if (row["error"], row["method"]) == (error, method)]
-            name = "blind (told no kernel)" if method == "blind" else bird.title("deblur", method)
+            name = "blind (told no kernel)" if method == "blind" else known.title("deblur", method)
             ax.plot(*zip(*points), "--" if method == "blind" else "-o", color=colour, label=name)
         ax.set_xlabel(labels[error], fontsize=9)
         ax.grid(color="0.92", linewidth=0.6)
@@ -248,22 +251,30 @@ def draw_wrong_kernel(rows: list[dict], title: str):
 
 # ---------------------------------------------------------------------------------------------------- all of them
 
-def draw(model, pictures: common.Pictures, folder, names=FIGURES, *, seed: int = 0) -> None:
-    """Draw some of :data:`FIGURES` into a folder: ``bird_NAME.png``, with ``bird_NAME.csv`` where there are numbers."""
+def draw(weights: str, network: base.Network, pictures: Pictures, folder, names=FIGURES, *, seed: int = 0) -> None:
+    """Draw some of :data:`FIGURES` into a folder: ``bird_NAME.png``, with ``bird_NAME.csv`` where there are numbers.
+
+    Args:
+        weights, network: of the prior.
+        pictures: clean ones.
+        folder: where the figures go.
+        names: of :data:`FIGURES`.
+        seed: of all noise and kernels.
+    """
     where = f"{len(pictures.names)} pictures of {pictures.label}"
     if "iterations" in names:
         first = pictures._replace(names=pictures.names[:1], images=pictures.images[:1])
-        walks = [walk_inpainting(model, problem_of(model, first, "inpaint", seed)),
-                 walk_blind(model, problem_of(model, first, "blind", seed))]
+        walks = [walk_inpainting(network, case_of(network, first, "inpaint", seed)),
+                 walk_blind(network, case_of(network, first, "blind", seed))]
         drawing.save(draw_iterations(walks), folder / "bird_iterations.png")
     if "kernels" in names:
-        drawing.save(draw_kernels(model, problem_of(model, pictures, "blind", seed)), folder / "bird_kernels.png")
+        drawing.save(draw_kernels(weights, case_of(network, pictures, "blind", seed)), folder / "bird_kernels.png")
     if "levels" in names:
-        rows = measure_levels(model, problem_of(model, pictures, "inpaint", seed))
-        common.write_text(folder / "bird_levels.csv", tables.to_csv(rows))
+        rows = measure_levels(network, case_of(network, pictures, "inpaint", seed))
+        write_text(folder / "bird_levels.csv", to_csv(rows))
         drawing.save(draw_levels(rows, f"BIRD, inpainting, {where}"), folder / "bird_levels.png")
     if "wrong-kernel" in names:
-        rows = measure_wrong_kernel(model, problem_of(model, pictures, "deblur", seed))
-        common.write_text(folder / "bird_wrong_kernel.csv", tables.to_csv(rows))
+        rows = measure_wrong_kernel(weights, case_of(network, pictures, "deblur", seed))
+        write_text(folder / "bird_wrong_kernel.csv", to_csv(rows))
         drawing.save(draw_wrong_kernel(rows, f"deblurring with a wrong kernel, {where}"),
                      folder / "bird_wrong_kernel.png")

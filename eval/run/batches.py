@@ -1,19 +1,21 @@
 """Pictures of any size and number through one fixed program per canvas: grouped, filled up, split over the devices.
 
-A picture is continued by reflection up to the canvas of :func:`indigo_jax.pipeline.plan` (few sizes), degraded there,
+A picture is continued by reflection up to the canvas of its method's plan (few sizes), degraded there,
 cut to its size, continued again and restored: what lies outside tells the method nothing new. Every device runs the
 same program on the same number of pictures whatever the number of devices, and each for itself. So what comes out for
 a picture depends on the picture, its id and that number alone.
 """
 import functools
-from typing import Callable, Iterable, Iterator, NamedTuple
+import math
+from typing import Iterable, Iterator, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.run_methods import Method
-from indigo_jax import operators, pipeline, rng, sharding
+from eval.problems import from_uint8, to_uint8
+from indigo_jax import rng, sharding, tiles
+from indigo_jax.methods import Restoration
 
 _AREA = 512**2  # pixels of a tile, up to which a device takes the whole batch
 _DEGRADE, _SAMPLE = 0, 1  # what a picture's key is folded with
@@ -46,14 +48,14 @@ class Restored(NamedTuple):
     finite: np.ndarray
 
 
-def restored(jobs: Iterable[Job], method: Method, degradations: tuple, *, mesh: jax.sharding.Mesh, batch: int,
+def restored(jobs: Iterable[Job], method: Restoration, degradations: tuple, *, mesh: jax.sharding.Mesh, batch: int,
              seed: int = 0) -> Iterator[Restored]:
     """Degrade and restore every picture.
 
     Args:
         jobs: read lazily; as many are held as canvases have batches that are not full.
-        method: from :mod:`eval.run_methods`.
-        degradations: of type :class:`eval.common.Degradation`.
+        method: that restores; what its pictures lack of knowledge is estimated.
+        degradations: of type :class:`eval.problems.Degradation`.
         mesh: this process's devices.
         batch: pictures per device, of up to 512 x 512.
         seed: of all keys.
@@ -83,7 +85,7 @@ def restored(jobs: Iterable[Job], method: Method, degradations: tuple, *, mesh: 
 
 def _rows(layout, batch):
     """Pictures per device."""
-    return max(1, batch * _AREA // max(_AREA, layout.height * layout.width))
+    return max(1, batch * _AREA // max(_AREA, math.prod(layout.tile)))
 
 
 def _start(params, method, degradations, group, layout, mesh, batch, seed):
@@ -91,7 +93,7 @@ def _start(params, method, degradations, group, layout, mesh, batch, seed):
     rows = [_placed(job, layout) for job in group]
     arrays, _ = sharding.pad_batch({name: np.stack([row[name] for row in rows]) for name in rows[0]},
                                    _rows(layout, batch) * mesh.size)
-    return program(method.restore, degradations, seed, layout, mesh)(params, sharding.put_batch(arrays, mesh))
+    return program(method, degradations, seed, layout, mesh)(params, sharding.put_batch(arrays, mesh))
 
 
 def _finish(running):
@@ -113,19 +115,22 @@ def _placed(job, layout):
 
 
 @functools.lru_cache(maxsize=64)
-def program(restore: Callable, degradations: tuple, seed: int, layout: pipeline.Plan, mesh: jax.sharding.Mesh):
+def program(method: Restoration, degradations: tuple, seed: int, layout: tiles.Plan, mesh: jax.sharding.Mesh):
     """The one program of a canvas: ``(params, batch) -> (y, x, finite)`` ``[B, D, ...]``."""
+    known = method.given(np.zeros((*layout.canvas, 3), np.float32), lambda array, **_: jnp.asarray(array)[None])
+
     def for_one_device(params, batch):
-        x = _unit(batch["pixels"])
+        x = from_uint8(batch["pixels"])
         keys = rng.image_keys(seed, batch["id"])
-        own = [rng.fold(keys, np.uint32(rng.name_id(f"{each.task}/{each.variant}"))) for each in degradations]
+        own = [each.keys(keys) for each in degradations]
         inputs = [_degraded(each, x, rng.fold(key, _DEGRADE)) for each, key in zip(degradations, own)]
         y = jax.vmap(_continued, in_axes=(1, 0, 0), out_axes=1)(jnp.stack(inputs), batch["rows"], batch["columns"])
 
         def restore_one(arguments):
             y, keys = arguments
-            x = restore(params, _unit(y), keys, layout)
-            return _bytes(x), jnp.isfinite(x).all(axis=(1, 2, 3))
+            y = from_uint8(y)
+            x = method.solve(params, y, keys, plan=layout, given={**known, **method.estimated(y)}).x
+            return to_uint8(x), jnp.isfinite(x).all(axis=(1, 2, 3))
 
         x, finite = jax.lax.map(restore_one, (y, jnp.stack([rng.fold(key, _SAMPLE) for key in own])))
         return tuple(jnp.moveaxis(output, 0, 1) for output in (y, x, finite))
@@ -138,17 +143,9 @@ def _degraded(degradation, x, keys):
     if y.shape != x.shape:
         raise ValueError(f"the degradation {degradation.task} makes {list(y.shape[1:3])} of a picture of "
                          f"{list(x.shape[1:3])}; use one that keeps the size, as random_super_resolution")
-    return _bytes(y)
+    return to_uint8(y)
 
 
 def _continued(y, rows, columns):
     """``[D, H, W, 3]``: the picture in the upper left corner, then its reflections."""
     return y[:, rows][:, :, columns]
-
-
-def _unit(pixels):
-    return pixels.astype(jnp.float32) / 127.5 - 1
-
-
-def _bytes(x):
-    return jnp.round((operators.quantize()(x) + 1) * 127.5).astype(jnp.uint8)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from indigo_jax import rng
+
 # dense operations per second of one device, without sparsity, from the makers' data sheets; float32 at jax's default
 # precision, which is TF32 on these GPUs and bfloat16 passes on TPUs
 PEAKS = {"NVIDIA H200": {"bfloat16": 989e12, "float32": 495e12},
@@ -93,10 +95,16 @@ def shapes(module):
                           jax.ShapeDtypeStruct((1,), jnp.float32))
 
 
-def random_parameters(shapes):
-    """Small random numbers of the given shapes: speed does not depend on the values."""
+def random_arrays(shapes):
+    """Small random numbers of the given shapes, and keys: speed does not depend on the values."""
     random = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: 0.02 * random.standard_normal(leaf.shape, np.float32), shapes)
+
+    def fill(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return rng.image_keys(0, np.arange(leaf.shape[0]))
+        return 0.02 * random.standard_normal(leaf.shape, np.float32)
+
+    return jax.tree.map(fill, shapes)
 
 
 def parameter_count(module) -> int:

@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 
-from eval.measuring import scaled
+from eval.speed.measuring import scaled
 
 COLUMNS = (("source", "source", "s"), ("topology", "topology", "s"), ("processes", "processes", "d"),
            ("pictures_per_chip", "pictures/chip", "g"), ("flops", "GFLOP/chip", scaled(1e9)),
@@ -23,7 +23,7 @@ COLUMNS = (("source", "source", "s"), ("topology", "topology", "s"), ("processes
            ("roofline_seconds", "roofline s", ".3g"), ("run_seconds_min", "measured s", ".4g"))
 NOTES = ("planned: compiled and read, not run; measured: on virtual devices of this machine, which share its cores",)
 _EMPTY = {key: None for key, _, _ in COLUMNS}
-_CODE = "import sys; from eval import benchmark_scaling; sys.exit(benchmark_scaling.worker(sys.argv[1]))"
+_CODE = "import sys; from eval.speed import scaling; sys.exit(scaling.worker(sys.argv[1]))"
 
 
 def make_config(per_chip: int, count: int, side: int):

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.measuring import memory, run_seconds, scaled
-from indigo_jax import denoisers, models, restoration, rng, samplers, schedules
+from eval.speed.measuring import memory, random_arrays, run_seconds, scaled
+from indigo_jax import denoisers, models, restoration, rng, samplers, schedules, tiles
 from train import plan_hlo, plan_traffic
 
 VARIANTS = ("none", "pixel", "latent")
@@ -78,14 +78,14 @@ def latent_indigo(args) -> list[Callable[[], dict]]:
 
 def row(networks: Networks, variant: str, size: int, *, gradient: str = "full", tile: int = TILE, timed: bool = False,
         repeats: int = 5, seconds: float = 20.0) -> dict:
-    """Compile a step, read its text and, where ``timed``, run it: as :func:`eval.measuring.measure`."""
+    """Compile a step, read its text and, where ``timed``, run it: as :func:`eval.speed.measuring.measure`."""
     function, arguments = guided_step(networks, variant, size, gradient=gradient, tile=tile)
     began = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     compile_seconds, text, device = time.perf_counter() - began, compiled.as_text(), jax.devices()[0]
     times = []
     if timed and networks.runs:
-        times = run_seconds(compiled, _filled(arguments), repeats=repeats, seconds=seconds)
+        times = run_seconds(compiled, random_arrays(arguments), repeats=repeats, seconds=seconds)
     reason = None if times else ("compiled for shapes, never run" if not networks.runs else
                                  f"not asked for: --time {size}")
     return {"benchmark": "latent-indigo", "variant": variant, "networks": networks.name, "gradient": gradient,
@@ -99,15 +99,9 @@ def row(networks: Networks, variant: str, size: int, *, gradient: str = "full", 
 
 # ---------------------------------------------------------------------------------------------------- the program
 
-class Step(NamedTuple):
-    """``function(*arguments)``; the arguments are shapes."""
-
-    function: Callable
-    arguments: tuple
-
-
-def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = "full", tile: int = TILE) -> Step:
-    """A step of :func:`restoration.latent_indigo` in the middle of a chain, for one picture of ``size`` pixels a side.
+def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = "full", tile: int = TILE) -> tuple:
+    """``(function, shapes of its arguments)``: a step of :func:`restoration.latent_indigo` in the middle of a chain,
+    for one picture of ``size`` pixels a side.
 
     Args:
         variant: "pixel", "latent", or "none": a step of DDIM.
@@ -122,13 +116,13 @@ def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = 
 
     def step(params, z, measured, cond, keys):
         network = _named("network", functools.partial(unet.apply, params["network"]))
-        denoiser = denoisers.from_v(restoration.blended_tiles(network, tile=tile, overlap=tile // 2), schedule)
+        denoiser = denoisers.from_v(tiles.blended(network, tile=tile, overlap=tile // 2), schedule)
         if variant == "none":
             kernel = samplers.ddim(denoiser, schedule, 0.5)
         else:
             decode = _named("decoder", functools.partial(autoencoder.apply, params.get("decoder"), method="decode"))
             space = restoration.Autoencoder(lambda y: measured,  # E(y), from before the chain
-                                            restoration.blended_tiles(decode, tile=tile, overlap=tile // 4))
+                                            tiles.blended(decode, tile=tile, overlap=tile // 4))
             calls = (_named("inn", functools.partial(_call, inn, method)) for method in ("forward", "inverse"))
             network = restoration.InvertibleNetwork(*calls, params["inn"])
             kernel = restoration.latent_indigo(
@@ -149,7 +143,7 @@ def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = 
         return (params(), jnp.zeros((1, side, side, unet.in_channels)), jnp.zeros((1, coarse, coarse, inn.channels)),
                 jnp.zeros((1, inn.cond_dim)), rng.image_keys(0, np.arange(1)))
 
-    return Step(step, jax.eval_shape(arguments))
+    return step, jax.eval_shape(arguments)
 
 
 def _call(module, method, params, *arguments):
@@ -177,18 +171,6 @@ def parts(text: str) -> dict[str, float]:
             part = re.search(rf"part_({'|'.join(PARTS)})\b", f"{inner.attributes} {each.attributes}")
             found[part[1] if part else "unnamed"] += plan_hlo.products(inner, shapes[name]) * times
     return dict(found)
-
-
-def _filled(arguments):
-    """Random numbers for shapes."""
-    random = np.random.default_rng(0)
-
-    def fill(leaf):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return rng.image_keys(0, np.arange(leaf.shape[0]))
-        return jnp.asarray(0.02 * random.standard_normal(leaf.shape, np.float32))
-
-    return jax.tree.map(fill, arguments)
 
 
 def notes(rows: list[dict]) -> list[str]:

@@ -8,14 +8,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from eval import bird, common, drawing, indigo, tables
-from eval.bird_figures import chosen_steps
-from indigo_jax import guided, metrics, restoration, samplers, schedules
-from indigo_jax.guided import program, settings
+from eval import problems
+from eval.command import to_csv, write_text
+from eval.figures import drawing
+from eval.figures.bird import chosen_steps
+from eval.measure import psnr_of
+from eval.problems import Case, Pictures
+from eval.tables import guided
+from indigo_jax import methods, restoration, samplers
 
 OF_METHOD = {"indigo": ("decomposition", "path"), "latent-indigo": ("decomposition", "path", "drift")}
 FIGURES = OF_METHOD["latent-indigo"]
-_SIDE = 128  # of the measurements for which zeta is meant
 
 
 # ---------------------------------------------------------------------------------------------------- decomposition
@@ -41,21 +44,21 @@ class Decomposition(NamedTuple):
     swapped: np.ndarray
 
 
-def decompose(parts: indigo.Parts, problem: indigo.Problem) -> Decomposition:
-    """Of each picture of the problem, for its own degradation: with F(y)."""
-    latent = parts.restoration.variant == "latent"
+def decompose(method: methods.Indigo, case: Case) -> Decomposition:
+    """Of each picture of the case, for its own degradation: with F(y)."""
+    latent, apply = method.variant == "latent", method.networks["inn"].module.apply
 
     @jax.jit
     def run(params, x, y):
-        space, network = indigo.space_of(parts, params[2]), indigo.network_of(parts, params[1])
-        cond = parts.inn.module.apply(params[1], y / 2 + 0.5, method="embed")
-        whole, measured = (space.autoencoder.encode(a) if latent else a / 2 + 0.5 for a in (x, y))
-        coarse, details = network.forward(network.params, whole, cond)
-        swapped = network.inverse(network.params, measured, details, cond)
-        swapped = space.autoencoder.decode(swapped) if latent else 2 * swapped - 1
+        space = method.autoencoder(params)
+        cond = apply(params[1], y / 2 + 0.5, method="embed")
+        whole, measured = (space.encode(a) if latent else a / 2 + 0.5 for a in (x, y))
+        coarse, details = apply(params[1], whole, cond, method="forward")
+        swapped = apply(params[1], measured, details, cond, method="inverse")
+        swapped = space.decode(swapped) if latent else 2 * swapped - 1
         return Decomposition(x, y, whole, coarse, details, measured, swapped)
 
-    return jax.tree.map(np.asarray, run(indigo.all_params(parts), problem.x, problem.y))
+    return jax.tree.map(np.asarray, run(method.params, case.x, case.y))
 
 
 def contrast(a: np.ndarray) -> np.ndarray:
@@ -81,28 +84,21 @@ def draw_decomposition(found: Decomposition, picture: int = 0, *, title: str = "
     def view(a):
         return contrast(a[picture]) if latent else np.clip(a[picture], 0, 1)
 
-    psnr = bird.psnr_of(np.clip(found.swapped, -1, 1), found.x)[picture]
+    psnr = psnr_of(np.clip(found.swapped, -1, 1), found.x)[picture]
     name = "latents" if latent else "network's input"
     for ax, (label, image) in zip(axes[0], (
             ("picture x", found.x[picture] / 2 + 0.5), (name, view(found.whole)), ("coarse part c", view(found.coarse)),
             ("measurement y", found.y[picture] / 2 + 0.5), ("in place of c", view(found.measured)),
             (f"y with x's details\n{psnr:.1f} dB", found.swapped[picture] / 2 + 0.5))):
-        _show(ax, np.clip(image, 0, 1), label)
+        drawing.show(ax, np.clip(image, 0, 1), label)
     for level, (row, details) in enumerate(zip(axes[1:], found.details)):
         for i, (ax, detail) in enumerate(zip(row, details)):
-            _show(ax, contrast(detail[picture]), f"level {levels - level}, detail {i + 1}")
+            drawing.show(ax, contrast(detail[picture]), f"level {levels - level}, detail {i + 1}")
         for ax in row[len(details):]:
             ax.axis("off")
     seen = "latents (first three channels) and details" if latent else "details"
     figure.suptitle(f"{title}\n{seen}: contrast-normalised, each by its own largest values; grey is 0", fontsize=9)
     return figure
-
-
-def _show(ax, image, title, below=""):
-    ax.imshow(image, interpolation="nearest")
-    ax.set_title(title, fontsize=8)
-    ax.set_xlabel(below, fontsize=8, labelpad=2)
-    ax.set(xticks=(), yticks=())
 
 
 # ---------------------------------------------------------------------------------------------------- a chain's way
@@ -123,54 +119,38 @@ class Walk(NamedTuple):
     drift: np.ndarray | None
 
 
-def walk(parts: indigo.Parts, problem: indigo.Problem, title: str, **options) -> Walk:
-    """Run a chain and keep all its estimates.
-
-    Args:
-        title: of the result.
-        options: of :class:`guided.Settings`; those that the kernels know.
-    """
-    chain, guidance = settings.resolve(guided.Settings(**options), parts.restoration.variant)
-    levels = program.visited(schedules.from_json(parts.prior.info["schedule"]), chain.steps, chain.start)
-    zeta = guidance * float(np.prod(problem.x.shape[1:3]) / parts.scale**2) ** 0.5 / _SIDE
+def walk(method: methods.Indigo, case: Case, title: str) -> Walk:
+    """Run a chain and keep all its estimates; ``title`` is that of the result."""
+    plan = method.plan(*case.x.shape[1:3])
 
     @jax.jit
     def run(params, y, keys):
-        space, network = indigo.space_of(parts, params[2]), indigo.network_of(parts, params[1])
-        shared = dict(cond=parts.inn.module.apply(params[1], y / 2 + 0.5, method="embed"), scale=zeta,
-                      weights=chain.weights, eta=chain.eta, gradient=chain.gradient)
-        denoiser, start = bird.as_prior(parts.prior, params[0]).denoiser, indigo.enlarged(parts, y)
-        if space is None:
-            kernel = restoration.indigo(denoiser, levels, network, y, **shared)
-        else:
-            start = space.autoencoder.encode(start)
-            kernel = restoration.latent_indigo(denoiser, levels, network, y, space.autoencoder,
-                                               parts.restoration.variant, regularizer=chain.regularizer, **shared)
-        _, info = samplers.sample(kernel, keys, restoration.indigo_start(levels, start, keys), trace="x0")
+        kernel, start, _ = method.begun(params, y, keys, plan=plan, given={})
+        _, info = samplers.sample(kernel, keys, start, trace="x0")
+        space = method.autoencoder(params)
         if space is None:
             return info.trace, info.steps.residual, None
-        pictures = jax.lax.map(space.autoencoder.decode, info.trace)
-        return pictures, info.steps.residual, jax.lax.map(
-            lambda z: restoration.manifold_drift(z, space.autoencoder), info.trace)
+        return jax.lax.map(space.decode, info.trace), info.steps.residual, jax.lax.map(
+            lambda z: restoration.manifold_drift(z, space), info.trace)
 
-    return Walk(title, *jax.tree.map(np.asarray, run(indigo.all_params(parts), problem.y, problem.keys)))
+    return Walk(title, *jax.tree.map(np.asarray, run(method.params, case.y, case.keys)))
 
 
-def draw_path(walks: list[Walk], problem: indigo.Problem, picture: int = 0, *, title: str = ""):
+def draw_path(walks: list[Walk], case: Case, picture: int = 0, *, title: str = ""):
     """Estimates at chosen steps, a row per chain, and below the residual over the steps."""
     plt = drawing.pyplot()
     steps = chosen_steps(len(walks[0].x0))
     columns = len(steps) + 2
     figure = plt.figure(figsize=(1.55 * columns, 1.95 * len(walks) + 2.8), layout="constrained")
     grid = figure.add_gridspec(len(walks) + 1, columns, height_ratios=[1] * len(walks) + [1.3])
-    truth = np.asarray(problem.x)[picture]
+    truth = np.asarray(case.x)[picture]
     for row, each in enumerate(walks):
-        shown = [("measurement", np.asarray(problem.y)[picture])]
+        shown = [("measurement", np.asarray(case.y)[picture])]
         shown += [(f"step {step}", each.x0[step - 1, picture]) for step in steps] + [("truth", truth)]
         for column, (label, x) in enumerate(shown):
             ax, x = figure.add_subplot(grid[row, column]), np.clip(x, -1, 1)
-            below = f"{metrics.psnr(x[None], truth[None], round_uint8=False)[0]:.1f} dB" if "step" in label else ""
-            _show(ax, x / 2 + 0.5, label, below)
+            below = f"{psnr_of(x[None], truth[None])[0]:.1f} dB" if "step" in label else ""
+            drawing.show(ax, x / 2 + 0.5, label, below)
             if column == 0:
                 ax.set_ylabel(each.title, fontsize=8)
     _curves(figure.add_subplot(grid[len(walks), :]), [(each.title, each.residual[:, picture]) for each in walks],
@@ -200,32 +180,40 @@ def _curves(ax, curves, label):
 
 # ---------------------------------------------------------------------------------------------------- all of them
 
-def draw(parts: indigo.Parts, method: str, pictures: common.Pictures, folder, names=None, *, degradation: str = "plain",
-         seed: int = 0, **options) -> None:
-    """Draw some of ``OF_METHOD[method]`` into a folder: ``indigo_NAME.png``, with ``.csv`` where there are numbers.
+def draw(name: str, pictures: Pictures, folder, names=None, *, degradation: str = "plain", seed: int = 0,
+         **settings) -> None:
+    """Draw some of ``OF_METHOD[name]`` into a folder: ``indigo_NAME.png``, with ``.csv`` where there are numbers.
 
     Args:
-        degradation: of :data:`indigo.DEGRADATIONS`.
-        options: of :class:`guided.Settings`, for all chains.
+        name: of the method.
+        pictures: clean ones.
+        folder: where the figures go.
+        names: of figures; default all.
+        degradation: of :data:`problems.LEARNED`.
+        seed: of all noise.
+        settings: of the method, for all chains.
     """
-    names = OF_METHOD[method] if names is None else names
-    stem, problem = method.replace("-", "_"), indigo.problem_of(parts, pictures, degradation, seed)
-    where = f"{pictures.label}, {degradation}: {indigo.DEGRADATIONS[degradation]}"
+    names, method = OF_METHOD[name] if names is None else names, methods.load(name, **settings)
+    stem, case = name.replace("-", "_"), guided.case_of(method, pictures, degradation, seed)
+    where = f"{pictures.label}, {degradation}: {problems.LEARNED[degradation]}"
     if "decomposition" in names:
-        figure = draw_decomposition(decompose(parts, problem), title=f"the invertible network, {where}")
+        figure = draw_decomposition(decompose(method, case), title=f"the invertible network, {where}")
         drawing.save(figure, folder / f"{stem}_decomposition.png")
     if not {"path", "drift"} & set(names):
         return
-    walks = [walk(parts, problem, "guided", **options),
-             walk(parts, problem, "zeta = 0", **{**options, "guidance": 0.0})]
+
+    def other(title, **changes):
+        return walk(methods.load(name, **{**settings, **changes}), case, title)
+
+    walks = [walk(method, case, "guided"), other("zeta = 0", guidance=0.0)]
     if "path" in names:
-        drawing.save(draw_path(walks, problem, title=f"{method}: estimates on the way, {where}"),
-                     folder / f"{stem}_path.png")
+        figure = draw_path(walks, case, title=f"{name}: estimates on the way, {where}")
+        drawing.save(figure, folder / f"{stem}_path.png")
     if "drift" in names:
-        walks.insert(1, walk(parts, problem, "guided, no regulariser", **{**options, "regularizer": "none"}))
-        drawing.save(draw_drift(walks, f"{method}, {len(pictures.names)} pictures of {where}"),
+        walks.insert(1, other("guided, no regulariser", regularizer="none"))
+        drawing.save(draw_drift(walks, f"{name}, {len(pictures.names)} pictures of {where}"),
                      folder / f"{stem}_drift.png")
-    rows = [{"chain": each.title, "step": step + 1, "picture": name, "residual": float(each.residual[step, i]),
+    rows = [{"chain": each.title, "step": step + 1, "picture": picture, "residual": float(each.residual[step, i]),
              "drift": "" if each.drift is None else float(each.drift[step, i])}
-            for each in walks for step in range(len(each.x0)) for i, name in enumerate(pictures.names)]
-    common.write_text(folder / f"{stem}_path.csv", tables.to_csv(rows))
+            for each in walks for step in range(len(each.x0)) for i, picture in enumerate(pictures.names)]
+    write_text(folder / f"{stem}_path.csv", to_csv(rows))

@@ -19,6 +19,14 @@ def pyplot():
     return matplotlib.pyplot
 
 
+def show(ax, image, title: str, below: str = "") -> None:
+    """A picture in [0, 1] with a line of text above and below."""
+    ax.imshow(image, interpolation="nearest")
+    ax.set_title(title, fontsize=8)
+    ax.set_xlabel(below, fontsize=8, labelpad=2)
+    ax.set(xticks=(), yticks=())
+
+
 def save(figure, path) -> None:
     """Write a figure as PNG, whole or not at all, and forget it."""
     path = pathlib.Path(path)

@@ -7,8 +7,8 @@ import time
 import jax
 import orbax.checkpoint as ocp
 
-from eval import common
-from indigo_jax.cli.messages import one_line, show
+from eval.command import write_text
+from indigo_jax.images.picture import one_line, show
 
 _LIMIT = 300  # seconds for what all processes do at about the same time
 
@@ -79,7 +79,7 @@ class Peers:
 
     def _write(self, **state):
         self._told = time.monotonic()
-        common.write_text(self._folder / f"{self.index}.json", json.dumps(state))
+        write_text(self._folder / f"{self.index}.json", json.dumps(state))
 
     def _watch(self, enough, seconds):
         before, since = None, time.monotonic()

@@ -1,0 +1,5 @@
+import sys
+
+from eval.figures import main
+
+sys.exit(main())

@@ -1,0 +1,137 @@
+"""The table of results: fixed degradations, restored with several numbers of steps, measured, written.
+
+    python -m eval.tables [--data FOLDER] [--weights indi-photo] [--steps 1 5 10] [--lpips FILE] [--readme README.md]
+    python -m eval.tables --method bird --weights PRIOR [--data FOLDER] [--tasks ...] [--methods ...] [--seeds 0 1]
+    python -m eval.tables --method indigo|latent-indigo [--prior P] [--inn I] [--autoencoder A] [--data FOLDER]
+
+Prints a Markdown table and writes it with one CSV row per picture into eval/results/. Without --data it measures on
+four photographs that scikit-image carries. Nothing in the result depends on the clock or on the machine, up to the
+rounding of its floating point arithmetic.
+
+--method bird compares BIRD with its official settings and with cheap methods, on a diffusion prior; --methods chooses
+the lines, among them any method of indigo_jax.methods.METHODS that does the task. It adds every
+number that it has measured to a .jsonl file beside the .csv and takes it from there next time, as long as weights,
+pictures and the method itself are the same: a run that was stopped goes on where it was. So does --method indigo or
+latent-indigo, which compares guided chains with free ones, with refinement and each regulariser.
+"""
+import pathlib
+import re
+import shlex
+
+from eval import command, problems
+from eval.command import guided_methods, to_csv, write_text
+from eval.tables import guided, known, photo
+from indigo_jax.methods import METHODS
+
+
+def replace_between(text: str, body: str, *, start: str = photo.START, end: str = photo.END) -> str:
+    """``text`` with everything between the two marks replaced by ``body`` on lines of its own.
+
+    Errors:
+        ValueError unless each mark is there exactly once, in this order.
+
+    >>> replace_between("a [ old ] b", "new", start="[", end="]").splitlines()
+    ['a [', 'new', '] b']
+    """
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"needs the marks {start} and {end}, once each and in this order")
+    return text[:text.index(start) + len(start)] + "\n" + body.strip("\n") + "\n" + text[text.index(end):]
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+_GUIDED = guided_methods()
+# by method: ``table(args, pictures, path, command) -> (name of the weights, rows, Markdown)``: arguments of the command
+# line, clean pictures, where the files go (without an extension), the command that was given
+TABLES = {"indi": photo.table, "bird": known.table, **dict.fromkeys(_GUIDED, guided.table)}
+OWN_FLAGS = {"steps": ("indi",), "spacing": ("indi",), "lpips": ("indi", *_GUIDED), "tasks": ("bird",),
+             "methods": ("bird",), "seeds": ("bird", *_GUIDED), "weights": ("indi", "bird"),
+             "autoencoder": ("latent-indigo",),
+             **dict.fromkeys(("prior", "inn", "degradations", "kinds", "chain_steps", "guidance", "start",
+                              "refine", "raw_colors"), _GUIDED)}
+MARKS = {"indi": (photo.START, photo.END), "bird": (known.START, known.END),
+         **{method: (f"<!-- {method}:start -->", f"<!-- {method}:end -->") for method in _GUIDED}}
+
+
+def _parser():
+    parser = command.Parser(prog="eval.tables", description=__doc__)
+    parser.add_argument("--method", choices=tuple(TABLES), default="indi", help="default: indi")
+    command.add_model_arguments(parser)
+    parser.add_argument("--steps", type=command.whole, nargs="+", default=[1, 5, 10], metavar="N",
+                        help="indi: numbers of sampling steps; default: 1 5 10")
+    parser.add_argument("--tasks", choices=tuple(problems.TASKS), nargs="+", default=list(problems.PICTURE_TASKS),
+                        metavar="TASK", help=f"bird: some of {', '.join(problems.PICTURE_TASKS)} (default: all of "
+                        "these), or ct, which takes slices and without --data the Shepp-Logan phantom")
+    parser.add_argument("--methods", choices=known.NAMES, nargs="+", metavar="NAME",
+                        help=f"bird: lines, some of {', '.join(known.NAMES)}, where they do the task; default: of each "
+                        "task those of the paper and the baselines, none that is slow")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="bird: several seeds; default: --seed; "
+                        f"indigo: default: {' '.join(map(str, guided.SEEDS))}")
+    command.add_guided_arguments(parser)
+    parser.add_argument("--degradations", choices=tuple(problems.LEARNED), nargs="+", metavar="NAME",
+                        default=list(problems.LEARNED),
+                        help=f"indigo: some of {', '.join(problems.LEARNED)}; default: all")
+    parser.add_argument("--kinds", choices=guided.KINDS, nargs="+", metavar="NAME", default=list(guided.KINDS),
+                        help=f"indigo: lines, some of {', '.join(guided.KINDS)} (R0 to R4: latents only); default: all")
+    parser.add_argument("--refine", type=float, default=guided.REFINE, metavar="RATE",
+                        help="indigo: learning rate of the line \"refined\"; default: %(default)g")
+    parser.add_argument("--raw-colors", action="store_true", help="indigo: keep the chain's colours")
+    parser.add_argument("--readme", metavar="FILE", help=f"also write the table between {photo.START} and {photo.END} "
+                        f"of this file (bird: {' and '.join(MARKS['bird'])}; so for indigo and latent-indigo)")
+    parser.add_argument("-o", "--output", default=str(command.RESULTS), metavar="FOLDER",
+                        help="where the .md and the .csv go; default: eval/results")
+    return parser
+
+
+def _command(args, parser) -> str:
+    """The command that was run, without this machine's folders."""
+    words = ["python", "-m", "eval.tables"] + (["--method", args.method] if args.method != "indi" else [])
+    for flag, path in (("--data", args.data), ("--weights", None if args.method in _GUIDED else args.weights),
+                       ("--prior", args.prior), ("--inn", args.inn), ("--autoencoder", args.autoencoder),
+                       ("--lpips", args.lpips if args.method != "bird" else None)):
+        words += [flag, pathlib.Path(path).resolve().name] if path else []
+    if args.method == "indi":
+        words += ["--steps", *map(str, args.steps)]
+    for name in ("spacing", "limit", "seed", "tasks", "methods", "seeds", "degradations", "kinds", "chain_steps",
+                 "guidance", "start", "refine"):
+        value = getattr(args, name)
+        if value != parser.get_default(name):
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words + ["--raw-colors"] * args.raw_colors)
+
+
+def _work(args, parser):
+    for flag, names in OWN_FLAGS.items():
+        if args.method not in names and getattr(args, flag) != parser.get_default(flag):
+            raise ValueError(f"--{flag.replace('_', '-')} is for --method {' or '.join(names)}; leave it out")
+    readme = pathlib.Path(args.readme).read_text(encoding="utf-8") if args.readme else None
+    if readme is not None:
+        _with_name(args.readme, readme, "", args.method)  # refuses before the long work
+    if "ct" in args.tasks and args.tasks != ["ct"]:
+        raise ValueError("--tasks ct takes slices and a prior of slices; measure it alone")
+    names = ("phantom.png",) if "ct" in args.tasks else None
+    pictures = problems.open_pictures(args.data, limit=args.limit, names=names)
+    main = args.prior or METHODS[args.method].Settings().prior if args.method in _GUIDED else args.weights
+    stem = re.sub(r"\W+", "_", pathlib.Path(main).stem) + ("" if args.data else "_scikit_image")
+    path = pathlib.Path(args.output) / (stem if args.method == "indi" else f"{stem}_{args.method.replace('-', '_')}")
+    name, rows, body = TABLES[args.method](args, pictures, path, _command(args, parser))
+    write_text(path.with_suffix(".csv"), to_csv(rows))
+    write_text(path.with_suffix(".md"), f"# Results of {name or stem}\n\n{body}\n")
+    if readme is not None:
+        write_text(args.readme, _with_name(args.readme, readme, body, args.method))
+    print(body)
+
+
+def _with_name(path, text, body, method):
+    start, end = MARKS[method]
+    try:
+        return replace_between(text, body, start=start, end=end)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+
+
+def main(argv=None) -> int:
+    """Command line; see the module's text."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    return command.run(parser, lambda: _work(args, parser))

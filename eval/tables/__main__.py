@@ -1,0 +1,5 @@
+import sys
+
+from eval.tables import main
+
+sys.exit(main())

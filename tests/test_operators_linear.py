@@ -1,0 +1,158 @@
+"""Operators that a stranger makes: callbacks, custom derivatives, complex numbers, algebra, and what is refused."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from indigo_jax import operators, restoration, rng, samplers, schedules
+from indigo_jax.operators.base import square
+from tests.oracles import GaussianDiffusion
+
+SHAPE = (6, 5, 3)
+SCHEDULE = schedules.respace(schedules.linear(), 20, "linspace")
+PRIOR = GaussianDiffusion(0.2, 0.4)
+KEYS = rng.image_keys(0, range(4))
+X = jnp.clip(0.2 + 0.4 * rng.normal(KEYS, jnp.zeros((4, *SHAPE))), -1.0, 1.0)
+WEIGHTS = np.random.default_rng(0).uniform(0.5, 1.5, SHAPE).astype(np.float32)
+MATRIX = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32) / 3
+
+
+def callback():
+    """Rows mixed by a matrix, in numpy."""
+    def outside(matrix, rows):
+        def mix(x):
+            return np.einsum("ij,...jwc->...iwc", matrix, np.asarray(x))
+
+        return lambda x: jax.pure_callback(mix, jax.ShapeDtypeStruct((x.shape[0], rows, *x.shape[2:]), x.dtype), x,
+                                           vmap_method="sequential")
+
+    return operators.linear(outside(MATRIX, 4), outside(MATRIX.T, 6), SHAPE)
+
+
+def custom():
+    """A function with derivatives of its own, which jax.linear_transpose refuses."""
+    @jax.custom_vjp
+    def weigh(x):
+        return x * WEIGHTS
+
+    weigh.defvjp(lambda x: (weigh(x), None), lambda _, cotangent: (cotangent * WEIGHTS,))
+    return operators.linear(weigh, input_shape=SHAPE)
+
+
+def fourier():
+    """Complex: half of the frequencies of the picture."""
+    kept = (np.random.default_rng(2).random(SHAPE) < 0.5).astype(np.complex64)
+
+    def forward(x):
+        return jnp.fft.fft2(x, axes=(1, 2), norm="ortho") * kept
+
+    return operators.linear(forward, lambda y: jnp.fft.ifft2(y * kept, axes=(1, 2), norm="ortho"), SHAPE)
+
+
+MAKERS = {"callback": callback, "custom": custom, "fourier": fourier}
+makers = pytest.mark.parametrize("name", list(MAKERS))
+
+
+def dense(operator):
+    eye = jnp.eye(int(np.prod(SHAPE))).reshape(-1, *SHAPE)
+    return np.asarray(operator(eye)).reshape(len(eye), -1).T
+
+
+@makers
+def test_proximal_solves_and_differentiates(name):
+    operator = MAKERS[name]()
+    assert operators.check_adjoint(operator, (2, *SHAPE)) < 1e-5
+    y, x0, a = operator(X[:1]), X[1:2], dense(operator)
+    left = (a.conj().T @ a).real + 0.3 * np.eye(a.shape[1])
+    wanted = np.linalg.solve(left, (a.conj().T @ np.ravel(y)).real + 0.3 * np.ravel(x0))
+    got = jax.jit(lambda y: operators.proximal(operator, y, x0, 0.3, num_iterations=40))(y)
+    np.testing.assert_allclose(np.ravel(got), wanted, atol=2e-5)
+    gradient = jax.grad(lambda x0: jnp.sum(operators.proximal(operator, y, x0, 0.3, num_iterations=40)))(x0)
+    np.testing.assert_allclose(np.ravel(gradient), 0.3 * np.linalg.solve(left, np.ones(len(left))), atol=2e-4)
+
+
+@makers
+def test_dps_ddnm_diffpir_and_bird_take_it(name):
+    operator, denoiser = MAKERS[name](), PRIOR.denoiser(SCHEDULE)
+    y = operator(X)
+    z = rng.normal(rng.init_keys(KEYS), X)
+    misfit = {}
+    for method, kernel in {
+            "dps": restoration.dps(denoiser, SCHEDULE, operator, y, 1.0),
+            "ddnm": restoration.ddnm(denoiser, SCHEDULE, operator, y),
+            "diffpir": restoration.diffpir(denoiser, SCHEDULE, operator, y, 0.02),
+            "none": samplers.ddim(denoiser, SCHEDULE)}.items():
+        x, _ = jax.jit(lambda keys, z, kernel=kernel: samplers.sample(kernel, keys, z))(KEYS, z)
+        misfit[method] = float(jnp.mean(square(operator(x) - y)))
+    kernel = restoration.bird(denoiser, SCHEDULE, operator, y, restoration.bird_optimizer(num_iterations=20),
+                              num_iterations=20, image_shape=SHAPE)
+    state = jax.lax.fori_loop(0, 20, lambda i, state: kernel.step(KEYS, state, i)[0], kernel.init(KEYS))
+    misfit["bird"] = float(jnp.mean(square(operator(state.x0) - y)))
+    assert all(misfit[method] < 0.5 * misfit["none"] for method in ("dps", "ddnm", "diffpir")), misfit
+    assert misfit["bird"] < 0.8 * misfit["none"], misfit
+    assert misfit["ddnm"] < 1e-6 * misfit["none"]
+
+
+def test_a_complex_residual_of_zero_has_a_gradient():
+    gradient = jax.grad(lambda x: jnp.sum(square(jax.lax.complex(x, 2.0 * x))))(jnp.zeros(2))
+    np.testing.assert_array_equal(gradient, 0.0)
+    np.testing.assert_allclose(square(jnp.array([3.0 - 4.0j])), 25.0)
+
+
+def test_algebra_is_that_of_matrices():
+    blur, mask = operators.gaussian_blur(0.7, size=3), operators.inpaint(np.arange(30).reshape(6, 5) % 3 > 0)
+    a, b = custom(), operators.linear(blur)
+    da, db, dm = dense(a), dense(blur), dense(mask)
+    for operator, wanted in ((a @ b, da @ db), (blur @ a, db @ da), (a @ mask, da @ dm), (a + b, da + db),
+                             (mask + a, dm + da), (a - mask, da - dm), (mask - a, dm - da), (2 * a, 2 * da),
+                             (np.float32(2.0) * a, 2 * da), (-a, -da), ((a + b) @ (2 * a), (da + db) @ (2 * da))):
+        np.testing.assert_allclose(dense(operator), wanted, atol=1e-5)
+        assert operators.check_adjoint(operator, (1, *SHAPE)) < 1e-5
+        assert operator.linear and not operator.stochastic and operator.shape_preserving
+        np.testing.assert_allclose(operator.adjoint(X[:1], shape=SHAPE[:2]).ravel(), wanted.T @ X[0].ravel(), atol=1e-5)
+    np.testing.assert_allclose(dense(2j * a), 2j * da, atol=1e-6)
+    with pytest.raises(ValueError, match="only linear operators"):
+        a @ operators.jpeg(10)
+    with pytest.raises(ValueError, match="by a number"):
+        np.ones(3) * a
+
+
+def test_what_is_not_linear_is_refused():
+    with pytest.raises(ValueError, match="A\\(0\\) is not 0"):
+        operators.linear(lambda x: x + 1.0, input_shape=SHAPE)
+    with pytest.raises(ValueError, match="A\\(0\\) is not 0"):
+        operators.linear(lambda x: x + 1.0)(X)
+    with pytest.raises(ValueError, match="not 2 A"):
+        operators.linear(lambda x: jnp.clip(x, -0.5, 0.5), input_shape=SHAPE)
+    with pytest.raises(ValueError, match="without the batch"):
+        operators.linear(lambda x: x, input_shape=(1, 2, 3, 4))
+    with pytest.raises(ValueError, match="for pictures"):
+        custom()(X[:, 1:])
+    with pytest.raises(ValueError, match="needs shape="):
+        operators.linear(lambda x: x).adjoint(X)
+
+
+def test_a_wrong_adjoint_is_found():
+    wrong = operators.linear(lambda x: x * WEIGHTS, lambda y: y / WEIGHTS, SHAPE)
+    with pytest.raises(ValueError, match="not the adjoint"):
+        operators.check_adjoint(wrong, (2, *SHAPE))
+    unconjugated = operators.linear(lambda x: jax.lax.complex(0.0 * x, x), lambda y: jnp.complex64(1j) * y, SHAPE)
+    with pytest.raises(ValueError, match="not the adjoint"):
+        operators.check_adjoint(unconjugated, (2, *SHAPE))
+
+
+def test_closed_forms_need_no_iterations():
+    u, s, vt = np.linalg.svd(MATRIX, full_matrices=False)
+
+    def rows(matrix):
+        return lambda x: jnp.einsum("ij,bjwc->biwc", jnp.asarray(matrix, jnp.float32), x)
+
+    by_svd = operators.linear(rows(MATRIX), input_shape=SHAPE, svd=(s[:, None, None], rows(vt), rows(vt.T)))
+    by_pinv = operators.linear(rows(MATRIX), rows(MATRIX.T), pinv=rows(np.linalg.pinv(MATRIX)))
+    y, x0 = by_svd(X), X[::-1]
+    for rho in (0.0, 0.3, jnp.array([0.1, 0.2, 0.3, 4.0])):
+        wanted = operators.proximal(rows(MATRIX), y, x0, rho, num_iterations=40)
+        found = jax.jit(lambda a, rho: operators.proximal(a, y, x0, rho, num_iterations=0))(by_svd, jnp.asarray(rho))
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(operators.proximal(by_pinv, y, x0, 0.0, num_iterations=0),
+                               operators.proximal(by_svd, y, x0, 0.0), atol=1e-4)
