@@ -116,7 +116,8 @@ def test_ddim_through_it_has_the_law_of_the_gaussian():
     x, _ = jax.jit(lambda keys, z: samplers.sample(
         samplers.ddim(denoisers.from_sigma(told, schedule), schedule), keys, z))(keys, z)
     mean, std = GaussianDiffusion(MEAN, STD).output_law(schedule, eta=0.0)
-    np.testing.assert_allclose([float(x.mean()), float(x.std())], [mean, std], rtol=0.02)
+    assert abs(float(x.mean()) - mean) < 4 * std / x.size**0.5
+    assert abs(float(x.std()) / std - 1) < 4 / (2 * x.size)**0.5
     np.testing.assert_allclose([mean, std], [MEAN, STD], rtol=0.05)
 
 
@@ -159,8 +160,8 @@ def test_of_something_else_and_inside_of_a_program():
     @jax.jit
     def program(x):
         prior = denoisers.of(lambda x, t: x, {"schedule": STORED, "prediction": "x0"})
-        found.append(float(prior.schedule.alpha_bar[-1]))  # numbers, not part of the program
+        found.append(np.asarray(prior.schedule.alpha_bar))  # numbers, not part of the program
         return prior.denoiser(x, prior.schedule.timesteps[:3]).x0
 
     np.testing.assert_array_equal(program(X), X)
-    assert found[0] == pytest.approx(float(schedules.from_json(STORED).alpha_bar[-1]))
+    np.testing.assert_array_equal(found[0], schedules.from_json(STORED).alpha_bar)

@@ -15,17 +15,19 @@ LAYERS = (  # lowest first; the modules of one string may import one another, th
     ["schedules", "wavelets"],
     ["losses"],
     ["models", "denoisers", "operators", "metrics"],
+    ["tiles"],
     ["samplers guidance"],
     ["restoration"],
     [FILES],
-    ["pipeline", "latents"],
-    ["prior", "guided", "export"],
-    ["cli demo"],
+    ["methods"],
+    ["export"],
+    ["cli"],
     ["train eval"],
 )
 PLACE = {name: (level, group) for level, layer in enumerate(LAYERS) for group in layer for name in group.split()}
 NEVER = {name: {"models", "operators", "metrics"} for name in ("samplers", "guidance")} | {
-    name: {"samplers", "guidance", "restoration"} for name in FILES.split()}
+    name: {"samplers", "guidance", "restoration"} for name in FILES.split()} | {
+    name: {"cli"} for name in ("train", "eval")}
 EXTRAS = {"array_record", "flatbuffers", "grain", "gradio", "matplotlib", "tensorboardX", "tensorflow",
           "tensorflow_datasets", "torch", "tyro"}
 
@@ -92,6 +94,10 @@ def test_every_import_goes_down():
     ("data", "from indigo_jax import samplers"),
     ("weights", "import train.indi"),
     ("cli", "from eval import tables"),
+    ("eval", "from indigo_jax.cli import main"),
+    ("methods", "from indigo_jax import cli"),
+    ("restoration", "from indigo_jax import methods"),
+    ("tiles", "from indigo_jax import samplers"),
     ("denoisers", "from flax import linen as nn"),
     ("data", "try:\n    import grain\nexcept ImportError:\n    pass"),
 ])
@@ -104,6 +110,7 @@ def test_the_rules_catch(module, source):
     ("models", "from flax import linen as nn\nfrom indigo_jax.models import layers"),
     ("data", "from indigo_jax import images, operators\ndef pipeline():\n    import grain"),
     ("cli", "from indigo_jax import __version__, samplers, weights"),
+    ("methods", "from indigo_jax import arrays, denoisers, images, operators, restoration, tiles, weights"),
     ("train", "import grain\nimport tyro\nfrom indigo_jax.data import folder"),
 ])
 def test_the_rules_allow(module, source):

@@ -154,6 +154,15 @@ def test_results_are_clipped_and_steps_are_walked():
     np.testing.assert_allclose(restored(restoration(0.5, steps=2), x), 0.375 * x, atol=1e-6)  # (1/2 + 1/4) / 2
 
 
+def test_the_grid_of_times():
+    """At every spacing the last time is 0 and the first 1: one step is the same on all."""
+    x = pixels(8, 8)
+    one, many = ([restored(restoration(0.5, steps=steps, spacing=spacing), x) for spacing in schedules.SPACINGS]
+                 for steps in (1, 3))
+    assert all((other == one[0]).all() for other in one)
+    assert len({float(other.std()) for other in many}) == len(schedules.SPACINGS)
+
+
 def test_a_network_that_looks_at_the_measurement():
     x = pixels(8, 8)
     np.testing.assert_allclose(restored(restoration(1.0, CONSTANT, Conditioned()), x), x, atol=1e-6)

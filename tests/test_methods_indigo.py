@@ -93,6 +93,7 @@ def make(latent=None, image_size=16, inn=(), task="auto", **settings):
             facts = {"schedule": SCHEDULE, "prediction": "eps", "name": "prior", "sha256": "p" * 64}
             self.networks = {"prior": base.Network(Pixelwise(image_size), {}, facts),
                              "inn": inn_of(latent, tuple(inn))}
+            self.space, self.variant, self.factor = None, None, 1
             if latent:
                 info = {"architecture": "Means", "name": "means", "sha256": "m" * 64}
                 self.networks["autoencoder"] = base.Network(Means(), {}, info)

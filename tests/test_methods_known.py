@@ -175,6 +175,49 @@ def test_the_border_of_a_blurred_picture_is_honest(denoiser):
     assert inside.sum() == 20 * 30 and (inside[12:32, 12:42] == 1).all()
 
 
+LEANING = np.array([[0.6, 0.2, 0.0], [0.0, 0.2, 0.0], [0.0, 0.0, 0.0]], np.float32)
+
+
+def test_a_kernel_may_be_that_of_a_correlation(prior):
+    """torch's, that is, turned by half a turn; auto tries both and takes what explains the picture."""
+    def restore(kernel, kernel_is):
+        method = methods.load("diffpir", task="deblur", weights=prior, kernel=kernel, kernel_is=kernel_is, steps=3,
+                              sigma_255=5)
+        restored, report = method(y)
+        return restored.pixels, report
+
+    y = picture(16, 16)
+    one, two = restore(LEANING, "convolution"), restore(LEANING, "correlation")
+    np.testing.assert_array_equal(two[0], restore(LEANING[::-1, ::-1], "convolution")[0])
+    assert (one[0] != two[0]).any()
+    best = min(one, two, key=lambda each: each[1].residual)
+    found, report = restore(LEANING, "auto")
+    np.testing.assert_array_equal(found, best[0])
+    assert report.evaluations == 6 and report.residual == best[1].residual
+    assert report.note.startswith(f"the kernel is that of a {'convolution' if best is one else 'correlation'}")
+    assert report.note == report.note.strip()
+
+
+def test_a_result_that_does_not_explain_its_picture_is_said(prior):
+    method = methods.load("diffpir", task="denoise", weights=prior, steps=1)
+    for residual, said in ((0.2, "does not explain the picture"), (0.05, "")):
+        solved = methods.Solved(jnp.zeros((1, 16, 16, 3)), jnp.array([residual]), jnp.array([0.03]))
+        report = method.report(solved, method.plan(16, 16))
+        assert (said in report.note) and bool(report.note) == bool(said)
+        assert ("note" in method.facts([report])) == bool(said) and method.line([report]).endswith(
+            "was said" if said else "(noise 3.8)")
+
+
+def test_how_a_picture_was_shrunk(denoiser):
+    """Enlarging asks for the operator that shrank: shrunk again, the result is the picture."""
+    y = jnp.asarray(0.3 * picture(32, 32).pixels[None])
+    for shrunk, wanted in (("bicubic", operators.downsample(2)), ("mean", operators.average_pool(2))):
+        method = methods.load("hqs", task="sr", scale=2, weights=denoiser, shrunk=shrunk, steps=1)
+        problem = method.problem(y, rng.image_keys(0, [0]), method.plan(64, 64), {"sigma": 0.01})
+        x = jnp.asarray(RANDOM.uniform(-1, 1, (1, 64, 64, 3)), jnp.float32)
+        np.testing.assert_allclose(problem.operator(x), wanted(x), atol=1e-6)
+
+
 def test_bird_starts_from_the_noise_of_a_picture():
     """After one iteration the picture is the rollout of the start: that of a restored picture explains y better."""
     gaussian, schedule = GaussianDiffusion(0.2, 0.4), schedules.respace(schedules.linear(), 50, "linspace")

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from indigo_jax import operators, rng
-from indigo_jax.operators import photo_noise as module
+from indigo_jax.operators.photo_noise import KINDS
 
 KEYS = rng.image_keys(0, np.arange(48))
 X = jnp.linspace(-1, 1, 32)[:, None, None] * jnp.ones((48, 32, 32, 3))  # dark above, bright below
-every = pytest.mark.parametrize("kind", module.KINDS)
+every = pytest.mark.parametrize("kind", KINDS)
 
 
 def draw(kind, x=X, keys=KEYS):
@@ -36,7 +36,7 @@ def test_a_picture_alone_as_in_a_batch_and_by_its_key(kind):
     n, level = draw(kind)
     alone = draw(kind, X[3:4], KEYS[3:4])
     np.testing.assert_allclose(alone[0][0], n[3], atol=1e-5)
-    np.testing.assert_allclose(alone[1][0], level[3], atol=1e-6)
+    np.testing.assert_allclose(alone[1][0], level[3], atol=1e-5)
     assert abs(np.corrcoef(np.ravel(n[0]), np.ravel(n[1]))[0, 1]) < 0.1
 
 
@@ -52,7 +52,7 @@ def test_neighbours_are_correlated_and_in_half_of_them_the_channels_are_equal():
     n = np.asarray(draw("correlated")[0])
     near = np.array([np.corrcoef(one[:, 1:, 0].ravel(), one[:, :-1, 0].ravel())[0, 1] for one in n])
     far = np.array([np.corrcoef(one[:, 8:, 0].ravel(), one[:, :-8, 0].ravel())[0, 1] for one in n])
-    assert near.max() > 0.6 and near.mean() > 0.2 and np.abs(far).max() < 0.2
+    assert near.max() > 0.6 and near.mean() > 0.2 and np.abs(far).mean() < 0.1
     equal = (n == n[..., :1]).all((1, 2, 3))
     assert 0.25 < equal.mean() < 0.75
 

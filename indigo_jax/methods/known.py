@@ -189,7 +189,8 @@ class KnownOperator(base.Restoration):
         restored, report = min(found, other, key=lambda each: each[1].residual)
         kind = "convolution" if report is found[1] else "correlation"
         evaluations = found[1].evaluations + other[1].evaluations
-        return restored, report._replace(evaluations=evaluations, note=f"the kernel is that of a {kind}. {report.note}")
+        note = ". ".join(filter(None, (f"the kernel is that of a {kind}", report.note)))
+        return restored, report._replace(evaluations=evaluations, note=note)
 
     def report(self, solved, plan):
         report = super().report(solved, plan)
