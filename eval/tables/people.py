@@ -3,6 +3,7 @@
 Bundled weights, nothing tuned on the truth but the cheap methods: of those that have a knob, the best of several is
 shown. Blurred pictures are cut out of larger ones, so that no border is that of a solver.
 """
+import functools
 from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from tqdm import tqdm
 import indigo_jax
 from eval.measure import grouped, mean
 from eval.problems import Pictures
-from indigo_jax import images, methods, metrics, operators, rng
+from indigo_jax import images, methods, metrics, operators, restoration, rng
 
 START, END = "<!-- people:start -->", "<!-- people:end -->"
 SIDE = 192  # of what is restored
@@ -101,16 +102,13 @@ def _scribbled(image, random):
 
 # task, title, how it is made, cheap methods by name: functions of (y 0..1, damage) that give one or several pictures
 def _nl_means(y, damage):
-    return [skimage.restoration.denoise_nl_means(y, h=h * skimage.restoration.estimate_sigma(y, channel_axis=2,
-            average_sigmas=True), fast_mode=True, patch_size=5, patch_distance=6, channel_axis=2) for h in (0.6, 0.9)]
+    sigma = float(restoration.noise_level(jnp.asarray(y[None], jnp.float32))[0])
+    return [skimage.restoration.denoise_nl_means(y, h=factor * sigma, sigma=sigma, fast_mode=True, patch_size=5,
+                                                 patch_distance=6, channel_axis=2) for factor in (0.6, 0.9)]
 
 
 def _total_variation(y, damage):
     return [skimage.restoration.denoise_tv_chambolle(y, weight, channel_axis=2) for weight in (0.02, 0.05, 0.1, 0.2)]
-
-
-def _wavelets(y, damage):
-    return [skimage.restoration.denoise_wavelet(y, channel_axis=2, convert2ycbcr=True, rescale_sigma=True)]
 
 
 def _by_channel(function):
@@ -137,7 +135,7 @@ def _biharmonic(y, damage):
     return [skimage.restoration.inpaint_biharmonic(y, damage.settings["mask"] == 0, channel_axis=2)]
 
 
-_DENOISERS = {"non-local means": _nl_means, "total variation": _total_variation, "wavelets": _wavelets}
+_DENOISERS = {"non-local means": _nl_means, "total variation": _total_variation}
 
 
 class Task(NamedTuple):
@@ -190,6 +188,9 @@ def _bytes(picture):
     return _eight_bits(picture).astype(np.uint8)
 
 
+_load = functools.cache(methods.load)
+
+
 def _answers(task, damage):
     """``{method: pictures 0..255}``; of several the best is shown."""
     y, same_size = damage.y / 255, damage.y.shape == damage.truth.shape
@@ -197,7 +198,8 @@ def _answers(task, damage):
     for name, function in task.cheap.items():
         answers[name] = [255 * np.clip(one, 0, 1) for one in function(y, damage)]
     choice = methods.choose(task.task, tuple(damage.settings))
-    restore = methods.load(choice.method, task=task.task, **damage.settings)
+    load = methods.load if damage.settings else _load
+    restore = load(choice.method, task=task.task, **damage.settings)
     restored, _ = restore(images.Picture((damage.y / 127.5 - 1).astype(np.float32), grey=damage.grey))
     return {**answers, f"{OURS} ({choice.method})": [(restored.pixels + 1) * 127.5]}
 
@@ -216,7 +218,8 @@ def to_markdown(rows: list[dict]) -> str:
                 others = [max(row["psnr"] for row in rows) for rows in zip(*(
                     other for name, other in by_method.items() if not name.startswith(OURS)))]
                 cells[-1] = f"{min(row['psnr'] - other for row, other in zip(each, others)):+.2f}"
-            cells += [f"{mean(each, 'lpips'):.4f}"] * with_lpips
+            if with_lpips:
+                cells.append(f"{mean(each, 'lpips'):.4f}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
