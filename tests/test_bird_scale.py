@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from indigo_jax import denoisers, models, operators, restoration, rng, samplers, schedules, sharding
+from indigo_jax.methods import bird, known
 from tests.oracles import GaussianDiffusion
 
 KEYS = rng.image_keys(0, np.arange(8))
@@ -110,15 +111,20 @@ def test_images_that_stop_or_fall_back_neither_couple_nor_make_devices_talk(sett
 
 
 FULL = schedules.linear(30)
-PRIOR = restoration.Prior(GaussianDiffusion(0.1, 0.5).denoiser(FULL), FULL)
+PRIOR = denoisers.Prior(GaussianDiffusion(0.1, 0.5).denoiser(FULL), FULL)
 MASK = (np.arange(144).reshape(12, 12) % 5 > 0).astype(np.float32)
 
 
+def problem(task, y, keys, **given):
+    return known.problem_of(task, y, keys, {"sigma": 0.02, **given}, y.shape[1:])
+
+
 @pytest.mark.parametrize("task", [
-    lambda y, keys: restoration.deblur(PRIOR, y, keys, size=3, num_candidates=2),
-    lambda y, keys: restoration.inpaint(PRIOR, y, MASK, keys)], ids=["deblur", "inpaint"])
+    lambda y, keys: bird.deblur(PRIOR, problem("deblur", y, keys), size=3, num_candidates=2),
+    lambda y, keys: bird.inpaint(PRIOR, problem("inpaint", y, keys, mask=MASK), bird.DEFAULT["inpaint"])],
+    ids=["deblur", "inpaint"])
 def test_whole_tasks_split_over_devices_do_not_talk(task):
-    program = jax.jit(lambda *arguments: task(*arguments)._replace(evaluations=None))
+    program = jax.jit(task)
     split = sharding.batch_sharding(sharding.data_mesh())
     arguments = [jax.device_put(a, split) for a in (Y, KEYS)]
     compiled = program.lower(*arguments).compile()

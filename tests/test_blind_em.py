@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from indigo_jax import convert, denoisers, metrics, models, operators, restoration, rng, samplers, schedules
+from indigo_jax.methods import bird, known
 from indigo_jax.restoration import kernel_estimate
 from indigo_jax.restoration.blind_em import largest_size
 from tests.oracles import GaussianDiffusion
@@ -102,8 +103,13 @@ def test_a_kernel_of_unknown_size_is_found():
     x = jnp.clip(operators.gaussian_blur(0.7)(jax.random.normal(jax.random.key(4), (2, 28, 32, 3))), -1, 1)
     true = jnp.stack([operators.linear_motion_kernel(length, 0.0, 13) for length in (11.0, 3.0)])
     y, schedule = operators.blur(true)(x), schedules.linear(100)
-    knows = restoration.Prior(lambda x_t, t: denoisers.Prediction(x, x_t), schedule)
-    found = jax.jit(lambda y, keys: restoration.deblur(knows, y, keys, sigma=0.01))(y, rng.image_keys(0, [0, 1]))
+    knows = denoisers.Prior(lambda x_t, t: denoisers.Prediction(x, x_t), schedule)
+
+    @jax.jit
+    def deblur(y, keys):
+        return bird.deblur(knows, known.problem_of("deblur", y, keys, {"sigma": 0.01}, x.shape[1:]))
+
+    found = deblur(y, rng.image_keys(0, [0, 1]))
     assert found.kernel.shape == (2, 13, 13)
     assert float(jnp.abs(found.kernel - true).sum((1, 2)).max()) < 0.3
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from indigo_jax import guidance, restoration, rng, samplers, schedules
+from indigo_jax import guidance, restoration, rng, samplers, schedules, tiles
 from indigo_jax.denoisers import Prediction
 from indigo_jax.restoration import Autoencoder, InvertibleNetwork, LatentRegularizer, latent_regularizers
 from tests.oracles import GaussianDiffusion
@@ -248,8 +248,8 @@ def test_resampling_keeps_the_law():
 
 
 def test_everything_in_tiles_is_the_whole():
-    tiled = restoration.tiled_autoencoder(POOL, factor=2, tile=4, overlap=2)
-    apply = restoration.blended_tiles(lambda z, t: PRIOR.denoiser(SCHEDULE)(z, t).x0, tile=4, overlap=2)
+    tiled = tiles.tiled_autoencoder(POOL, factor=2, tile=4, overlap=2)
+    apply = tiles.blended(lambda z, t: PRIOR.denoiser(SCHEDULE)(z, t).x0, tile=4, overlap=2)
 
     def denoiser(z_t, t):
         a = SCHEDULE.alpha_bar[jnp.searchsorted(SCHEDULE.timesteps, t)].reshape(-1, 1, 1, 1)

@@ -111,19 +111,3 @@ def test_diffpir_reaches_the_posterior_mean_of_a_gaussian():
     assert float(jnp.sqrt(jnp.sum(error**2) / jnp.sum(inside))) < 1.1 * spread
     with pytest.raises(ValueError, match="zeta"):
         restoration.diffpir(GAUSSIAN.denoiser(SCHEDULE), SCHEDULE, lambda x: x, seen, sigma, zeta=2.0)
-
-
-def test_bird_starts_from_the_noise_of_a_picture():
-    """After one iteration the picture is the rollout of the start: that of a restored picture explains y better."""
-    operator = operators.inpaint(MASK)
-    y, prior = operator(X[:64]), restoration.Prior(GAUSSIAN.denoiser(SCHEDULE), SCHEDULE)
-    left = {}
-    for start in (0, 20):
-        settings = restoration.BirdSettings(num_iterations=1, start=start, alpha_bar_min=0.5)
-        found = jax.jit(lambda keys: restoration.bird_restore(prior, operator, y, keys, settings=settings, sigma=0.02))(
-            KEYS[:64])
-        assert found.evaluations == 5 + start
-        left[start] = float(found.residual.mean())
-    assert left[20] < 0.8 * left[0]
-    with pytest.raises(ValueError, match="known, linear"):
-        restoration.bird_restore(prior, operators.blind_blur(3), y, KEYS[:64], settings=settings, sigma=0.02)
