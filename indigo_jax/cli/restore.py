@@ -121,11 +121,15 @@ def _kernels(targets, reports, report):
 
 def _choose(args, owners, given):
     """Settle ``args.method``; why, where it was not named. Refuses flags and tasks of other methods."""
-    from indigo_jax import methods
+    from indigo_jax import methods, weights
     if args.method == "auto":
-        able = {name: set(flags) for name, flags in owners.items() if args.task in methods.METHODS[name].tasks}
+        able = {name: set(flags) for name, flags in owners.items() if args.task in methods.METHODS[name].tasks
+                and not (args.task == "deblur" and methods.METHODS[name].needs_kernel and "kernel" not in given)}
+        kind = weights.kind_of(given["weights"]) if "weights" in given else None
+        able = {name: flags for name, flags in able.items() if kind in (None, methods.METHODS[name].kind_of_weights)}
         if not able:
-            raise UsageError(f"no method does --task {args.task}")
+            raise UsageError(f"--task {args.task}: no method takes {weights.KINDS[kind].partition(' (')[0]} for it; "
+                             "leave --weights out, or name others")
         try:
             args.method, why = methods.choose(args.task, tuple(given), able)
         except ValueError as error:
