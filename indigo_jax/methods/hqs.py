@@ -9,6 +9,7 @@ from indigo_jax.methods.flags import flag
 from indigo_jax.methods.known import KnownOperator, KnownSettings
 
 _HOLE = 1.5  # first level where something is to be made up, in [-1, 1] units
+_ROUNDED = 1 / 127.5  # noise of a clean picture of 8 bits
 _AROUND = 8  # pixels of canvas beyond half of the kernel
 
 
@@ -22,7 +23,7 @@ class Hqs(KnownOperator):
     name = "hqs"
     summary = "a denoiser and a known operator: the least error in a few calls"
     when = "the damage is known and fidelity counts: known blur, enlargement, holes"
-    cost = "--steps, 8 (inpaint: 24)"
+    cost = "--steps, 8 (inpaint: 40)"
     tasks = ("deblur", "sr", "inpaint", "denoise")
     border = "symmetric"
 
@@ -30,7 +31,7 @@ class Hqs(KnownOperator):
     class Settings(KnownSettings):
         weights: str = flag("photo", "the denoiser, a diffusion prior; see: indigo weights list", metavar="NAME|PATH",
                             file="weights")
-        steps: int | None = flag(None, "network evaluations (default: 8; inpaint: 24)", low=1, high=1000)
+        steps: int | None = flag(None, "network evaluations (default: 8; inpaint: 40)", low=1, high=1000)
         shrunk: str = flag("bicubic", "how the picture was made of a larger one: bicubic, or by the means of squares",
                            choices=("bicubic", "mean"), tasks=("sr",))
 
@@ -44,6 +45,10 @@ class Hqs(KnownOperator):
 
     def given(self, pixels, fill):
         known = super().given(pixels, fill)
+        if self.settings.sigma_255 is None and self.task == "inpaint":
+            known["sigma"] = self.estimate(jnp.asarray(pixels[None], jnp.float32))[0]
+        if self.settings.sigma_255 is None and self.task == "sr":  # so small a picture has no flat parts to see it by
+            known["sigma"] = jnp.float32(_ROUNDED)
         return {**known, "seen": fill(jnp.ones(pixels.shape[:2]), mode="constant")} if self.margin() else known
 
     def problem(self, y, keys, plan, given):
@@ -61,7 +66,10 @@ class Hqs(KnownOperator):
         first = jnp.clip(operators.upsample(self.scale)(y), -1, 1) if self.scale > 1 else y
         kernel = restoration.hqs(prior.denoiser, prior.schedule, problem.operator, problem.y, problem.sigma,
                                  num_steps=self._steps, start=_HOLE if self.task == "inpaint" else 0.384)
-        solved = self.found(problem, samplers.sample(kernel, keys, first)[0])
+        x, _ = samplers.sample(kernel, keys, first)
+        if self.task == "inpaint":
+            x = jnp.where(given["mask"][..., None] > 0, y, x)  # what is there stays as it is
+        solved = self.found(problem, x)
         seen = given.get("seen", given.get("mask"))
         if seen is None:
             return solved
@@ -69,7 +77,7 @@ class Hqs(KnownOperator):
 
     @property
     def _steps(self):
-        return self.settings.steps or (24 if self.task == "inpaint" else 8)
+        return self.settings.steps or (40 if self.task == "inpaint" else 8)
 
     def evaluations(self, solved):
         return self._steps
