@@ -178,7 +178,7 @@ def denoiser(tmp_path_factory):
 
 
 @pytest.mark.parametrize("words, says", [
-    ("", "indi: nothing is said of what is wrong"), ("--task jpeg", "indi: it was trained for JPEG artefacts"),
+    ("", "indi: it is the first that takes --weights"), ("--task jpeg", "indi: it was trained for JPEG artefacts"),
     ("--task deblur", "indi: the kernel is unknown; --method bird would look for it, on faces"),
     ("--task denoise --steps 2", "indi: it is the first that takes --steps and --weights"),
     ("--task denoise --weights denoiser", "once: one call at the noise level has the least error"),

@@ -2,11 +2,15 @@
 
     python -m eval.tables [--data FOLDER] [--weights indi-photo] [--steps 1 5 10] [--lpips FILE] [--readme README.md]
     python -m eval.tables --method bird --weights PRIOR [--data FOLDER] [--tasks ...] [--methods ...] [--seeds 0 1]
+    python -m eval.tables --method people [--data FOLDER] [--limit N] [--lpips FILE]
     python -m eval.tables --method indigo|latent-indigo [--prior P] [--inn I] [--autoencoder A] [--data FOLDER]
 
 Prints a Markdown table and writes it with one CSV row per picture into eval/results/. Without --data it measures on
 four photographs that scikit-image carries. Nothing in the result depends on the clock or on the machine, up to the
 rounding of its floating point arithmetic.
+
+--method people measures what `indigo restore --task ...` does with damaged photographs, with the bundled weights,
+beside the picture as it is and what scikit-image has.
 
 --method bird compares BIRD with its official settings and with cheap methods, on a diffusion prior; --methods chooses
 the lines, among them any method of indigo_jax.methods.METHODS that does the task. It adds every
@@ -20,7 +24,7 @@ import shlex
 
 from eval import command, problems
 from eval.command import guided_methods, to_csv, write_text
-from eval.tables import guided, known, photo
+from eval.tables import guided, known, people, photo
 from indigo_jax.methods import METHODS
 
 
@@ -43,13 +47,15 @@ def replace_between(text: str, body: str, *, start: str = photo.START, end: str 
 _GUIDED = guided_methods()
 # by method: ``table(args, pictures, path, command) -> (name of the weights, rows, Markdown)``: arguments of the command
 # line, clean pictures, where the files go (without an extension), the command that was given
-TABLES = {"indi": photo.table, "bird": known.table, **dict.fromkeys(_GUIDED, guided.table)}
-OWN_FLAGS = {"steps": ("indi",), "spacing": ("indi",), "lpips": ("indi", *_GUIDED), "tasks": ("bird",),
+TABLES = {"indi": photo.table, "bird": known.table, "people": people.table,
+          **dict.fromkeys(_GUIDED, guided.table)}
+OWN_FLAGS = {"steps": ("indi",), "spacing": ("indi",), "lpips": ("indi", "people", *_GUIDED), "tasks": ("bird",),
              "methods": ("bird",), "seeds": ("bird", *_GUIDED), "weights": ("indi", "bird"),
              "autoencoder": ("latent-indigo",),
              **dict.fromkeys(("prior", "inn", "degradations", "kinds", "chain_steps", "guidance", "start",
                               "refine", "raw_colors"), _GUIDED)}
 MARKS = {"indi": (photo.START, photo.END), "bird": (known.START, known.END),
+         "people": (people.START, people.END),
          **{method: (f"<!-- {method}:start -->", f"<!-- {method}:end -->") for method in _GUIDED}}
 
 
@@ -112,6 +118,7 @@ def _work(args, parser):
     names = ("phantom.png",) if "ct" in args.tasks else None
     pictures = problems.open_pictures(args.data, limit=args.limit, names=names)
     main = args.prior or METHODS[args.method].Settings().prior if args.method in _GUIDED else args.weights
+    main = "photographs" if args.method == "people" else main
     stem = re.sub(r"\W+", "_", pathlib.Path(main).stem) + ("" if args.data else "_scikit_image")
     path = pathlib.Path(args.output) / (stem if args.method == "indi" else f"{stem}_{args.method.replace('-', '_')}")
     name, rows, body = TABLES[args.method](args, pictures, path, _command(args, parser))

@@ -11,18 +11,18 @@ from indigo_jax.cli.jobs import choose_targets, gather, refuse_shared, run_all
 from indigo_jax.cli.messages import UsageError, one_line, write_text
 from indigo_jax.cli.parsing import add_command, add_files, add_settings, number
 
-TASKS = ("auto", "denoise", "deblur", "nonuniform", "sr", "jpeg", "inpaint", "ct")
-METHODS = ("auto", "indi", "once", "hqs", "diffpir", "bird", "ddnm", "dps", "indigo", "latent-indigo")
-
 
 def add(commands, argv):
     """The command's parser; its help has the flags of the method that ``argv`` names."""
     parser = add_command(commands, "restore", run, "Restore pictures.")
     parser.epilog = "indigo methods: which there are, and when to take which. With --method NAME --help: its own flags."
     add_files(parser, "restored")
-    parser.add_argument("--method", choices=METHODS, default="auto", help=(
+    is_called = bool(argv) and argv[0] == "restore"  # the methods are imported for this command alone
+    if is_called:
+        from indigo_jax import methods
+    parser.add_argument("--method", choices=("auto", *methods.METHODS) if is_called else None, default="auto", help=(
         "auto: what measured best for --task and for what is given; see: indigo methods"))
-    parser.add_argument("--task", choices=TASKS, default="auto", help=(
+    parser.add_argument("--task", choices=methods.TASKS if is_called else None, default="auto", help=(
         "what to undo; auto: whatever the network finds. sr also enlarges, by --scale. nonuniform: blur that changes "
         "across the picture. ct: INPUT are sinograms, .npy files [detectors, angles] of sums along parallel rays, as "
         "scikit-image's radon makes them of densities in 0..1"))
@@ -34,9 +34,9 @@ def add(commands, argv):
         "also write before | after as one picture (ct: filtered back-projection | after); a folder for several"))
     parser.add_argument("--report", metavar="FILE.json", default=argparse.SUPPRESS, help=(
         "also write what was done: sizes, seconds, weights, device"))
-    if argv and argv[0] == "restore":  # the methods are imported for this command alone
+    if is_called:
         named = [_value(argv, i) for i, word in enumerate(argv) if word.split("=")[0] == "--method"]
-        method = named[-1] if named and named[-1] in METHODS[1:] else None
+        method = named[-1] if named and named[-1] in methods.METHODS else None
         add_settings(parser, _owners(), method)
     return parser
 
@@ -121,11 +121,15 @@ def _kernels(targets, reports, report):
 
 def _choose(args, owners, given):
     """Settle ``args.method``; why, where it was not named. Refuses flags and tasks of other methods."""
-    from indigo_jax import methods
+    from indigo_jax import methods, weights
     if args.method == "auto":
-        able = {name: set(flags) for name, flags in owners.items() if args.task in methods.METHODS[name].tasks}
+        able = {name: set(flags) for name, flags in owners.items() if args.task in methods.METHODS[name].tasks
+                and not (args.task == "deblur" and methods.METHODS[name].needs_kernel and "kernel" not in given)}
+        kind = weights.kind_of(given["weights"]) if "weights" in given else None
+        able = {name: flags for name, flags in able.items() if kind in (None, methods.METHODS[name].kind_of_weights)}
         if not able:
-            raise UsageError(f"no method does --task {args.task}")
+            raise UsageError(f"--task {args.task}: no method takes {weights.KINDS[kind].partition(' (')[0]} for it; "
+                             "leave --weights out, or name others")
         try:
             args.method, why = methods.choose(args.task, tuple(given), able)
         except ValueError as error:

@@ -10,7 +10,7 @@ class Choice(NamedTuple):
 
 
 _CHOICES = {  # task: what measured best on pictures that nothing was tuned on; see README, "Which method"
-    "auto": Choice("indi", "nothing is said of what is wrong"),
+    "auto": Choice("once", "noise is taken out, at the level found; for blur, JPEG or too few pixels say --task"),
     "denoise": Choice("once", "one call at the noise level has the least error"),
     "sr": Choice("indi", "it was trained for enlarging"),
     "jpeg": Choice("indi", "it was trained for JPEG artefacts"),
@@ -27,7 +27,7 @@ def choose(task: str, flags=(), owners=None) -> Choice:
     Args:
         task: of :data:`indigo_jax.methods.TASKS`.
         flags: names of the settings that are given.
-        owners: ``{method: names of its settings}``: a method that lacks a given one is not taken.
+        owners: ``{method: names of its settings}`` of those that may be taken: one that lacks a given one is not.
 
     Errors:
         ValueError where no method takes all that is given.
@@ -36,7 +36,7 @@ def choose(task: str, flags=(), owners=None) -> Choice:
     ('hqs', 'indi')
     """
     first = _CHOICES.get(task) or (_KNOWN_BLUR if "kernel" in flags else _UNKNOWN_BLUR)
-    if owners is None or set(flags) <= owners[first.method]:
+    if owners is None or first.method in owners and set(flags) <= owners[first.method]:
         return first
     for method, names in owners.items():
         if set(flags) <= names:

@@ -94,6 +94,8 @@ class Restoration:
     needs: ClassVar[str]
     cost: ClassVar[str]  # network evaluations of a tile
     tasks: ClassVar[tuple[str, ...]]
+    kind_of_weights: ClassVar[str | None] = None  # that its setting "weights" takes
+    needs_kernel: ClassVar[bool] = False  # for deblur
     border: ClassVar[str] = "symmetric"  # how a picture is continued to fill its canvas; a mode of numpy.pad
     before: ClassVar[str] = "before"  # caption of the input
 

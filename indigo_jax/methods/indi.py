@@ -17,7 +17,7 @@ class Indi(base.Restoration):
     when = "nothing is known but the kind of damage; fast; JPEG and 4x enlargement"
     needs, cost = "nothing", "--steps, 1"
     tasks = ("auto", "denoise", "deblur", "sr", "jpeg")
-    border = "reflect"
+    border, kind_of_weights = "reflect", "restorer"
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Settings:

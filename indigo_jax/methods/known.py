@@ -64,7 +64,7 @@ def problem_of(task: str, y: Array, keys: Key, given: dict, shape: tuple[int, in
 
         y = 2 * y / shape[0] - mean_along_rays(jnp.ones((1, *shape)))
         return Problem(mean_along_rays, y, keys, 2 * sigma / shape[0], shape)
-    operator = {"denoise": operators.compose, "sr": lambda: operators.average_pool(scale),
+    operator = {"auto": operators.compose, "denoise": operators.compose, "sr": lambda: operators.average_pool(scale),
                 "deblur": lambda: operators.blur(given["kernel"]) if given.get("kernel") is not None else None,
                 "nonuniform": lambda: None, "inpaint": lambda: operators.inpaint(given["mask"])}[task]()
     return Problem(operator, operator(y) if task == "inpaint" else y, keys, sigma, shape)
@@ -104,6 +104,7 @@ class KnownOperator(base.Restoration):
     tasks = ("denoise", "deblur", "sr", "inpaint", "ct")
     needs = "--kernel, --mask, --scale or the angles"
     Settings = KnownSettings
+    kind_of_weights = "prior"
     needs_kernel = True
 
     @property

@@ -15,10 +15,12 @@ class Once(KnownOperator):
     summary = "one call of a diffusion prior at the picture's noise level"
     when = "noise alone is to go"
     needs, cost = "nothing, or --sigma-255", "1"
-    tasks = ("denoise",)
+    tasks = ("auto", "denoise")
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Settings(KnownSettings):
+        weights: str = flag("photo", "the denoiser, a diffusion prior; see: indigo weights list", metavar="NAME|PATH",
+                            file="weights")
         strength: float = flag(1.0, "how much of the change is made; 0 gives the picture back", low=0, high=1,
                                metavar="N")
 

@@ -70,6 +70,16 @@ def load(name_or_path, kind: str | None = None):
     return module, _nest({key: jnp.asarray(value) for key, value in tensors.items()}), info
 
 
+def kind_of(name_or_path) -> str | None:
+    """The kind of a file, of :data:`KINDS`, by its head alone; None where :func:`load` would refuse it."""
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(find(name_or_path)[0], framework="numpy") as file:
+            return checking.kind_of(json.loads((file.metadata() or {})["info"]))
+    except (WeightsError, SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def verify(name_or_path) -> dict:
     """Check a file as :func:`load` does, without starting a device.
 
