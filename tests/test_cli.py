@@ -97,7 +97,8 @@ def wrong_usage(run, *argv):
     ("restore a.png -o b.png --method auto --mask m.png", "--mask is for --task inpaint; add that, or leave it out"),
     ("restore a.png -o b.png --method auto --kernel k.npy --task jpeg", "--kernel is for --task deblur; add that"),
     ("restore a.png -o b.png --method auto --task jpeg --tile 64 --zeta 0", "no method takes all of"),
-    ("restore a.png -o b.png --method auto --task inpaint", "--task inpaint needs --mask FILE, a picture in which"),
+    ("restore a.png -o b.png --method auto --task inpaint", "no method takes a network that restores directly for it"),
+    ("restore a.png -o b.png --method hqs --task inpaint", "--task inpaint needs --mask FILE, a picture in which"),
     ("restore a.png -o b.png --mask m.png", "--mask is for --method hqs and diffpir and bird and ddnm and dps; leave"),
     ("restore a.png -o b.png --method once --task denoise --kernel k.npy", "--kernel is for --method hqs and diffpir"),
     ("restore a.png -o b.png --method once --task denoise --strength 2", "give a number from 0 to 1, not '2'"),
@@ -195,13 +196,7 @@ def test_the_method_is_chosen_and_said(words, says, indigo, denoiser):
     assert report["method"] == says.split(":")[0] and report["files"][0]["network_evaluations"] >= 1
 
 
-def test_with_nothing_said_and_nothing_given_the_bundled_weights_restore(capsys):
-    photo("a.png", 8, 8)
-    assert cli.main(["restore", "a.png", "-o", "b.png"]) == 0
-    assert "--method indi" in capsys.readouterr().err and images.read("b.png").pixels.shape == (8, 8, 3)
-
-
-@pytest.mark.parametrize("words", ["--task denoise", "--task deblur --kernel k.npy", "--task inpaint --mask m.png"])
+@pytest.mark.parametrize("words", ["", "--task denoise", "--task deblur --kernel k.npy", "--task inpaint --mask m.png"])
 def test_the_prior_of_photographs_is_the_default_where_a_level_is_known(words):
     try:
         weights.find("photo")
@@ -212,6 +207,13 @@ def test_the_prior_of_photographs_is_the_default_where_a_level_is_known(words):
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save("m.png")
     assert cli.main(["restore", "a.png", "-o", "b.png", "--report", "r.json", *words.split()]) == 0
     assert json.loads(pathlib.Path("r.json").read_text())["files"][0]["weights"] == "photo"
+    assert images.read("b.png").pixels.shape == (16, 16, 3)
+
+
+def test_the_bundled_restorer_is_the_default_of_what_it_was_trained_for(capsys):
+    photo("a.png", 8, 8)
+    assert cli.main(["restore", "a.png", "-o", "b.png", "--task", "jpeg"]) == 0
+    assert "--method indi" in capsys.readouterr().err and images.read("b.png").pixels.shape == (8, 8, 3)
 
 
 # ---------------------------------------------------------------- restore
