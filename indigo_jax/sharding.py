@@ -5,6 +5,7 @@ and ``pjit``). A mesh from :func:`data_mesh` has the axis ``data`` alone, and ev
 """
 import collections
 import concurrent.futures
+import os
 import re
 from typing import Callable, Iterable, Iterator
 
@@ -15,7 +16,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 RULES = ((r"(^|/)(bias|scale|count)$", "replicated"), (r"", "sharded"))  # of parameter names; the first that fits
 
 
+THREADS = 64  # of a process, after :func:`fix_threads`; having more of them than cores costs nothing
+
+
 # ---------------------------------------------------------------------------------------------------- meshes
+
+def fix_threads() -> None:
+    """Let the CPU devices of this process share :data:`THREADS` threads; call it before the first use of a device.
+
+    XLA adds up a long sum, as that of a normalisation, in parts whose number depends on that of the threads, and there
+    are as many threads as cores or, if these are more, virtual devices. So the last bits of a result depend on both,
+    even if one device alone is used. With a fixed number they do not, on up to :data:`THREADS` devices. Other kinds of
+    device are not affected.
+    """
+    os.environ["PJRT_NPROC"] = str(THREADS)  # read once, when jax starts the CPU; there is no option for it
+
 
 def mesh(devices=None, *, fsdp: int = 1) -> Mesh:
     """A mesh ``[devices / fsdp, fsdp]`` of all devices (or the given ones) with the axes "data" and "fsdp".
@@ -241,3 +256,40 @@ def over_devices(function: Callable, items: Iterable, devices) -> Iterator[tuple
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown(wait=False)
+
+
+def same_program(function, mesh: Mesh):
+    """``function(shared, batch)`` as in :func:`per_device`, but for each device the program of one that is alone.
+
+    A program for several devices goes through passes of the compiler that one for a single device does not, so its last
+    bits may be others. Here they are the same on any number of devices, if :func:`fix_threads` was called. The price is
+    that it is compiled for every device, at the same time; :func:`per_device` compiles once, where bits do not matter.
+
+    Args:
+        function: as in :func:`per_device`; is compiled here, so needs no ``jit``.
+        mesh: of devices of this process.
+
+    Returns:
+        A function of arrays that lie on the mesh: ``shared`` :func:`replicated`, ``batch`` from :func:`put_batch`.
+
+    >>> one = data_mesh(jax.devices()[:1])
+    >>> two, batch = jax.device_put(2.0, replicated(one)), put_batch({"x": np.arange(3, dtype=np.float32)}, one)
+    >>> same_program(lambda shared, batch: shared * batch["x"], one)(two, batch).tolist()
+    [0.0, 2.0, 4.0]
+    """
+    compiled, placement = jax.jit(function), batch_sharding(mesh)  # jit keeps a program for each device
+
+    def on_one(device, arguments):
+        return compiled(*jax.tree.map(lambda array: next(
+            shard.data for shard in array.addressable_shards if shard.device == device), arguments))
+
+    def joined(*parts):
+        shape = (len(parts) * len(parts[0]), *parts[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, placement, parts)
+
+    def run(*arguments):
+        with concurrent.futures.ThreadPoolExecutor(mesh.size) as pool:
+            parts = list(pool.map(lambda device: on_one(device, arguments), mesh.devices.flat))
+        return jax.tree.map(joined, *parts)
+
+    return run

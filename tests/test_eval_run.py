@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 
 from eval import run
@@ -180,28 +181,31 @@ def test_one_program_for_each_canvas_and_any_method(tiny, files, tmp_path):
     assert [row["task"] for row in outcome.means] == ["denoise", "deblur"]
 
 
-def test_bird_is_a_method_too(files, tmp_path, monkeypatch):
-    """The same bytes on two devices and on eight, in two tiles, and the weights must fit the method."""
-    arguments = dict(channels=8, multipliers=(1,), num_res_blocks=1, attention_resolutions=(), image_size=16,
-                     num_groups=4)
+def write_prior(path, **arguments):
+    """A weights file of a small diffusion prior."""
+    arguments = dict(num_res_blocks=1, attention_resolutions=(), num_groups=4, **arguments)
     shapes = jax.eval_shape(models.DDPMUNet(**arguments).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)),
                             jnp.zeros(1))
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: (0.1 * random.normal(size=leaf.shape)).astype(np.float32), shapes)
-    weights.save(tmp_path / "prior.safetensors", params, {
-        "architecture": "DDPMUNet", "arguments": arguments, "prediction": "eps",
-        "schedule": schedules.to_json("linear", num_timesteps=100)})
+    weights.save(path, params, {"architecture": "DDPMUNet", "arguments": arguments, "prediction": "eps",
+                                "schedule": schedules.to_json("linear", num_timesteps=100)})
+
+
+def test_bird_is_a_method_too(files, tmp_path, monkeypatch):
+    """The same bytes on one device, two and eight, in two tiles, and the weights must fit the method."""
+    write_prior(tmp_path / "prior.safetensors", channels=8, multipliers=(1,), image_size=16)
     monkeypatch.setitem(bird.DEFAULT, "denoise", bird.Optimisation(num_iterations=3, num_levels=2))
     config = dataclasses.replace(folder_bird.get_config(), data=str(tmp_path / "data"), batch=1,
                                  weights=str(tmp_path / "prior.safetensors"))
     for i in range(3):
         images.write(tmp_path / "data" / f"{i}.png", textured(14, 20 + i, i))
     tables = []
-    for devices in (2, 8):
+    for devices in (1, 2, 8):
         output = tmp_path / str(devices)
         assert run.evaluate(dataclasses.replace(config, output=str(output)), jax.devices()[:devices]).count == 3
         tables.append((output / "scores.csv").read_bytes())
-    assert tables[0] == tables[1] and len(rows_of(output / "scores.csv")) == 4
+    assert tables[0] == tables[1] == tables[2] and len(rows_of(output / "scores.csv")) == 4
     once = dataclasses.replace(folder.get_config(), method="once", weights=config.weights, steps=5).restoration()
     assert (once.name, once.task) == ("once", "denoise")
     for changes, said in (({"tasks": ("denoise", "deblur")}, "one of denoise, or deblur and motion"),
@@ -495,3 +499,71 @@ def test_two_processes_write_the_same_table(files, tables, tmp_path):
         assert (tmp_path / str(count) / "scores.csv").read_bytes() == tables[count]
         assert not (tmp_path / str(count) / ".processes").exists()
     assert printed[0].count("pictures, see") == 4 and "pictures, see" not in printed[1]
+
+
+# ---------------------------------------------------------------------------------------------------- as users do it
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Thirteen pictures, and a network with sums over all pixels that are long enough to be shared among threads."""
+    folder = tmp_path_factory.mktemp("as-users")
+    for i in range(13):
+        images.write(folder / "data" / f"{i:02}.png", textured(200, 196, i))
+    arguments = {**networks.ARGUMENTS, "norm": "group"}
+    weights.save(folder / "group.safetensors", networks.params(norm="group"), {**networks.INFO, "arguments": arguments})
+    return folder
+
+
+def start_alone(photographs, output, devices, *more, program=("-m", "eval.run")):
+    """``python -m eval.run``, compiled with optimisation and without a cache, as on a machine with one core."""
+    tuned = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    env = {name: value for name, value in environment(devices).items() if name not in tuned}
+    return subprocess.Popen(
+        [sys.executable, *program, "--config", "eval/configs/folder.py", "--data", str(photographs / "data"),
+         "--output", str(output), "--weights", str(photographs / "group.safetensors"), "--steps", "2", *more],
+        cwd=ROOT, env={**env, "PJRT_NPROC": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(processes):
+    printed = [process.communicate(timeout=400)[0] for process in processes]
+    assert not any(process.returncode for process in processes), "\n".join(printed)
+
+
+@pytest.fixture(scope="module")
+def table_of_one(photographs):
+    finished([start_alone(photographs, photographs / "1", 1)])
+    return (photographs / "1" / "scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize("devices", [4, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 8))])
+def test_processes_with_other_numbers_of_devices_write_the_same_table(devices, photographs, table_of_one, tmp_path):
+    """Whatever machine code the compiler and its libraries choose for their number of threads."""
+    finished([start_alone(photographs, tmp_path, devices)])
+    assert (tmp_path / "scores.csv").read_bytes() == table_of_one and len(rows_of(tmp_path / "scores.csv")) == 14
+
+
+@pytest.mark.slow
+def test_two_processes_together_write_the_table_of_one(photographs, table_of_one, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    finished([start_alone(photographs, tmp_path, devices, "--coordinator", f"127.0.0.1:{port}", "--num-processes", "2",
+                          "--process-id", str(i)) for i, devices in enumerate((1, 4))])
+    assert (tmp_path / "scores.csv").read_bytes() == table_of_one
+
+
+@pytest.mark.slow
+def test_bird_writes_the_same_table_in_processes_with_other_numbers_of_devices(photographs, tmp_path):
+    """Its loops are compiled otherwise where the program is one for several devices."""
+    write_prior(tmp_path / "prior.safetensors", channels=16, multipliers=(1, 2), image_size=64)
+    shorter = ("import sys\nfrom eval import run\nfrom indigo_jax import sharding\nfrom indigo_jax.methods import bird\n"
+               "sharding.fix_threads()\n"
+               "bird.DEFAULT['denoise'] = bird.Optimisation(num_iterations=6, num_levels=3)\n"
+               "sys.exit(run.main(sys.argv[1:]))")
+    more = ("--config", "eval/configs/folder_bird.py", "--weights", str(tmp_path / "prior.safetensors"), "--data",
+            str(tmp_path / "data"))
+    for i in range(5):
+        images.write(tmp_path / "data" / f"{i}.png", skimage.data.astronaut()[80 * i:80 * i + 72, 200:272])
+    for devices in (1, 2):
+        finished([start_alone(photographs, tmp_path / str(devices), devices, *more, program=("-c", shorter))])
+    assert (tmp_path / "1" / "scores.csv").read_bytes() == (tmp_path / "2" / "scores.csv").read_bytes()

@@ -135,7 +135,7 @@ def program(method: Restoration, degradations: tuple, seed: int, layout: tiles.P
         x, finite = jax.lax.map(restore_one, (y, jnp.stack([rng.fold(key, _SAMPLE) for key in own])))
         return tuple(jnp.moveaxis(output, 0, 1) for output in (y, x, finite))
 
-    return jax.jit(sharding.per_device(for_one_device, mesh))
+    return sharding.same_program(for_one_device, mesh)
 
 
 def _degraded(degradation, x, keys):
