@@ -556,7 +556,8 @@ def test_two_processes_together_write_the_table_of_one(photographs, table_of_one
 def test_bird_writes_the_same_table_in_processes_with_other_numbers_of_devices(photographs, tmp_path):
     """Its loops are compiled otherwise where the program is one for several devices."""
     write_prior(tmp_path / "prior.safetensors", channels=16, multipliers=(1, 2), image_size=64)
-    shorter = ("import sys\nfrom eval import run\nfrom indigo_jax import sharding\nfrom indigo_jax.methods import bird\n"
+    shorter = ("import sys\nfrom eval import run\nfrom indigo_jax import sharding\n"
+               "from indigo_jax.methods import bird\n"
                "sharding.fix_threads()\n"
                "bird.DEFAULT['denoise'] = bird.Optimisation(num_iterations=6, num_levels=3)\n"
                "sys.exit(run.main(sys.argv[1:]))")
