@@ -3,7 +3,7 @@
 A picture is continued by reflection up to the canvas of its method's plan (few sizes), degraded there,
 cut to its size, continued again and restored: what lies outside tells the method nothing new. Every device runs the
 same program on the same number of pictures whatever the number of devices, and each for itself. So what comes out for
-a picture depends on the picture, its id and that number alone.
+a picture depends on the picture, its id and that number alone; on CPUs only after :func:`sharding.fix_threads`.
 """
 import functools
 import math
