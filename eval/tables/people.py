@@ -212,12 +212,13 @@ def to_markdown(rows: list[dict]) -> str:
     for title, by_method in grouped(rows, "task", "method").items():
         best = max(mean(each, "psnr") for each in by_method.values())
         for i, (method, each) in enumerate(by_method.items()):
-            value = f"{mean(each, 'psnr'):.2f}"
+            value = f"{mean(each, 'psnr'):.2f}" if np.isfinite(mean(each, "psnr")) else "identical"
             cells = [title if i == 0 else "", method, f"**{value}**" if mean(each, "psnr") == best else value, ""]
             if method.startswith(OURS):
                 others = [max(row["psnr"] for row in rows) for rows in zip(*(
                     other for name, other in by_method.items() if not name.startswith(OURS)))]
-                cells[-1] = f"{min(row['psnr'] - other for row, other in zip(each, others)):+.2f}"
+                worst = min(row["psnr"] - other for row, other in zip(each, others))
+                cells[-1] = f"{worst:+.2f}" if np.isfinite(worst) else ""
             if with_lpips:
                 cells.append(f"{mean(each, 'lpips'):.4f}")
             lines.append(f"| {' | '.join(cells)} |")
