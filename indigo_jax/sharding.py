@@ -5,6 +5,7 @@ and ``pjit``). A mesh from :func:`data_mesh` has the axis ``data`` alone, and ev
 """
 import collections
 import concurrent.futures
+import functools
 import os
 import re
 from typing import Callable, Iterable, Iterator
@@ -279,17 +280,17 @@ def same_program(function, mesh: Mesh):
     """
     compiled, placement = jax.jit(function), batch_sharding(mesh)  # jit keeps a program for each device
 
-    def on_one(device, arguments):
-        return compiled(*jax.tree.map(lambda array: next(
-            shard.data for shard in array.addressable_shards if shard.device == device), arguments))
+    def of_device(device, array):
+        return next(shard.data for shard in array.addressable_shards if shard.device == device)
 
     def joined(*parts):
         shape = (len(parts) * len(parts[0]), *parts[0].shape[1:])
         return jax.make_array_from_single_device_arrays(shape, placement, parts)
 
     def run(*arguments):
-        with concurrent.futures.ThreadPoolExecutor(mesh.size) as pool:
-            parts = list(pool.map(lambda device: on_one(device, arguments), mesh.devices.flat))
+        pieces = [jax.tree.map(functools.partial(of_device, device), arguments) for device in mesh.devices.flat]
+        with concurrent.futures.ThreadPoolExecutor(mesh.size) as pool:  # an array must not be split by several threads
+            parts = list(pool.map(lambda piece: compiled(*piece), pieces))
         return jax.tree.map(joined, *parts)
 
     return run

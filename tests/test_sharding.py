@@ -1,4 +1,5 @@
 """Meshes, rules for parameters, batches: who holds what."""
+import sys
 import types
 
 import jax
@@ -151,3 +152,17 @@ def test_only_a_few_items_are_read_ahead():
     assert len(drawn) <= 4
     runs.close()
     assert len(drawn) <= 4
+
+
+def test_same_program_with_threads_that_change_often():
+    mesh = sharding.data_mesh()
+    add = sharding.same_program(lambda shared, batch: {"sum": batch["x"] + sum(v.sum() for v in shared.values())}, mesh)
+    batch, before = sharding.put_batch({"x": np.arange(16, dtype=np.float32)}, mesh), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for i in range(30):  # fresh arrays each time: they are split over the devices at first use
+            shared = jax.device_put({str(k): np.full(8, i, np.float32) for k in range(30)}, sharding.replicated(mesh))
+            result = add(shared, batch)["sum"]
+            assert result.sharding == batch["x"].sharding and result.tolist() == [240 * i + k for k in range(16)]
+    finally:
+        sys.setswitchinterval(before)

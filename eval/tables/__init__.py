@@ -93,7 +93,8 @@ def _command(args, parser) -> str:
     """The command that was run, without this machine's folders."""
     words = ["python", "-m", "eval.tables"] + (["--method", args.method] if args.method != "indi" else [])
     weights = args.weights if args.method in OWN_FLAGS["weights"] else None
-    for flag, path in (("--data", args.data), ("--weights", weights), ("--prior", args.prior), ("--inn", args.inn), ("--autoencoder", args.autoencoder),
+    for flag, path in (("--data", args.data), ("--weights", weights), ("--prior", args.prior),
+                       ("--inn", args.inn), ("--autoencoder", args.autoencoder),
                        ("--lpips", args.lpips if args.method != "bird" else None)):
         words += [flag, pathlib.Path(path).resolve().name] if path else []
     if args.method == "indi":
