@@ -79,7 +79,8 @@ class EvalConfig:
             raise ValueError(f"unknown method {self.method!r}; there are {', '.join(methods.METHODS)}")
         cls, degraded = methods.METHODS[self.method], [degradation.task for degradation in self.chosen()]
         known = {task: its for task, its in self.method_tasks.items() if its in cls.tasks}
-        tasks = ["auto"] if "auto" in cls.tasks else sorted({known.get(task, "") for task in degraded})
+        takes_any = "auto" in cls.tasks and set(self.method_tasks.values()) <= set(cls.tasks)
+        tasks = ["auto"] if takes_any else sorted({known.get(task, "") for task in degraded})
         if len(tasks) != 1 or tasks[0] not in cls.tasks:
             groups = [" and ".join(task for task in known if known[task] == its)
                       for its in dict.fromkeys(known.values())]
