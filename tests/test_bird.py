@@ -300,7 +300,7 @@ def test_a_cheap_start_can_be_continued_exactly():
     states, infos = steps(kernel, start, 5)
     objective = restoration.bird_objective(DENOISER, SCHEDULE, BLUR, Y, "exact")
     with jax.numpy_dtype_promotion("standard"):
-        update, _ = restoration.bird_optimizer(num_iterations=8).update(
+        update, _ = jax.vmap(restoration.bird_optimizer(num_iterations=8).update)(  # one for each image
             {"z": objective(start.z).grad_z, "params": None}, start.opt_state)
     np.testing.assert_allclose(states[0].z, restoration.to_sphere(start.z + update["z"]), atol=1e-5)
     assert bool((infos[-1].loss < infos[0].loss).all())

@@ -85,8 +85,8 @@ def test_dps_ddnm_diffpir_and_bird_take_it(name):
         x, _ = jax.jit(lambda keys, z, kernel=kernel: samplers.sample(kernel, keys, z))(KEYS, z)
         misfit[method] = float(jnp.mean(square(operator(x) - y)))
     kernel = restoration.bird(denoiser, SCHEDULE, operator, y, restoration.bird_optimizer(num_iterations=20),
-                              num_iterations=20, image_shape=SHAPE)
-    state = jax.lax.fori_loop(0, 20, lambda i, state: kernel.step(KEYS, state, i)[0], kernel.init(KEYS))
+                              num_iterations=20)
+    state = jax.lax.fori_loop(0, 20, lambda i, state: kernel.step(KEYS, state, i)[0], kernel.init(z, KEYS))
     misfit["bird"] = float(jnp.mean(square(operator(state.x0) - y)))
     assert all(misfit[method] < 0.5 * misfit["none"] for method in ("dps", "ddnm", "diffpir")), misfit
     assert misfit["bird"] < 0.8 * misfit["none"], misfit
