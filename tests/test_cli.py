@@ -157,6 +157,14 @@ def test_wrong_usage(line, says, indigo, monkeypatch):
     assert says in message and message.startswith("indigo")
 
 
+def test_a_choice_of_any_method_is_known_without_a_method(indigo):
+    """Two methods have a --preset, each with names of its own."""
+    photo("a.png")
+    for name in ("syn", "official"):  # of indigo; of bird
+        assert "unknown --preset" not in wrong_usage(indigo, "restore", "a.png", "-o", "b.png", "--preset", name)
+    assert "fast, official, syn, real" in wrong_usage(indigo, "restore", "a.png", "-o", "b.png", "--preset", "none")
+
+
 def test_a_task_that_the_weights_do_not_know(indigo, tmp_path):
     photo("a.png")
     path = networks.write_weights(tmp_path / "denoiser.safetensors", tasks=["denoise"])
@@ -198,10 +206,6 @@ def test_the_method_is_chosen_and_said(words, says, indigo, denoiser):
 
 @pytest.mark.parametrize("words", ["", "--task denoise", "--task deblur --kernel k.npy", "--task inpaint --mask m.png"])
 def test_the_prior_of_photographs_is_the_default_where_a_level_is_known(words):
-    try:
-        weights.find("photo")
-    except weights.WeightsError:
-        pytest.skip("the weights photo are not bundled yet")
     photo("a.png", 16, 16)
     np.save("k.npy", np.full((3, 3), 1 / 9))
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save("m.png")

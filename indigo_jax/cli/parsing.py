@@ -86,6 +86,9 @@ def add_settings(parser, owners, method):
     for name in dict.fromkeys(flag for owner in order for flag in owners[owner]):
         owner = next(owner for owner in order if name in owners[owner])
         field, known = owners[owner][name]
+        if known.choices and owner != method:  # whatever any method knows; which one is meant is settled later
+            every = [choice for flags in owners.values() if name in flags for choice in flags[name][1].choices]
+            known = known._replace(choices=tuple(dict.fromkeys(every)))
         shown = name in owners[method] if method else name in COMMON
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=argparse.SUPPRESS,
                             help=_help(field, known) if shown else argparse.SUPPRESS, **_kind(field, known))
