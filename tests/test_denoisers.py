@@ -101,6 +101,24 @@ def test_it_is_told_the_level_of_each_picture_and_given_a_clean_scale():
     np.testing.assert_allclose(x, X * np.sqrt(1 + sigma**2)[:, None, None, None], rtol=1e-4)
 
 
+def test_the_mean_over_mirror_images():
+    """Of a denoiser that looks to the left and up: to all four sides. One that is the same everywhere stays as it is."""
+    schedule, x = schedules.geometric(10), jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    t = jnp.full(2, schedule.timesteps[3])
+
+    def leaning(x_t, t):
+        return denoisers.Prediction(jnp.roll(x_t, 1, 2) + 10 * jnp.roll(x_t, 1, 1), -x_t)
+
+    left, right, up, down = (jnp.roll(x, shift, axis) for axis in (2, 1) for shift in (1, -1))
+    for copies, wanted in ((1, left + 10 * up), (2, (left + right) / 2 + 10 * up),
+                           (4, (left + right) / 2 + 10 * (up + down) / 2)):
+        found = denoisers.mirrored(leaning, copies)(x, t)
+        np.testing.assert_allclose(found.x0, wanted, atol=1e-5)
+        np.testing.assert_allclose(found.eps, -x, atol=1e-6)
+    with pytest.raises(ValueError, match="1, 2 or 4, got 3"):
+        denoisers.mirrored(leaning, 3)
+
+
 def test_clipping_keeps_x0_in_range_and_eps_consistent():
     schedule = schedules.geometric(40)
     found = denoisers.from_sigma(lambda x, sigma: 3 * x, schedule, clip=True)(X, schedule.timesteps[jnp.array([3] * 3)])

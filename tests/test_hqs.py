@@ -57,6 +57,20 @@ def test_linear_operators_with_a_level_for_each_image(make):
         np.testing.assert_allclose(found[i], by_hand(matrix, y[i], first[i], sigma[i]), atol=2e-3)
 
 
+def test_the_denoiser_sees_the_picture_and_its_mirror_images_in_turn():
+    """One that keeps the left half and halves the rest: of four steps two halve each side."""
+    def leaning(z, sigma):
+        return z.at[:, :, 2:].multiply(0.5)
+
+    denoiser = denoisers.from_sigma(leaning, SCHEDULE)
+    y = jnp.ones((1, 4, 4, 3))
+    far = 1e6  # the measurement says nothing
+    for steps, left, right in ((1, 1, 0.5), (2, 0.5, 0.5), (3, 0.5, 0.25), (4, 0.25, 0.25)):
+        kernel = restoration.hqs(denoiser, SCHEDULE, operators.compose(), y, 0.1, num_steps=steps, weight=far)
+        x = samplers.sample(kernel, rng.image_keys(0, [0]), y)[0]
+        np.testing.assert_allclose(x[0, 0, :, 0], [left, left, right, right], rtol=1e-3)
+
+
 def test_a_measurement_without_noise_is_taken_for_one_of_the_least_level():
     y = RANDOM.uniform(-1, 1, (1, 4, 4, 3))
     least, without = (run(operators.compose(), y, y, sigma) for sigma in (0.004, 0.0))

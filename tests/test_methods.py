@@ -20,6 +20,7 @@ ROWS = {  # method: task and settings that take a second; @name is the file of a
     "indi": dict(task="denoise", weights="@restorer", steps=2),
     "once": dict(task="denoise", weights="@denoiser"),
     "hqs": dict(task="deblur", weights="@denoiser", steps=2, kernel=KERNEL),
+    "blind": dict(task="deblur", weights="@denoiser", kernel_size=3, steps=2),
     "diffpir": dict(task="denoise", weights="@prior", steps=4),
     "bird": dict(task="denoise", weights="@prior", sigma_255=10.0),
     "ddnm": dict(task="sr", scale=2, weights="@prior", steps=4),

@@ -7,6 +7,7 @@ from skimage import data, transform
 
 from indigo_jax import denoisers, images, methods, operators, rng, samplers, schedules, weights
 from indigo_jax.methods import bird, known
+from indigo_jax.methods import once
 from indigo_jax.methods.once import denoise_once
 from indigo_jax.methods.sinograms import sinogram, sinogram_noise
 from tests import guided_networks, networks
@@ -159,6 +160,23 @@ def test_one_call_is_the_posterior_mean_of_a_gaussian():
     x = denoise_once(denoisers.Prior(gaussian.denoiser(schedule), schedule), problem)
     share = (0.4**2 / (0.4**2 + sigma**2))[:, None, None, None]
     np.testing.assert_allclose(x, 0.2 + share * (y - 0.2), atol=5e-3)
+
+
+def test_texture_that_was_taken_for_noise_is_not_taken_out():
+    """A network told too much of a picture takes out less than it was told: that is the level then."""
+    x = np.zeros((64, 64, 3), np.float32)
+    x[::2, ::2] = 0.3  # the finest texture, everywhere
+
+    def knowing(x_t, t):  # knows the picture; takes out what is not in it
+        return denoisers.Prediction(jnp.broadcast_to(jnp.asarray(x), x_t.shape), None)
+
+    noise = RANDOM.standard_normal((1, *x.shape)).astype(np.float32)
+    schedule = schedules.geometric(500)
+    for added, told, wanted in ((0.02, 0.1, 0.02), (0.1, 0.1, 0.1), (0.0, 0.1, 0.005)):
+        problem = known.Problem(operators.compose(), x + added * noise, rng.image_keys(0, [0]), jnp.array([told]),
+                                x.shape)
+        level = once.explained(denoisers.Prior(knowing, schedule), problem)
+        np.testing.assert_allclose(level, wanted, rtol=0.05)
 
 
 def test_the_border_of_a_blurred_picture_is_honest(denoiser):

@@ -309,6 +309,13 @@ def test_inpaint_masks():
     assert len({boxes[i].tobytes() for i in range(20)}) > 4
     pixels = np.asarray(operators.random_pixel_mask(rng.image_keys(0, [0, 1]), 64, 64, observed=0.3))
     assert abs(pixels.mean() - 0.3) < 0.02 and not np.array_equal(pixels[0], pixels[1])
+    strokes = np.asarray(operators.random_stroke_mask(rng.image_keys(0, range(8)), 40, 50, strokes=1,
+                                                      thickness=(4.0, 4.0)))[..., 0]
+    assert strokes.shape == (8, 40, 50) and len({each.tobytes() for each in strokes}) == 8
+    for each in strokes:  # a straight line, 4 pixels thick: its area and the extent of its ends agree
+        at = np.argwhere(each == 0)
+        length = np.ptp(at @ np.linalg.svd(at - at.mean(0))[2][0])
+        assert abs(len(at) - (4 * (length - 4) + np.pi * 4)) < 0.25 * len(at) + 8 and length > 2
     with pytest.raises(ValueError, match="does not fit images"):
         operators.inpaint(mask)(x[:, :5])
     with pytest.raises(ValueError, match="mask"):

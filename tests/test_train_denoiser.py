@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import methods, rng, schedules, sharding, weights
+from indigo_jax import denoisers, methods, rng, schedules, sharding, weights
 from tests import networks
 from tests.paths import ROOT
 from tests.tiny_training import numbers, write_pictures
@@ -90,6 +90,18 @@ def test_some_noisy_pictures_are_as_files_have_them(pictures):
         noisy = np.asarray(denoiser.make_noisy(config, x, keys, jnp.full(4, sigma))[1])
         values = (noisy + 1) * 127.5
         assert (np.abs(values - np.round(values)).max() < 1e-3 and np.abs(noisy).max() <= 1) == is_file
+
+
+def test_what_is_unseen_is_grey_and_the_network_is_told_so(pictures):
+    config = tiny(pictures, "run", rounded=0.0, grey=0.0, holes=0.5, noises=(("white", 1.0),))
+    keys, x = rng.image_keys(0, np.arange(64)), jnp.full((64, 32, 32, 3), 0.9)
+    _, noisy, level = denoiser.make_noisy(config, x, keys, jnp.full(64, 0.05))
+    unseen = np.asarray(level[..., 0] == denoisers.UNSEEN)
+    np.testing.assert_allclose(level[~unseen], 0.05, rtol=1e-5)
+    assert np.abs(np.asarray(noisy) - 0.9).max() < 0.3  # where it was seen, and where it is filled from there
+    assert np.std(np.asarray(noisy)[unseen]) < 0.8 * 0.05
+    shares = unseen.mean((1, 2))
+    assert 0.3 < (shares > 0).mean() < 0.7 and 0.03 < shares[shares > 0].mean() < 0.4
 
 
 def test_a_step_is_the_same_on_one_device_and_on_eight(pictures, tmp_path):

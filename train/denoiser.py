@@ -23,11 +23,12 @@ import numpy as np
 import optax
 import tyro
 
-from indigo_jax import data, images, losses, metrics, operators, rng, schedules, sharding
+from indigo_jax import data, denoisers, images, losses, metrics, operators, rng, schedules, sharding
 from train import common, loop
 from train.run_config import RunConfig
 
-_NOISE, _GREY, _ROUND = 0, 1, 2  # what an image's key is folded with
+_NOISE, _GREY, _ROUND, _HOLES, _SEEN = range(5)  # what an image's key is folded with
+_FILL = 16  # iterations of the cheap filling that holes begin with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class DenoiserConfig(RunConfig):
     """Share of the pictures without colour; their noise is equal in all channels."""
     rounded: float = 0.0
     """Share of the noisy pictures that are clipped and rounded to 8 bits, as files are (below ``sigma_middle``)."""
+    holes: float = 0.0
+    """Share of the pictures of which parts are unseen: strokes, boxes, single pixels; see ``denoisers.UNSEEN``."""
     decay: Literal["cosine", "constant"] = "cosine"
     """Of the learning rate after the warm-up."""
 
@@ -71,6 +74,17 @@ def init_state(config: DenoiserConfig, optimizer: optax.GradientTransformation) 
     return loop.fresh_state(config.model.init(jax.random.key(config.seed), x, jnp.ones(1)), optimizer)
 
 
+def seen_parts(keys, height: int, width: int):
+    """Masks ``[B, height, width, 1]`` of what was seen: strokes (60 %), a box (20 %), single pixels (20 %) are not."""
+    kind, share = rng.uniform(rng.fold(keys, 0)), rng.uniform(rng.fold(keys, 1))
+    strokes = operators.random_stroke_mask(rng.fold(keys, 2), height, width)
+    box = operators.random_box_mask(rng.fold(keys, 2), height, width, box_height=height // 5, box_width=width // 5)
+    pixels = jax.vmap(jax.random.uniform, (0, None))(rng.fold(keys, 2), (height, width, 1))
+    pixels = pixels > 0.9 * share[:, None, None, None]
+    kind = kind[:, None, None, None]
+    return jnp.where(kind < 0.6, strokes, jnp.where(kind < 0.8, box, pixels)) > 0
+
+
 def make_noisy(config: DenoiserConfig, x, keys, sigma):
     """Clean pictures, noisy ones, and what the network is told of their level ``[B, H, W, 1]``."""
     x = operators.some_grey(rng.fold(keys, _GREY), x, config.grey)
@@ -80,7 +94,13 @@ def make_noisy(config: DenoiserConfig, x, keys, sigma):
     noisy = x + sigma[:, None, None, None] * noise
     as_file = jnp.clip(jnp.round((noisy + 1) * 127.5), 0, 255) / 127.5 - 1
     is_file = (rng.uniform(rng.fold(keys, _ROUND)) < config.rounded) & (sigma < config.sigma_middle)
-    return x, jnp.where(is_file[:, None, None, None], as_file, noisy), sigma[:, None, None, None] * level
+    noisy, level = jnp.where(is_file[:, None, None, None], as_file, noisy), sigma[:, None, None, None] * level
+    if config.holes:
+        whole = rng.uniform(rng.fold(keys, _HOLES)) >= config.holes
+        seen = seen_parts(rng.fold(keys, _SEEN), *x.shape[1:3]) | whole[:, None, None, None]
+        filled = operators.smooth_fill(noisy, seen.astype(noisy.dtype), num_iterations=_FILL)
+        noisy, level = jnp.where(seen, noisy, filled), jnp.where(seen, level, denoisers.UNSEEN)
+    return x, noisy, level
 
 
 def train_step(config: DenoiserConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
@@ -89,7 +109,8 @@ def train_step(config: DenoiserConfig, optimizer, state: loop.TrainState, batch:
 
     def loss_fn(params, pictures, keys, sigma):
         x, noisy, level = make_noisy(config, loop.in_unit_range(pictures), keys, sigma)
-        return jnp.mean(losses.denoising(functools.partial(model.apply, params), x, noisy, sigma, level))
+        told = jnp.sqrt(jnp.mean(level**2, axis=(1, 2, 3)))
+        return jnp.mean(losses.denoising(functools.partial(model.apply, params), x, noisy, told, level))
 
     keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
     sigma = losses.noise_levels(rng.fold(keys, losses.TIME), config.sigma_min, config.sigma_middle, config.sigma_max,
@@ -147,8 +168,9 @@ def config_to_json(config: DenoiserConfig) -> dict:
     fields = {name: value for name, value in vars(config).items() if name != "model"}
     schedule = schedules.to_json("geometric", num_timesteps=1000, sigma_min=config.sigma_min,
                                  sigma_max=config.sigma_max)
+    holes = {"unseen": denoisers.UNSEEN} if config.holes else {}
     return {**common.module_to_json(config.model), "schedule": schedule, "prediction": "sigma", "range": [-1, 1],
-            "code": common.code_version(), "config": fields}
+            **holes, "code": common.code_version(), "config": fields}
 
 
 def train(config: DenoiserConfig, mesh: jax.sharding.Mesh | None = None) -> loop.TrainState:

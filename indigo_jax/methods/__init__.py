@@ -8,6 +8,7 @@ The fields of a method's ``Settings`` are its arguments here and its flags in ``
 from indigo_jax.methods.auto import Choice, choose
 from indigo_jax.methods.base import TASKS, Report, Restoration, Solved
 from indigo_jax.methods.bird import Bird
+from indigo_jax.methods.blind import Blind
 from indigo_jax.methods.ddnm import Ddnm
 from indigo_jax.methods.diffpir import Diffpir
 from indigo_jax.methods.dps import Dps
@@ -17,7 +18,7 @@ from indigo_jax.methods.indigo import Indigo, LatentIndigo
 from indigo_jax.methods.once import Once
 
 METHODS: dict[str, type[Restoration]] = {
-    method.name: method for method in (Indi, Once, Hqs, Diffpir, Bird, Ddnm, Dps, Indigo, LatentIndigo)}
+    method.name: method for method in (Indi, Once, Hqs, Blind, Diffpir, Bird, Ddnm, Dps, Indigo, LatentIndigo)}
 
 __all__ = ["Choice", "Indigo", "METHODS", "Report", "Restoration", "Solved", "TASKS", "choose", "load"]
 

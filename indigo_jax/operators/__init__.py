@@ -11,7 +11,8 @@ from indigo_jax.operators.compose import clip, compose, mixture, quantize
 from indigo_jax.operators.degradations import (
     photo_mixture, random_blur, random_gaussian_blur, random_gaussian_noise, random_jpeg, random_motion_blur,
     random_super_resolution)
-from indigo_jax.operators.inpaint import box_mask, inpaint, random_box_mask, random_pixel_mask
+from indigo_jax.operators.inpaint import (box_mask, inpaint, random_box_mask, random_pixel_mask,
+                                          random_stroke_mask, smooth_fill)
 from indigo_jax.operators.jpeg import jpeg
 from indigo_jax.operators.kernels import (
     disk_kernel, flip_kernel, gaussian_kernel, linear_motion_kernel, load_kernel, motion_kernel)
@@ -32,7 +33,7 @@ __all__ = [
     "gaussian_blur", "gaussian_kernel", "gaussian_noise", "inpaint", "jpeg", "linear", "linear_motion_kernel",
     "load_kernel", "mixture", "motion_blur", "motion_kernel", "mri", "patch_weights", "photo_mixture", "photo_noise",
     "poisson_noise", "proximal", "quantize", "radon", "random_blur", "random_box_mask", "random_gaussian_blur",
-    "random_gaussian_noise", "random_jpeg", "random_motion_blur", "random_pixel_mask", "random_super_resolution",
-    "realesrgan", "resize", "some_grey", "sparse_view_angles", "speckle_noise", "super_resolution", "upsample",
+    "random_gaussian_noise", "random_jpeg", "random_motion_blur", "random_pixel_mask", "random_stroke_mask", "random_super_resolution",
+    "realesrgan", "resize", "some_grey", "smooth_fill", "sparse_view_angles", "speckle_noise", "super_resolution", "upsample",
     "varying_blur",
 ]

@@ -1,7 +1,7 @@
 """Restoration with a prior and an operator: each method a kernel for :func:`samplers.sample`."""
 from indigo_jax.restoration.bird import (
     BirdInfo, BirdState, Objective, bird, bird_objective, bird_optimizer, ddim_rollout, to_sphere)
-from indigo_jax.restoration.blind_em import BlindState, blind_em
+from indigo_jax.restoration.blind_em import BlindState, Walks, blind_em
 from indigo_jax.restoration.ddnm import ddnm
 from indigo_jax.restoration.diffpir import diffpir
 from indigo_jax.restoration.dps import dps
@@ -18,7 +18,7 @@ from indigo_jax.typing import Autoencoder, InvertibleNetwork
 
 __all__ = [
     "Autoencoder", "BirdInfo", "BirdState", "BlindState", "IndigoState", "InvertibleNetwork", "LatentRegularizer",
-    "Objective", "Reuse", "View", "averaged", "bird", "bird_objective", "bird_optimizer", "blind_em", "ddim_rollout",
+    "Objective", "Reuse", "View", "Walks", "averaged", "bird", "bird_objective", "bird_optimizer", "blind_em", "ddim_rollout",
     "ddnm", "diffpir", "dps", "estimate_kernel", "fix_color", "flat_noise_level", "hqs", "indigo", "indigo_preset",
     "indigo_schedule", "indigo_start", "latent_indigo", "manifold_drift", "noise_level", "stopped", "to_sphere",
 ]

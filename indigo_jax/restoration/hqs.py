@@ -13,7 +13,8 @@ def hqs(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
 
         ``z = argmin |A z - y|^2 + rho_i |z - x|^2``,  ``rho_i = weight sigma^2 / sigma_i^2``;  ``x = D(z, sigma_i)``
 
-    with levels ``sigma_i`` in constant ratio from ``start`` down to the noise of y. A mean, not a sample: few steps
+    with levels ``sigma_i`` in constant ratio from ``start`` down to the noise of y. The denoiser sees the picture and
+    its three mirror images in turn (the paper's periodical self-ensemble, without quarter turns). A mean, not a sample: few steps
     give the least error, more do not help.
 
     Args:
@@ -48,7 +49,14 @@ def hqs(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
         z = operators.proximal(operator, y, state.x, weight * (sigma / sigma_i)**2, num_iterations=num_iterations)
         index = jnp.clip(jnp.searchsorted(levels, sigma_i), 0, levels.shape[0] - 1)
         signal = jnp.sqrt(schedule.alpha_bar[index])[:, None, None, None]
-        x = denoiser(signal * jnp.clip(z, -1.4, 1.4), schedule.timesteps[index]).x0
+        z = _mirrored(i, jnp.clip(z, -1.4, 1.4))
+        x = _mirrored(i, denoiser(signal * z, schedule.timesteps[index]).x0)
         return State(x), Info(sigma_i, x)
 
     return Kernel(init, step, num_steps)
+
+
+def _mirrored(i, x):
+    """Left and right exchanged in every second step, top and bottom in every second pair of steps."""
+    x = jnp.where(i % 2 == 1, x[:, :, ::-1], x)
+    return jnp.where(i // 2 % 2 == 1, x[:, ::-1], x)

@@ -27,7 +27,7 @@ def noise_level(y: Array) -> Array:
     return jnp.median(diagonal.reshape(y.shape[0], -1), axis=1) / 0.6745
 
 
-def estimate_kernel(x: Array, y: Array, previous: Array, *, windows=None, family: str = "free",
+def estimate_kernel(x: Array, y: Array, previous: Array, *, windows=None, seen=None, family: str = "free",
                     strength: float = 0.02, threshold: float = 0.05, num_iterations: int = 300) -> Array:
     """The blur kernel between a sharp picture and a blurred one, on the simplex.
 
@@ -41,15 +41,16 @@ def estimate_kernel(x: Array, y: Array, previous: Array, *, windows=None, family
         y: blurred pictures, as x: ``blur(k, boundary="reflect")(x)`` plus noise.
         previous: kernels ``[B, h, w]``, odd sides, no larger than the pictures; with windows ``[B, R, h, w]``.
         windows: ``[R, H, W]``, as for :func:`operators.varying_blur`; default: one kernel for the whole picture.
+        seen: ``[B, H, W]``, 1 where y was measured; what lies outside is not compared. Default: everywhere.
         family: "free", or the best of :func:`family_kernels`, in each cell the same.
         strength, threshold, num_iterations: as above.
 
     Returns:
         Kernels like ``previous``.
     """
-    def one(x, y, previous):
+    def one(x, y, previous, seen):
         shape = previous.shape
-        gram, right = _normal_equations(x, y, shape, windows)
+        gram, right = _normal_equations(x, y, shape, windows, seen)
         weight = strength * jnp.trace(gram) / previous.size
         gram = gram + weight * jnp.eye(previous.size)
         right = right + weight * previous.ravel()
@@ -58,7 +59,7 @@ def estimate_kernel(x: Array, y: Array, previous: Array, *, windows=None, family
         kernels = _simplex_least_squares(gram, right, previous, num_iterations)
         return jax.vmap(lambda kernel: _tidied(kernel, threshold))(kernels.reshape(-1, *shape[-2:])).reshape(shape)
 
-    return jax.vmap(one)(x, y, previous)
+    return jax.vmap(one, (0, 0, 0, None if seen is None else 0))(x, y, previous, seen)
 
 
 def _tidied(kernel, threshold):
@@ -66,7 +67,7 @@ def _tidied(kernel, threshold):
     return centred(kernel / jnp.sum(kernel))
 
 
-def _normal_equations(x, y, shape, windows):
+def _normal_equations(x, y, shape, windows, seen):
     """``A'A`` and ``A'Dy`` of ``A k = D (k * x)`` for one picture, strip by strip where it is too large."""
     *cells, h, w = shape
     rows, columns, channels = y.shape
@@ -74,11 +75,12 @@ def _normal_equations(x, y, shape, windows):
     padded = jnp.pad(x, ((h // 2, h // 2), (w // 2, w // 2), (0, 0)), mode="reflect")
     strip = max(1, _LARGEST // (taps * columns * channels))
     if strip >= rows:
-        return _products(_shifted(padded, rows, columns, h, w, windows), y[None])
+        return _products(_shifted(padded, rows, columns, h, w, windows), y[None], seen)
     count = -(-rows // strip)
     after = count * strip + 1 - rows  # one row more, for the differences downwards; none of these counts
     padded, y = (jnp.pad(image, ((0, after), (0, 0), (0, 0))) for image in (padded, y))
     windows = None if windows is None else jnp.pad(windows, ((0, 0), (0, after), (0, 0)))
+    seen = jnp.pad(jnp.ones((rows, columns), y.dtype) if seen is None else seen, ((0, after), (0, 0)))
 
     def add(total, start):
         def cut(array, length, axis=0):
@@ -86,9 +88,8 @@ def _normal_equations(x, y, shape, windows):
 
         own = None if windows is None else cut(windows, strip + 1, 1)
         shifted = _shifted(cut(padded, strip + h), strip + 1, columns, h, w, own)
-        number = start + jnp.arange(strip)
-        inside = (number < rows).astype(y.dtype), (number < rows - 1).astype(y.dtype)
-        return jax.tree.map(jnp.add, total, _products(shifted, cut(y, strip + 1)[None], inside)), None
+        part = _products(shifted, cut(y, strip + 1)[None], cut(seen, strip + 1), last=True)
+        return jax.tree.map(jnp.add, total, part), None
 
     zero = jnp.zeros((taps, taps), y.dtype), jnp.zeros(taps, y.dtype)
     return jax.lax.scan(add, zero, strip * jnp.arange(count))[0]
@@ -106,17 +107,21 @@ def _shifted(padded, rows, columns, h, w, windows):
     return (windows[:, None, :, :, None] * shifted).reshape(-1, *shifted.shape[1:])
 
 
-def _products(shifted, y, inside=None):
-    a, b = _differences(shifted, inside), _differences(y, inside)[0]
+def _products(shifted, y, seen, *, last=False):
+    a, b = _differences(shifted, seen, last), _differences(y, seen, last)[0]
     highest = jax.lax.Precision.HIGHEST
     return jnp.matmul(a, a.T, precision=highest), jnp.matmul(a, b, precision=highest)
 
 
-def _differences(images, inside=None):
-    """Horizontal and vertical differences of ``[N, H, W, C]``, as rows ``[N, M]``; of a strip, of what is inside."""
+def _differences(images, seen, last):
+    """Horizontal and vertical differences of ``[N, H, W, C]`` between what was seen, as rows ``[N, M]``; with ``last``
+    the last row belongs to the next strip, and only what is above it is compared with it."""
     across, down = images[:, :, 1:] - images[:, :, :-1], images[:, 1:] - images[:, :-1]
-    if inside is not None:
-        across, down = across[:, :-1] * inside[0][:, None, None], down * inside[1][:, None, None]
+    across = across[:, :-1] if last else across
+    if seen is not None:
+        beside = seen[:across.shape[1]]
+        across = across * (beside[:, 1:] * beside[:, :-1])[..., None]
+        down = down * (seen[1:] * seen[:-1])[..., None]
     return jnp.concatenate([across.reshape(len(images), -1), down.reshape(len(images), -1)], axis=1)
 
 
