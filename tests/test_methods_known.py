@@ -6,8 +6,7 @@ import pytest
 from skimage import data, transform
 
 from indigo_jax import denoisers, images, methods, operators, rng, samplers, schedules, weights
-from indigo_jax.methods import bird, known
-from indigo_jax.methods import once
+from indigo_jax.methods import bird, blind, known, once
 from indigo_jax.methods.once import denoise_once
 from indigo_jax.methods.sinograms import sinogram, sinogram_noise
 from tests import guided_networks, networks
@@ -84,6 +83,62 @@ def test_holes_of_any_picture_are_filled_and_the_rest_is_kept(prior, size, tiles
     assert restored.pixels.shape == y.pixels.shape and np.isfinite(restored.pixels).all()
     assert report.plan.count == tiles and report.evaluations == 58 * tiles
     assert float(np.sum(np.abs(restored.pixels - y.pixels) * mask[..., None])) < 0.1 * 3 * y.pixels.size
+
+
+class _Filler:
+    """A network that says what it is told of the holes."""
+    reach = 4
+
+    def apply(self, params, x, level):
+        del params
+        return jnp.where(jnp.broadcast_to(level.reshape(-1, *level.shape[1:] or (1, 1, 1)), x[..., :1].shape) == 1.0,
+                         0.25, x)
+
+
+def test_a_network_that_has_learned_holes_fills_them_first(denoiser):
+    """Others begin with the smooth continuation."""
+    y = images.Picture(np.full((SIDE, SIDE, 3), 0.5, np.float32))
+    y.pixels[HOLES == 0] = 1.0
+    without = methods.load("hqs", task="inpaint", weights=denoiser, mask=HOLES, steps=1)
+    network = without.networks["prior"]
+    assert without(y)[1].evaluations == 1
+    first = without._filled(network.params, y.pixels[None], HOLES[None, ..., None], jnp.array([0.1]), None)
+    np.testing.assert_allclose(first, 0.5, atol=1e-4)
+    knows = methods.load("hqs", task="inpaint", weights=denoiser, mask=HOLES, steps=1)
+    knows.networks["prior"] = network._replace(module=_Filler(), info=network.info | {"unseen": 1.0})
+    restored, report = knows(y)
+    assert report.evaluations == 5
+    np.testing.assert_allclose(restored.pixels[HOLES == 0], 0.25, atol=1e-3)
+    np.testing.assert_allclose(restored.pixels[HOLES == 1], 0.5, atol=1e-6)
+
+
+def test_a_kernel_is_found_from_coarse_to_fine():
+    """By a denoiser that knows the pictures, of two each its own, with a border that nobody saw."""
+    x = jnp.clip(operators.gaussian_blur(0.7)(jax.random.normal(jax.random.key(4), (2, 64, 72, 3))), -1, 1)
+    true = jnp.stack([operators.linear_motion_kernel(length, angle, 11) for length, angle in ((9.0, 0.6), (5.0, 0.0))])
+    seen = jnp.zeros((2, 64, 72)).at[:, 6:-6, 6:-6].set(1.0)
+    y = seen[..., None] * operators.blur(true)(x)
+    schedule = schedules.linear(100)
+
+    def knows(x_t, t):
+        return denoisers.Prediction(x if x_t.shape == x.shape else operators.average_pool(2)(x), x_t)
+
+    method = object.__new__(blind.Blind)
+    method.settings = blind.Blind.Settings(kernel_size=11)
+    found = jax.jit(lambda y, keys: method.find(denoisers.Prior(knows, schedule), y, seen, keys))(
+        y, rng.image_keys(0, [0, 1]))
+    assert found.shape == true.shape
+    assert float(jnp.abs(found - true).sum((1, 2)).max()) < 0.35  # 2 is the largest that it can be
+
+
+def test_what_does_not_hang_together_is_no_kernel():
+    kernel = np.zeros((9, 9), np.float32)
+    kernel[4, 2:5] = 2.0  # the heaviest
+    kernel[3, 6] = 1.0  # over a gap of one tap
+    kernel[0, 0] = 1.5
+    found = np.asarray(blind.connected(jnp.asarray(kernel)))
+    kernel[0, 0] = 0
+    np.testing.assert_allclose(found, kernel / 7, atol=1e-6)
 
 
 def test_super_resolution_enlarges_and_explains_its_input(prior, monkeypatch):

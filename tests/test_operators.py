@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.restoration
 
 from indigo_jax import operators, rng
 from indigo_jax.typing import Operator
@@ -320,6 +321,22 @@ def test_inpaint_masks():
         operators.inpaint(mask)(x[:, :5])
     with pytest.raises(ValueError, match="mask"):
         operators.inpaint(2 * mask)
+
+
+def test_smooth_filling_is_biharmonic_and_does_not_look_at_what_is_unseen():
+    down, across = np.mgrid[:20, :24] / 20
+    ramp = np.stack([down - 0.5, 0.3 * across, down - across], axis=-1)[None]
+    wave = np.sin(5 * down * across)[None, ..., None] * np.ones(3)
+    seen = np.ones((1, 20, 24, 1), np.float32)
+    seen[0, 5:15, 8:11] = seen[0, 3, 4:20] = 0
+    x = jnp.asarray(np.concatenate([ramp, wave]), jnp.float32)
+    found = operators.smooth_fill(jnp.where(seen > 0, x, 7.0), jnp.asarray(seen))
+    np.testing.assert_allclose(found[0], x[0], atol=1e-4)  # a plane is its own continuation
+    reference = skimage.restoration.inpaint_biharmonic(np.asarray(x[1]), seen[0, ..., 0] == 0, channel_axis=-1)
+    np.testing.assert_allclose(found[1], reference, atol=0.01)
+    assert np.abs(np.asarray(found[1] - x[1])).max() < 0.1
+    alone = operators.smooth_fill(x[1:], jnp.asarray(seen))
+    np.testing.assert_allclose(alone[0], found[1], atol=1e-5)
 
 
 def test_compose_runs_left_to_right_with_keys_by_position():

@@ -80,9 +80,8 @@ def seen_parts(keys, height: int, width: int):
     strokes = operators.random_stroke_mask(rng.fold(keys, 2), height, width)
     box = operators.random_box_mask(rng.fold(keys, 2), height, width, box_height=height // 5, box_width=width // 5)
     pixels = jax.vmap(jax.random.uniform, (0, None))(rng.fold(keys, 2), (height, width, 1))
-    pixels = pixels > 0.9 * share[:, None, None, None]
-    kind = kind[:, None, None, None]
-    return jnp.where(kind < 0.6, strokes, jnp.where(kind < 0.8, box, pixels)) > 0
+    kind, share = kind[:, None, None, None], share[:, None, None, None]
+    return jnp.where(kind < 0.6, strokes > 0, jnp.where(kind < 0.8, box > 0, pixels > 0.9 * share))
 
 
 def make_noisy(config: DenoiserConfig, x, keys, sigma):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from indigo_jax import denoisers, operators, restoration, rng, schedules
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.hqs import Hqs
+from indigo_jax.restoration import kernel_estimate
 
 _PART = 320  # side of the part on which the kernel is looked for, at most; even
 _SIZE = 25  # of the kernel, where nothing is known of it
@@ -15,6 +16,7 @@ _HIGHEST = 10.0  # level that a denoiser of photographs has learned, in [-1, 1] 
 _COARSE = restoration.Walks(final=0)  # at half the size
 _FINE = restoration.Walks(rounds=3, final=0, highest=0.5, temper=(0.1, 0.05))
 _FLAT = 0.4  # width of the first kernel, of its side
+_ERROR = 3 / 127.5  # of the kernel that is found, as noise, in [-1, 1] units
 
 
 class Blind(Hqs):
@@ -50,7 +52,8 @@ class Blind(Hqs):
                          for side in plan.canvas)
         seen = jnp.broadcast_to(given["seen"], y.shape[:3])[:, rows, columns]
         kernel = self.find(self._prior(params[0]), y[:, rows, columns], seen, keys)
-        solved = super().solve(params, y, keys, plan=plan, given={**given, "kernel": kernel})
+        sigma = jnp.sqrt(given["sigma"]**2 + _ERROR**2)
+        solved = super().solve(params, y, keys, plan=plan, given={**given, "kernel": kernel, "sigma": sigma})
         return solved._replace(kernel=kernel)
 
     def find(self, prior: denoisers.Prior, y, seen, keys):
@@ -95,11 +98,24 @@ def _alternate(prior, y, seen, keys, size, start, walks):
     count."""
     edge = size // 2 + 1
     inside = jnp.zeros(y.shape[1:3]).at[edge:-edge, edge:-edge].set(1.0)
-    seen = seen * inside
+    seen = seen.astype(y.dtype) * inside
     kernel = restoration.blind_em(prior.denoiser, prior.schedule, y * seen[..., None], size=size, seen=seen,
                                   sigma=0.0, start=start, walks=walks)
 
     def step(state, i):
         return kernel.step(rng.fold(keys, i), state, i)[0], None
 
-    return jax.lax.scan(step, kernel.init(y, keys), jnp.arange(kernel.num_steps))[0].blur_kernel
+    found = jax.lax.scan(step, kernel.init(y, keys), jnp.arange(kernel.num_steps))[0].blur_kernel
+    return jax.vmap(lambda each: kernel_estimate.centred(connected(each)))(found)
+
+
+def connected(kernel):
+    """Of a kernel ``[h, w]`` what hangs together with its largest tap, over gaps of one tap; the rest is mostly texture
+    that repeats. Divided by its sum."""
+    there = (kernel > 0).astype(kernel.dtype)
+
+    def grow(_, kept):
+        return there * jax.lax.reduce_window(kept, 0.0, jax.lax.max, (5, 5), (1, 1), "SAME")
+
+    kept = jax.lax.fori_loop(0, max(kernel.shape), grow, (kernel >= jnp.max(kernel)).astype(kernel.dtype))
+    return kept * kernel / jnp.sum(kept * kernel)

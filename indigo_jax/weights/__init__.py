@@ -21,7 +21,7 @@ FOLDER = pathlib.Path(__file__).parent
 MANIFEST = "manifest.json"
 ARCHITECTURES, KINDS = tuple(checking.ARCHITECTURES), checking.KINDS
 # what travels from a training run
-_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "image_size", "autoencoder")
+_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "image_size", "autoencoder", "unseen")
 
 
 class Entry(NamedTuple):
