@@ -52,7 +52,7 @@ def test_adm_with_its_size_and_schedule(tmp_path):
 
 
 @pytest.mark.parametrize("name, content, kind, options, message", [
-    ("net.bin", b"x", "ddpm-unet", [], "give the state_dict as .safetensors, .npz"),
+    ("net.bin", b"x", "ddpm-unet", [], "net.bin: a damaged file, or one of another"),
     ("net.npz", b"x", "ddpm-unet", [], "a damaged file"),
     ("net.pt", b"x", "adm", [], "net.pt: a "),
     (None, None, "adm", [], "no such file"),
