@@ -88,7 +88,8 @@ def test_a_pipeline_with_its_scheduler(tmp_path, safe):
          "scaling_factor": 1.5}, {"mid_block_add_attention": False}, {"shift_factor": -0.2}])
 def test_autoencoder_kl(tmp_path, arguments):
     network = randomised(diffusers.AutoencoderKL(
-        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, down_block_types=("DownEncoderBlock2D",) * 2,
+        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, **arguments))
     network.save_pretrained(tmp_path)
     converted, x = kinds.load(str(tmp_path)), pictures()

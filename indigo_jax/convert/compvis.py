@@ -18,7 +18,8 @@ _VAE = (  # after a half's name
 _RESNET = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
            "out_layers.3": "conv2", "skip_connection": "conv_shortcut"}
 _ALONE = {"time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
-          "out.0": "conv_norm_out", "out.2": "conv_out", "input_blocks.0.0": "conv_in", "label_emb.0.0": "add_embedding.linear_1",
+          "out.0": "conv_norm_out", "out.2": "conv_out", "input_blocks.0.0": "conv_in",
+          "label_emb.0.0": "add_embedding.linear_1",
           "label_emb.0.2": "add_embedding.linear_2"}
 
 

@@ -182,11 +182,12 @@ def parts(source: Source) -> list[Part]:
     halves = [file for half in _HALVES for file in loose if half in file.name]
     if len(halves) == 2 and len(loose) == 2:
         return [Part("", "taesd", tuple(halves), {})]
-    if len(loose) != 1:
-        names = ", ".join(file.name for file in loose[:4])
-        raise ValueError(f"{source.name}: a folder with {f'the checkpoints {names}; give one' if loose else 'no'} of "
-                         f"them" if loose else f"{source.name}: a folder without a checkpoint "
-                         f"({', '.join(checkpoint.SUFFIXES)}), a config.json of a training run or a model_index.json")
+    if not loose:
+        raise ValueError(f"{source.name}: a folder without a checkpoint ({', '.join(checkpoint.SUFFIXES)}), a "
+                         "model_index.json or the config.json of a training run")
+    if len(loose) > 1:
+        names = ", ".join(file.name for file in loose[:4]) + (", ..." if len(loose) > 4 else "")
+        raise ValueError(f"{source.name}: a folder with the checkpoints {names}; give one of them")
     return [_part("", (loose[0],), _json(path / "config.json") or {}, _scheduler(path))]
 
 

@@ -134,8 +134,8 @@ def read(path) -> Any:
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise DamagedFile(f"not a whole archive ({error}); it may have been downloaded in part") from error
     except Exception as error:  # a broken pickle fails in any way
-        raise DamagedFile(f"not a whole file of torch ({error or type(error).__name__}); it may have been downloaded in "
-                          "part") from error
+        reason = str(error) or type(error).__name__
+        raise DamagedFile(f"not a whole file of torch ({reason}); it may have been downloaded in part") from error
 
 
 def _read_zip(path):

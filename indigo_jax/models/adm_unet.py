@@ -35,8 +35,8 @@ class ADMUNet(nn.Module):
         convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
         dtype: of the computation; parameters, normalisation, softmax and result stay float32.
 
-    Differs from the reference in: no dropout, no classes (the converter adds one to the time); it runs at sizes other than
-    ``image_size``.
+    Differs from the reference in: no dropout, no classes (the converter adds one to the time); it runs at sizes other
+    than ``image_size``.
     """
     channels: int = 256
     multipliers: tuple[float, ...] = (1, 1, 2, 2, 4, 4)
