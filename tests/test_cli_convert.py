@@ -1,13 +1,17 @@
-"""``indigo weights convert --from ddpm-unet | adm``: state dicts of torch as weights files."""
+"""``indigo weights convert``: what others have trained as weights files, recognised or named."""
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from indigo_jax import convert, models, weights
 from indigo_jax.cli import main
-from tests import adm_reference
+from tests import adm_reference, foreign
 from tests.test_convert import SMALL, torch_state
+from tests.torch_files import Global, write_zip
 
 
 def convert_file(source, out, kind, *options):
@@ -70,3 +74,77 @@ def test_arrays_of_another_network(tmp_path, capsys, ddpm_state):
     save_file(ddpm_state, tmp_path / "net.safetensors")
     assert convert_file(tmp_path / "net.safetensors", tmp_path / "out.safetensors", "adm") == 2
     assert "not a guided-diffusion UNet" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- recognised, and used
+
+def test_the_kinds_of_help_are_those_of_the_table():
+    from indigo_jax.cli import weights as command
+    from indigo_jax.convert import kinds
+    assert command._FOREIGN == {name: row.summary for name, row in kinds.KINDS.items()}
+    assert set(command._OPTIONS) == {field.name for field in dataclasses.fields(kinds.Options)}
+
+
+def test_a_foreign_file_is_recognised_and_what_is_assumed_is_said(tmp_path, capsys):
+    save_file(contiguous({f"module.{name}": value for name, value in foreign.autoencoder_kl("compvis").items()}),
+              tmp_path / "ae.safetensors")
+    out = tmp_path / "out.safetensors"
+    assert main(["weights", "convert", str(tmp_path / "ae.safetensors"), "-o", str(out), "--dtype", "float32"]) == 0
+    said = capsys.readouterr()
+    assert "--num-groups" in said.err and "26,677 parameters" in said.out
+    module, params, info = weights.load(out, kind="autoencoder")
+    assert info["source"]["name"] == "ae.safetensors" and len(info["source"]["sha256"]["ae.safetensors"]) == 64
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(convert.diffusers_vae(foreign.autoencoder_kl(),
+                                                                                   num_groups=4)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_average_is_said_and_raw_takes_the_other(tmp_path, capsys):
+    state = foreign.drunet()
+    path, out = write_zip(tmp_path / "net.pth", {"params": state, "params_ema": {k: 2 * v for k, v in state.items()}}
+                          ), tmp_path / "out.safetensors"
+    first = {}
+    for flags in ([], ["--raw"]):
+        assert main(["weights", "convert", str(path), "-o", str(out), *flags]) == 0
+        assert ("averaged one (params_ema) was taken" in capsys.readouterr().err) is (not flags)
+        first[len(flags)] = np.asarray(weights.load(out)[1]["params"]["head"]["kernel"])
+    np.testing.assert_allclose(first[0], 2 * first[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["once --task denoise", "hqs --task sr --scale 2 --steps 2"])
+def test_a_converted_drunet_restores(tmp_path, method, monkeypatch):
+    """Exactly as the bundled denoiser: pictures of any size, one call or a known operator."""
+    first = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: first)
+    out = tmp_path / "drunet.safetensors"
+    state = {name: 0.3 * value for name, value in foreign.drunet({"widths": (4, 6), "num_blocks": 1}).items()}
+    assert main(["weights", "convert", str(write_zip(tmp_path / "net.pth", state)), "-o", str(out)]) == 0
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (21, 17, 3), np.uint8)).save(tmp_path / "a.png")
+    assert main(["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--weights", str(out), "--method",
+                 *method.split()]) == 0
+    scale = 2 if "sr" in method else 1
+    with Image.open(tmp_path / "b.png") as picture:
+        assert picture.size == (17 * scale, 21 * scale)
+
+
+@pytest.mark.parametrize("source, options, message", [
+    ("net.pt", [], "net.pt: it names posix.system, which is no tensor and might run code: refused, nothing was run"),
+    ("half.pth", [], "half.pth: not a whole archive (File is not a zip file); it may have been downloaded in part"),
+    ("net.pth", ["--heads", "4"], "--heads is for --from adm, and this is drunet; leave it out"),
+    ("net.pth", ["--from", "vae"], "net.pth: not an autoencoder of latent diffusion: no encoder.conv_out.weight"),
+    ("net.pth", ["--revision", "main"], "a revision is for hf:OWNER/NAME; leave it out"),
+    ("hf:nobody/nothing", ["--offline"], "hf:nobody/nothing: not in the cache of the hub at revision main"),
+    ("run", ["--heads", "4"], "--heads is for --from adm; leave it out"),
+    ("net.pth", ["--label", "x"], "argument --label: give a whole number from 0 to 1e+06, not 'x'")])
+def test_bad_sources_are_one_line(tmp_path, capsys, monkeypatch, source, options, message):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    write_zip(tmp_path / "net.pth", foreign.drunet())
+    (tmp_path / "half.pth").write_bytes((tmp_path / "net.pth").read_bytes()[:4000])
+    write_zip(tmp_path / "net.pt", {"a": Global("posix", "system", f"touch {tmp_path / 'mark'}")})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"architecture": "DDPMUNet"}')
+    assert main(["weights", "convert", source, "-o", "out.safetensors", *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not (tmp_path / "out.safetensors").exists() and not (tmp_path / "mark").exists()
