@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from tests import adm_reference, autoencoder_reference
+from tests import adm_reference, autoencoder_reference, latent_unet_reference
 
 DRUNET = dict(widths=(4, 6, 8), num_blocks=2, out_channels=3)
 
@@ -130,3 +130,58 @@ def unet2d(ddpm_state, levels=2, old=False):
         ddpm_state = {re.sub(pattern, theirs, name): value for name, value in ddpm_state.items()}
     return {name: value[..., 0, 0] if "attentions" in name and value.ndim == 4 else value
             for name, value in ddpm_state.items()}
+
+
+def latent_unet(names="diffusers", **changes):
+    """Stable Diffusion's UNet, in the names of diffusers or of its own program ("compvis")."""
+    arguments = {**latent_unet_reference.SMALL, **changes}
+    state = latent_unet_reference.random_state(latent_unet_reference.shapes(arguments))
+    if names == "diffusers":
+        return state
+    blocks, levels = arguments["layers_per_block"], len(arguments["block_out_channels"])
+    attends, places = arguments["has_attention"], {}  # theirs: the numbered lists of guided diffusion
+    number = 1
+    for level in range(levels):
+        for i in range(blocks):
+            places[f"down_blocks.{level}.resnets.{i}"] = f"input_blocks.{number}.0"
+            places[f"down_blocks.{level}.attentions.{i}"] = f"input_blocks.{number}.1"
+            number += 1
+        places[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
+        number += 1
+    for place in range(levels):
+        for i in range(blocks + 1):
+            number = place * (blocks + 1) + i
+            places[f"up_blocks.{place}.resnets.{i}"] = f"output_blocks.{number}.0"
+            places[f"up_blocks.{place}.attentions.{i}"] = f"output_blocks.{number}.1"
+        last = 1 + attends[levels - 1 - place]
+        places[f"up_blocks.{place}.upsamplers.0.conv"] = f"output_blocks.{number}.{last}.conv"
+    places |= {"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+               "mid_block.resnets.1": "middle_block.2", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0",
+               "conv_out": "out.2", "time_embedding.linear_1": "time_embed.0",
+               "time_embedding.linear_2": "time_embed.2"}
+    inside = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+              "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+    found = {}
+    for name, value in state.items():
+        place = max((each for each in places if name.startswith(f"{each}.")), key=len)
+        rest = name.removeprefix(f"{place}.")
+        if "resnets" in place:
+            part, _, leaf = rest.rpartition(".")
+            rest = f"{inside[part]}.{leaf}"
+        found[f"{places[place]}.{rest}"] = value
+    return found
+
+
+def text_encoder(words=20, length=9, channels=6, layers=2):
+    """CLIPTextModel."""
+    found = {"embeddings.token_embedding.weight": (words, channels),
+             "embeddings.position_embedding.weight": (length, channels),
+             "final_layer_norm.weight": (channels,), "final_layer_norm.bias": (channels,)}
+    for layer in range(layers):
+        prefix = f"encoder.layers.{layer}"
+        for name in ("layer_norm1", "layer_norm2"):
+            found |= {f"{prefix}.{name}.weight": (channels,), f"{prefix}.{name}.bias": (channels,)}
+        for name, out, into in (*((f"self_attn.{part}_proj", channels, channels) for part in ("q", "k", "v", "out")),
+                                ("mlp.fc1", 4 * channels, channels), ("mlp.fc2", channels, 4 * channels)):
+            found |= {f"{prefix}.{name}.weight": (out, into), f"{prefix}.{name}.bias": (out,)}
+    return {f"text_model.{name}": value for name, value in random_arrays(found).items()}

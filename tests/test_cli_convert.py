@@ -130,11 +130,11 @@ def test_a_converted_drunet_restores(tmp_path, method, monkeypatch):
 @pytest.mark.parametrize("source, options, message", [
     ("net.pt", [], "net.pt: it names posix.system, which is no tensor and might run code: refused, nothing was run"),
     ("half.pth", [], "half.pth: not a whole archive (File is not a zip file); it may have been downloaded in part"),
-    ("net.pth", ["--heads", "4"], "--heads is for --from adm, and this is drunet; leave it out"),
+    ("net.pth", ["--heads", "4"], "--heads is for --from adm and latent-unet, and this is drunet; leave it out"),
     ("net.pth", ["--from", "vae"], "net.pth: not an autoencoder of latent diffusion: no encoder.conv_out.weight"),
     ("net.pth", ["--revision", "main"], "a revision is for hf:OWNER/NAME; leave it out"),
     ("hf:nobody/nothing", ["--offline"], "hf:nobody/nothing: not in the cache of the hub at revision main"),
-    ("run", ["--heads", "4"], "--heads is for --from adm; leave it out"),
+    ("run", ["--heads", "4"], "--heads is for --from adm and latent-unet; leave it out"),
     ("net.pth", ["--label", "x"], "argument --label: give a whole number from 0 to 1e+06, not 'x'")])
 def test_bad_sources_are_one_line(tmp_path, capsys, monkeypatch, source, options, message):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))

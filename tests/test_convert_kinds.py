@@ -1,4 +1,4 @@
-"""Recognising what others have trained, and converting it: files, folders, pipelines, the hub's cache; clear refusals."""
+"""Recognising what others have trained, and converting it: files, folders, pipelines, the hub; clear refusals."""
 import json
 
 import jax
@@ -153,7 +153,8 @@ def test_the_scheduler_of_a_pipeline(scheduler, schedule, prediction):
 
 @pytest.mark.parametrize("scheduler, words", [
     ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"), ({"trained_betas": [0.1]}, "trained_betas"),
-    ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"), ({"prediction_type": "flow"}, "prediction_type 'flow'")])
+    ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ({"prediction_type": "flow"}, "prediction_type 'flow'")])
 def test_schedulers_that_none_here_is(scheduler, words):
     with pytest.raises(ValueError, match=words):
         kinds.schedule_of(scheduler, kinds.Options())
@@ -410,5 +411,5 @@ def test_folders_that_say_nothing(tmp_path):
 
 def test_options_of_other_kinds(tmp_path):
     path = write(tmp_path / "net.safetensors", foreign.drunet())
-    with pytest.raises(ValueError, match="--heads is for --from adm, and this is drunet; leave it out"):
+    with pytest.raises(ValueError, match="--heads is for --from adm and latent-unet, and this is drunet; leave it out"):
         kinds.load(path, options=kinds.Options(heads=4))

@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from indigo_jax.convert import checkpoint, kinds
+from indigo_jax import convert
+from indigo_jax.convert import checkpoint, compvis, kinds, sources
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -187,3 +188,58 @@ def test_configs_are_read_as_diffusers_reads_them(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({name: config[name] for name in (*SMALL, "_class_name")}))
     x, t = pictures(), np.array([3.0, 870.0], np.float32)
     close(ours(kinds.load(str(tmp_path)), x, t), theirs(lambda x, t: network(x, t).sample, x, t))
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_the_empty_text(activation):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPTextConfig(vocab_size=30, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                                         num_attention_heads=4, max_position_embeddings=11, hidden_act=activation,
+                                         bos_token_id=28, eos_token_id=29)
+    network = randomised(transformers.CLIPTextModel(config))
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    for pad in (None, 0):
+        tokens = [28, 29] + [29 if pad is None else pad] * 9
+        expected = theirs(lambda t: network(t)[0], np.array([tokens]))[0]
+        close(convert.empty_text(state, num_heads=4, activation=activation, pad=pad), expected)
+
+
+def test_conditional_unet_and_its_other_names(tmp_path):
+    """diffusers' own reading of the names of latent diffusion gives what ours gives."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    from tests import foreign
+    network = randomised(diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=12, attention_head_dim=4, sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")))
+    network.save_pretrained(tmp_path)
+    context = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
+    np.save(tmp_path / "empty.npy", context)
+    x, t = pictures(channels=4, side=8), np.array([3.0, 870.0], np.float32)
+    seen = torch.from_numpy(np.broadcast_to(context, (2, 5, 12)).copy())
+    expected = theirs(lambda x, t: network(x, t, encoder_hidden_states=seen).sample, x, t)
+    options = kinds.Options(context=str(tmp_path / "empty.npy"))
+    close(ours(kinds.load(str(tmp_path), options=options), x, t), expected)
+
+    state = foreign.latent_unet("compvis")
+    theirs_of = convert_ldm_unet_checkpoint({f"model.diffusion_model.{name}": torch.from_numpy(np.array(value))
+                                             for name, value in state.items()}, {"layers_per_block": 1})
+    ours_of = compvis.unet(state)
+    assert ours_of.keys() == theirs_of.keys()
+    assert all(np.array_equal(ours_of[name], np.asarray(value)) for name, value in theirs_of.items())
+
+
+def test_the_client_of_the_hub_reads_the_same_cache(tmp_path, monkeypatch):
+    """A folder that the client takes for its own cache, by its own function."""
+    hub = pytest.importorskip("huggingface_hub")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = hub.snapshot_download("someone/tiny", cache_dir=tmp_path, local_files_only=True)
+    found = sources.resolve("hf:someone/tiny")
+    assert str(found.path) == folder and found.revision == commit

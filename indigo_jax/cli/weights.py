@@ -117,13 +117,14 @@ _FOREIGN = {
     "ddpm-unet": "the UNet of DDPM's torch port (DDIM, SDEdit, BIRD)",
     "adm": "the UNet of guided diffusion, with classes or without",
     "diffusers-unet": "UNet2DModel of diffusers, or a DDPMPipeline with one",
+    "latent-unet": "the UNet of Stable Diffusion 1 and 2: UNet2DConditionModel, or a file of its own names",
     "vae": "the autoencoder of latent diffusion: AutoencoderKL, or a file of its own names",
     "taesd": "a small autoencoder, TAESD or TAEF2: AutoencoderTiny, one file, or a folder of its two halves",
     "drunet": "DRUNet, the denoiser of DPIR",
 }
 KINDS = ("auto", *_OWN, *_FOREIGN)
 _OPTIONS = ("image_size", "schedule", "prediction", "heads", "head_channels", "num_groups", "label", "scaling_factor",
-            "shift_factor")
+            "shift_factor", "context", "autoencoder")
 
 
 def _label(text):
@@ -162,12 +163,16 @@ def add(commands):
         "priors: of the noise, over 1000 steps (default: as the scheduler's config says, or linear)"), **known)
     make.add_argument("--prediction", choices=("eps", "x0", "v"), help="priors: what the network predicts (default: as "
                       "the scheduler's config says, or eps)", **known)
-    make.add_argument("--heads", type=number(int, 1, 256), metavar="N", help="adm: heads of attention on every level",
-                      **known)
+    make.add_argument("--heads", type=number(int, 1, 256), metavar="N", help=(
+        "adm, latent-unet: heads of attention on every level"), **known)
     make.add_argument("--head-channels", type=number(int, 1, 4096), metavar="N", help=(
         "adm: channels of each head of attention (default: 64)"), **known)
     make.add_argument("--label", type=_label, metavar="N|mean", help=(
         "adm, diffusers-unet: of a network with classes, the one that it is to believe in"), **known)
+    make.add_argument("--context", metavar="FILE.npy", help=(
+        "latent-unet: the embedding of the empty text, where no text encoder lies beside it"), **known)
+    make.add_argument("--autoencoder", metavar="NAME|PATH", help=(
+        "latent-unet: the converted autoencoder whose latents it knows; others are then refused"), **known)
     make.add_argument("--num-groups", type=number(int, 1, 256), metavar="N", help=(
         "ddpm-unet, vae: into how many groups its GroupNorms part the channels (default: 32)"), **known)
     make.add_argument("--scaling-factor", type=number(float, 1e-6, 1e6), metavar="N", help=(

@@ -2,6 +2,7 @@
 
 The networks are the same: only names and the order in which levels are numbered differ.
 """
+import math
 import re
 
 import numpy as np
@@ -65,10 +66,13 @@ def unet(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def unet_config(state_dict: dict[str, np.ndarray]) -> dict:
+def unet_config(state_dict: dict[str, np.ndarray], *, heads: int | None = None) -> dict:
     """What names and shapes of such a UNet tell of the config of diffusers' ``UNet2DConditionModel``.
 
-    Heads are those of Stable Diffusion 1 (8 on every level) or, with a context of 1,024, 2 (64 channels each).
+    Args:
+        state_dict: as for :func:`unet`.
+        heads: of attention on every level; default: those of Stable Diffusion 1 (8 on every level) or, with a context
+            of 1,024, 2 (64 channels each).
     """
     theirs = {name: np.shape(value) for name, value in unet(state_dict).items()}
     levels = 1 + max(int(match[1]) for name in theirs if (match := re.match(r"down_blocks\.(\d+)\.", name)))
@@ -77,9 +81,9 @@ def unet_config(state_dict: dict[str, np.ndarray]) -> dict:
     context = theirs["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"][1]
     blocks = len({name.split(".")[3] for name in theirs if name.startswith("down_blocks.0.resnets.")})
     kinds = ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends]
-    heads = 8 if context != 1024 else [max(width // 64, 1) for width in widths]
+    heads = heads or (8 if context != 1024 else [max(width // 64, 1) for width in widths])
     return {"block_out_channels": widths, "layers_per_block": blocks, "cross_attention_dim": context,
-            "attention_head_dim": heads, "in_channels": theirs["conv_in.weight"][1],
+            "attention_head_dim": heads, "norm_num_groups": math.gcd(32, *widths), "in_channels": theirs["conv_in.weight"][1],
             "out_channels": theirs["conv_out.weight"][0], "down_block_types": kinds,
             "up_block_types": [kind.replace("Down", "Up") for kind in kinds[::-1]]}
 

@@ -12,6 +12,7 @@ from indigo_jax.convert.diffusers_unet2d import diffusers_unet2d, diffusers_unet
 from indigo_jax.convert.diffusers_vae import completed, diffusers_vae, diffusers_vae_arguments
 from indigo_jax.convert.drunet import drunet, drunet_arguments
 from indigo_jax.convert.guided_diffusion import guided_diffusion, guided_diffusion_arguments
+from indigo_jax.convert.latent_prior import empty_text, latent_prior, latent_prior_arguments
 from indigo_jax.convert.taef2 import taef2, taef2_arguments
 from indigo_jax.typing import Params
 
@@ -31,6 +32,8 @@ class Options:
         num_groups: of every GroupNorm.
         label: of a network with classes, the one to believe in, from 0; "mean" for the mean of all.
         scaling_factor, shift_factor: of an autoencoder: diffusion works on ``scaling_factor (z - shift_factor)``.
+        context: a file ``.npy`` with the embedding of a text ``[L, D]``, for a prior that was made for texts.
+        autoencoder: weights, by name or path, of the autoencoder whose latents a prior knows.
     """
 
     image_size: int | None = None
@@ -42,6 +45,8 @@ class Options:
     label: int | str | None = None
     scaling_factor: float | None = None
     shift_factor: float | None = None
+    context: str | None = None
+    autoencoder: str | None = None
 
 
 class Converted(NamedTuple):
@@ -108,6 +113,7 @@ def load(source: str, kind: str = "auto", *, raw: bool = False, revision: str | 
         raise ValueError(f"--{strange[0].replace('_', '-')} is for --from {' and '.join(users)}, and this is {kind}; "
                          "leave it out")
     tensors, rest = checkpoint.cut(held.tensors, prefix)
+    part = part._replace(others={name: held.tensors[name] for name in rest})
     damaged = [name for name, value in tensors.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
     if damaged:
         raise ValueError(f"{found.name}: {prefix}{damaged[0]} holds NaN or infinity: the checkpoint is damaged")
@@ -301,6 +307,53 @@ def _drunet(tensors, part, options):
     return Converted(module, drunet(tensors), {"kind": "prior", "schedule": schedule, "prediction": "sigma"}, notes)
 
 
+def _latent_unet(tensors, part, options):
+    config, notes = part.config, []
+    if any(name.startswith("input_blocks.") for name in tensors):
+        config, tensors = compvis.unet_config(tensors, heads=options.heads), compvis.unet(tensors)
+        if options.heads is None:
+            heads = "8 on every level" if config["attention_head_dim"] == 8 else "of 64 channels each"
+            notes.append(f"nothing says how many heads its attention has: taken to be {heads}, as in Stable Diffusion "
+                         "(--heads)")
+    elif not config:
+        raise ValueError("a UNet of diffusers, whose config.json tells what its names do not: give the folder that has "
+                         "both")
+    context = _context(part, options, config.get("cross_attention_dim", 1280))
+    module = models.PromptedUNet(**latent_prior_arguments(config, context))
+    params = latent_prior(tensors, config, context)
+    if part.scheduler is None and options.schedule is None:
+        options = dataclasses.replace(options, schedule="scaled_linear")
+        notes.append("nothing says what schedule of noise it was trained with: taken to be that of Stable Diffusion, "
+                     f"predicting {options.prediction or 'eps'} (--schedule, --prediction)")
+    info, more = schedule_of(part.scheduler, options)
+    side = options.image_size or 8 * (config.get("sample_size") or 64)
+    about = {"image_size": side}
+    if options.autoencoder is not None:
+        from indigo_jax.weights import latents
+        about["autoencoder"] = latents.identity(latents.load(options.autoencoder))
+    return Converted(module, params, {**info, **about}, (*notes, *more))
+
+
+def _context(part, options, channels):
+    """The embedding of the empty text: of a file, of the pipeline's text encoder, or of one in the same file."""
+    if options.context is not None:
+        try:
+            return np.load(options.context, allow_pickle=False).astype(np.float32)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{options.context}: not an .npy of numbers ({error})") from error
+    text = part.text_encoder
+    if text is not None:
+        config = text.config
+        state = {name: checkpoint.array(value) for name, value in text.read().tensors.items()}
+        return empty_text(state, num_heads=config.get("num_attention_heads"), pad=config.get("pad"),
+                          activation=config.get("hidden_act", "quick_gelu"))
+    prefixes = checkpoint.under(part.others, ("text_model.embeddings.token_embedding.weight",))
+    if prefixes:
+        return empty_text(checkpoint.cut(part.others, prefixes[0])[0])
+    raise ValueError("a prior that was made for texts, and no text encoder of CLIP (CLIPTextModel) beside it: give the "
+                     f"whole pipeline, or the embedding of the empty text [77, {channels}] with --context FILE.npy")
+
+
 def _with_groups(arguments, widths, options):
     """The groups of every GroupNorm, of which names and shapes say nothing: 32, or the most that divide all widths."""
     usual = math.gcd(32, *widths)
@@ -320,6 +373,10 @@ KINDS: dict[str, Kind] = {
     "diffusers-unet": Kind("UNet2DModel of diffusers, or a DDPMPipeline with one", (
         ("time_embedding.linear_1.weight", "conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),), (
             *_PRIOR, "label"), _unet2d, ("!.transformer_blocks.",)),
+    "latent-unet": Kind("the UNet of Stable Diffusion 1 and 2: UNet2DConditionModel, or a file of its own names", (
+        ("time_embedding.linear_1.weight", "conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
+        ("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight")), (
+            *_PRIOR, "heads", "context", "autoencoder"), _latent_unet, (".transformer_blocks.",)),
     "vae": Kind("the autoencoder of latent diffusion: AutoencoderKL, or a file of its own names", (
         ("decoder.conv_in.weight", "encoder.conv_in.weight", "encoder.down_blocks.0.resnets.0.conv1.weight"),
         ("decoder.conv_in.weight", "encoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight")), (

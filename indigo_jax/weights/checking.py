@@ -21,7 +21,7 @@ KINDS = {"restorer": "a network that restores directly (for --method indi)",
          "inn": "an invertible network (for --inn)", "autoencoder": "an autoencoder (for --autoencoder)"}
 ARCHITECTURES = {"RestorationUNet": "restorer", "ADMUNet": "prior", "DDPMUNet": "prior", "DenoisingUNet": "prior",
                  "DRUNet": "prior", "UNet2D": "prior", "KerasUNet": "prior", "LatentUNet": "latent prior",
-                 "GuidanceINN": "inn",
+                 "PromptedUNet": "latent prior", "GuidanceINN": "inn",
                  "TinyAutoencoder": "autoencoder", "AutoencoderKL": "autoencoder"}  # what each usually is
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".msgpack")
 _DTYPES = ("F16", "BF16", "F32")
@@ -276,6 +276,8 @@ def _inputs(module, of_latents, learned_variance):
         return batch(16 if module.undecimated else 16 * 2**module.levels, module.channels), batch(16)
     if hasattr(module, "latent_channels"):  # an autoencoder
         return batch(module.factor, module.out_channels),
+    if hasattr(module, "prompt_channels"):
+        return batch(2 ** len(module.block_out_channels), module.in_channels), (1,)
     if hasattr(module, "context_dim"):
         x = batch(2 ** len(module.block_out_channels), module.in_channels)
         return (x, (1,), (1, 2, module.context_dim)) if module.context_dim else (x, (1,))
