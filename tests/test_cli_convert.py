@@ -1,5 +1,6 @@
 """``indigo weights convert``: what others have trained as weights files, recognised or named."""
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from indigo_jax import convert, models, weights
+from indigo_jax import convert, metrics, models, weights
 from indigo_jax.cli import main
 from tests import adm_reference, foreign
 from tests.test_convert import SMALL, torch_state
@@ -148,3 +149,67 @@ def test_bad_sources_are_one_line(tmp_path, capsys, monkeypatch, source, options
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "out.safetensors").exists() and not (tmp_path / "mark").exists()
+
+
+def test_a_pipeline_goes_through_a_file(tmp_path):
+    """What diffusers calls its networks and its noise is there again when the file is loaded."""
+    folder = tmp_path / "ddpm"
+    folder.mkdir()
+    state = contiguous(foreign.unet2d(torch_state(models.DDPMUNet(**SMALL), 32)))
+    save_file(state, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps(foreign.UNET2D))
+    (folder / "scheduler_config.json").write_text(json.dumps({"beta_schedule": "linear", "num_train_timesteps": 200}))
+    out = tmp_path / "out.safetensors"
+    assert main(["weights", "convert", str(folder), "-o", str(out), "--dtype", "float32"]) == 0
+    module, params, info = weights.load(out, kind="prior")
+    assert module == models.UNet2D(**convert.diffusers_unet2d_arguments(foreign.UNET2D))
+    assert info["schedule"]["num_timesteps"] == 200 and info["image_size"] == 32
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(convert.diffusers_unet2d(state, foreign.UNET2D))):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_heads_and_classes_go_through_a_file(tmp_path):
+    state = {**foreign.adm(), "label_emb.weight": np.ones((3, 128), np.float32)}
+    path, out = write_zip(tmp_path / "net.pt", contiguous(state)), tmp_path / "out.safetensors"
+    command = ["weights", "convert", str(path), "-o", str(out), "--heads", "4", "--image-size", "16"]
+    assert main(command) == 2
+    assert main([*command, "--label", "1"]) == 0
+    module, _, info = weights.load(out, kind="prior")
+    assert module.num_heads == 4 and info["label"] == 1
+
+
+def lpips_state():
+    """Of torchvision's AlexNet and of the heads, the shapes of the metric."""
+    random = np.random.default_rng(0)
+    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
+    alex = {f"features.{i}.weight": 0.01 * random.standard_normal(shape).astype(np.float32)
+            for i, shape in shapes.items()}
+    alex |= {f"features.{i}.bias": np.full(shape[0], 0.1, np.float32) for i, shape in shapes.items()}
+    heads = {f"lin{i}.model.1.weight": np.full((1, shape[0], 1, 1), 0.5, np.float32)
+             for i, shape in enumerate(shapes.values())}
+    return alex, heads
+
+
+def test_lpips_in_two_files_and_in_one(tmp_path, capsys):
+    alex, heads = lpips_state()
+    folder = tmp_path / "two"
+    folder.mkdir()
+    write_zip(folder / "alexnet.pth", {**alex, "classifier.1.weight": np.zeros((2, 2), np.float32)})
+    write_zip(folder / "heads.pth", heads)
+    slices = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}
+    one = {f"net.slice{slices[int(name.split('.')[1])]}.{name.removeprefix('features.')}": value
+           for name, value in alex.items()}
+    write_zip(tmp_path / "one.pth", {**one, **heads, "scaling_layer.shift": np.zeros(3, np.float32)})
+    found = []
+    for source in (folder, tmp_path / "one.pth"):
+        out = tmp_path / "lpips.npz"
+        assert main(["weights", "convert", str(source), "-o", str(out), "--from", "lpips"]) == 0
+        found.append(metrics.load_lpips(out))
+    assert jax.tree.all(jax.tree.map(np.array_equal, *found))
+    np.testing.assert_array_equal(found[0]["conv2/kernel"][1, 2], alex["features.3.weight"][:, :, 1, 2].T)
+    capsys.readouterr()
+    for source, out, words in ((folder / "heads.pth", "a.npz", "its AlexNet's convolutions are missing (conv1/kernel"),
+                               (folder / "alexnet.pth", "a.npz", "its heads are missing (lin0 of 5)"),
+                               (folder, "a.safetensors", "written as .npz: name it a.npz")):
+        assert main(["weights", "convert", str(source), "-o", str(tmp_path / out), "--from", "lpips"]) == 2
+        assert words in capsys.readouterr().err and not (tmp_path / out).exists()

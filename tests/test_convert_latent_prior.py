@@ -20,8 +20,8 @@ def contiguous(state):
     return {name: np.ascontiguousarray(value) for name, value in state.items()}
 
 
-@pytest.mark.parametrize("changes", [{}, {"layers_per_block": 2, "block_out_channels": (8, 12, 16),
-                                         "has_attention": (False, True, True), "num_heads": (2, 3, 4)}])
+@pytest.mark.parametrize("changes", [{}, dict(layers_per_block=2, block_out_channels=(8, 12, 16),
+                                              has_attention=(False, True, True), num_heads=(2, 3, 4))])
 def test_both_names_of_the_unet_are_one(changes):
     expected, found = foreign.latent_unet(**changes), compvis.unet(foreign.latent_unet("compvis", **changes))
     assert found.keys() == expected.keys()

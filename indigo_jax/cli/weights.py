@@ -59,6 +59,8 @@ def convert(args):
             flag = next(iter(given))
             users = [name for name, row in kinds.KINDS.items() if flag in row.options] or ["other kinds"]
             raise UsageError(f"--{flag.replace('_', '-')} is for --from {' and '.join(users)}; leave it out")
+        if kind == "lpips":
+            return _lpips(args)
         notes = ()
         if kind == "indigo":
             weights.export(args.source, args.output, dtype=args.dtype)
@@ -74,6 +76,26 @@ def convert(args):
     for note in notes:
         print(f"{args.parser.prog}: {one_line(note)}", file=sys.stderr)
     print(f"{show(args.output)}: {facts['parameters']:,} parameters, {facts['size']:,} bytes")
+    return 0
+
+
+def _lpips(args):
+    """An .npz for the metric, which has a file format of its own."""
+    import numpy as np
+    from indigo_jax import convert as converters, metrics
+    path = pathlib.Path(args.output)
+    if path.suffix != ".npz":
+        raise UsageError(f"the weights of LPIPS are written as .npz: name it {path.stem}.npz")
+    arrays = converters.read_lpips(args.source)
+    temporary = path.with_name(f".{path.stem}.tmp.npz")
+    try:
+        np.savez(temporary, **arrays)
+        metrics.load_lpips(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    print(f"{show(path)}: {sum(value.size for value in arrays.values()):,} parameters, {path.stat().st_size:,} bytes; "
+          "set INDIGO_LPIPS to its path")
     return 0
 
 
@@ -111,7 +133,8 @@ def _keras_ddpm(source):
 
 
 _OWN = {"indigo": "the --workdir of a training run",
-        "keras-ddpm": "an .npz of the quantised arrays of the Keras DDPM example"}
+        "keras-ddpm": "an .npz of the quantised arrays of the Keras DDPM example",
+        "lpips": "the metric's heads and AlexNet, in one file or in a folder, as OUT.npz"}
 # of kinds.KINDS, said again so that --help imports no jax; a test holds them together
 _FOREIGN = {
     "ddpm-unet": "the UNet of DDPM's torch port (DDIM, SDEdit, BIRD)",

@@ -83,9 +83,9 @@ def unet_config(state_dict: dict[str, np.ndarray], *, heads: int | None = None) 
     kinds = ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends]
     heads = heads or (8 if context != 1024 else [max(width // 64, 1) for width in widths])
     return {"block_out_channels": widths, "layers_per_block": blocks, "cross_attention_dim": context,
-            "attention_head_dim": heads, "norm_num_groups": math.gcd(32, *widths), "in_channels": theirs["conv_in.weight"][1],
-            "out_channels": theirs["conv_out.weight"][0], "down_block_types": kinds,
-            "up_block_types": [kind.replace("Down", "Up") for kind in kinds[::-1]]}
+            "attention_head_dim": heads, "norm_num_groups": math.gcd(32, *widths),
+            "in_channels": theirs["conv_in.weight"][1], "out_channels": theirs["conv_out.weight"][0],
+            "down_block_types": kinds, "up_block_types": [kind.replace("Down", "Up") for kind in kinds[::-1]]}
 
 
 def _places(state_dict):
