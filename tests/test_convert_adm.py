@@ -59,7 +59,7 @@ def test_layouts_of_the_arrays(prefix, dtype):
     (lambda s: s.update({"out.2.bias": np.zeros(4)}), "conv_out/bias has the shape"),
     (lambda s: s.update({"middle_block.1.qkv.weight": np.zeros((192, 64, 3))}), "middle_1/qkv/kernel has the shape"),
     (lambda s: s.update({"module.out.2.bias": s["out.2.bias"]}), r"twice: out\.2\.bias and module\.out\.2\.bias"),
-    (lambda s: s.update({"label_emb.weight": np.zeros((10, 128))}), "with classes"),
+    (lambda s: s.update({"label_emb.weight": np.zeros((10, 128))}), "with 10 classes .label_emb.weight.: say which"),
     (lambda s: s.pop("output_blocks.0.0.out_layers.3.weight"), "not a guided-diffusion UNet: no output_blocks.0.0.out"),
     (lambda s: [s.pop(name) for name in list(s) if name.startswith("output_blocks.3")], "3 output_blocks on 2 levels"),
     (lambda s: s.clear(), "not a guided-diffusion UNet: no time_embed.0.weight"),

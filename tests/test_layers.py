@@ -28,8 +28,8 @@ PLACE = {name: (level, group) for level, layer in enumerate(LAYERS) for group in
 NEVER = {name: {"models", "operators", "metrics"} for name in ("samplers", "guidance")} | {
     name: {"samplers", "guidance", "restoration"} for name in FILES.split()} | {
     name: {"cli"} for name in ("train", "eval")}
-EXTRAS = {"array_record", "flatbuffers", "grain", "gradio", "matplotlib", "tensorboardX", "tensorflow",
-          "tensorflow_datasets", "torch", "tyro"}
+EXTRAS = {"array_record", "diffusers", "flatbuffers", "grain", "gradio", "huggingface_hub", "matplotlib",
+          "tensorboardX", "tensorflow", "tensorflow_datasets", "torch", "transformers", "tyro"}
 
 
 def imports(tree, lazy=True):

@@ -74,7 +74,8 @@ def test_verify_tells_what_is_inside(good):
 @pytest.mark.parametrize("change, message", [
     (lambda params, info: (params, {**info, "architecture": "Transformer"}), "unknown architecture Transformer"),
     (lambda params, info: (params, {**info, "arguments": {"width": 16}}), "missing"),
-    (lambda params, info: (jax.tree.map(lambda leaf: leaf * 1e7, params), info), "NaN or infinity"),
+    (lambda params, info: (jax.tree.map(lambda leaf: leaf * 1e7, params), info), "too large for float16: write bf"),
+    (lambda params, info: (jax.tree.map(lambda leaf: leaf * np.nan, params), info), "NaN or infinity"),
     (lambda params, info: (params, {key: info[key] for key in info if key != "noise"}), "lacks noise"),
 ])
 def test_save_refuses_what_load_would(change, message, tmp_path):

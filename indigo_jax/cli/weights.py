@@ -1,5 +1,6 @@
 """``indigo weights list | verify | convert``: the files that networks are kept in."""
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -48,23 +49,74 @@ def verify(args):
 def convert(args):
     """Make a weights file of a training run, or of another project's file; returns the exit code."""
     from indigo_jax import weights
-    options = {flag: getattr(args, flag) for flag in ("image_size", "schedule") if hasattr(args, flag)}
-    if options and args.kind not in _TORCH:
-        flag = next(iter(options)).replace("_", "-")
-        raise UsageError(f"--{flag} is for --from {' and '.join(_TORCH)}; leave it out")
+    from indigo_jax.convert import kinds, sources
+    given = {name: getattr(args, name) for name in (*_OPTIONS, "raw", "revision", "offline") if hasattr(args, name)}
+    kind, options = args.kind, {name: given[name] for name in _OPTIONS if name in given}
     try:
-        if args.kind == "indigo":
-            weights.export(args.source, args.output)
+        if kind == "auto":
+            kind = _recognised(args.source, sources)
+        if kind in _OWN and given:
+            flag = next(iter(given))
+            users = [name for name, row in kinds.KINDS.items() if flag in row.options] or ["other kinds"]
+            raise UsageError(f"--{flag.replace('_', '-')} is for --from {' and '.join(users)}; leave it out")
+        if kind == "lpips":
+            return _lpips(args)
+        notes = ()
+        if kind == "indigo":
+            weights.export(args.source, args.output, dtype=args.dtype)
+        elif kind == "keras-ddpm":
+            _write(args, *_keras_ddpm(args.source))
         else:
-            module, params, info = _FOREIGN[args.kind](args.source, **options)
-            arguments = {name: getattr(module, name) for name in _changed(module)}
-            weights.save(args.output, params, {"architecture": type(module).__name__, "arguments": arguments,
-                                               "range": [-1, 1], "name": pathlib.Path(args.output).stem, **info})
+            where = {name: given[name] for name in ("raw", "revision", "offline") if name in given}
+            *network, notes = kinds.load(args.source, kind, options=kinds.Options(**options), **where)
+            _write(args, *network)
         facts = weights.verify(args.output)
     except (weights.WeightsError, ValueError, OSError) as error:
         raise UsageError(one_line(error)) from error
+    for note in notes:
+        print(f"{args.parser.prog}: {one_line(note)}", file=sys.stderr)
     print(f"{show(args.output)}: {facts['parameters']:,} parameters, {facts['size']:,} bytes")
     return 0
+
+
+def _lpips(args):
+    """An .npz for the metric, which has a file format of its own."""
+    import numpy as np
+    from indigo_jax import convert as converters, metrics
+    path = pathlib.Path(args.output)
+    if path.suffix != ".npz":
+        raise UsageError(f"the weights of LPIPS are written as .npz: name it {path.stem}.npz")
+    arrays = converters.read_lpips(args.source)
+    temporary = path.with_name(f".{path.stem}.tmp.npz")
+    try:
+        np.savez(temporary, **arrays)
+        metrics.load_lpips(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    print(f"{show(path)}: {sum(value.size for value in arrays.values()):,} parameters, {path.stat().st_size:,} bytes; "
+          "set INDIGO_LPIPS to its path")
+    return 0
+
+
+def _recognised(source, sources):
+    """ "indigo" for a training run of ours, "keras-ddpm" for its archive, else "auto"."""
+    path = pathlib.Path(source)
+    if sources.is_training_run(path):
+        return "indigo"
+    if path.suffix == ".npz" and path.is_file():
+        from indigo_jax import convert as converters
+        with contextlib.suppress(ValueError, OSError):
+            converters.load_quantised(path)
+            return "keras-ddpm"
+    return "auto"
+
+
+def _write(args, module, params, info):
+    from indigo_jax import weights
+    arguments = {name: getattr(module, name) for name in _changed(module)}
+    weights.save(args.output, params, {"architecture": type(module).__name__, "arguments": arguments, "range": [-1, 1],
+                                       "name": pathlib.Path(args.output).stem, **info}, dtype=args.dtype)
 
 
 def _changed(module):
@@ -80,62 +132,28 @@ def _keras_ddpm(source):
     return models.KerasUNet(), params, {"schedule": schedule, "prediction": "eps", "image_size": 64}
 
 
-def _ddpm_unet(source, *, image_size=None, schedule="linear"):
-    from indigo_jax import convert as converters, models
-    state = _state_dict(source)
-    arguments = converters.ddpm_unet_arguments(state, image_size=image_size)
-    return _prior(models.DDPMUNet(**arguments), converters.ddpm_unet(state, image_size=image_size), schedule)
+_OWN = {"indigo": "the --workdir of a training run",
+        "keras-ddpm": "an .npz of the quantised arrays of the Keras DDPM example",
+        "lpips": "the metric's heads and AlexNet, in one file or in a folder, as OUT.npz"}
+# of kinds.KINDS, said again so that --help imports no jax; a test holds them together
+_FOREIGN = {
+    "ddpm-unet": "the UNet of DDPM's torch port (DDIM, SDEdit, BIRD)",
+    "adm": "the UNet of guided diffusion, with classes or without",
+    "diffusers-unet": "UNet2DModel of diffusers, or a DDPMPipeline with one",
+    "latent-unet": "the UNet of Stable Diffusion 1 and 2: UNet2DConditionModel, or a file of its own names",
+    "vae": "the autoencoder of latent diffusion: AutoencoderKL, or a file of its own names",
+    "taesd": "a small autoencoder, TAESD or TAEF2: AutoencoderTiny, one file, or a folder of its two halves",
+    "drunet": "DRUNet, the denoiser of DPIR",
+}
+KINDS = ("auto", *_OWN, *_FOREIGN)
+_OPTIONS = ("image_size", "schedule", "prediction", "heads", "head_channels", "num_groups", "label", "scaling_factor",
+            "shift_factor", "context", "autoencoder")
 
 
-def _guided_diffusion(source, *, image_size=None, schedule="linear"):
-    from indigo_jax import convert as converters, models
-    state = _state_dict(source)
-    arguments = converters.guided_diffusion_arguments(state, image_size=image_size)
-    module = models.ADMUNet(**arguments)
-    return _prior(module, converters.guided_diffusion(state, image_size=image_size), schedule,
-                  **({"learned_variance": True} if module.out_channels == 6 else {}))
-
-
-def _prior(module, params, schedule, **info):
-    from indigo_jax import schedules
-    return module, params, {"schedule": schedules.to_json(schedule, num_timesteps=1000), "prediction": "eps",
-                            "image_size": module.image_size, **info}
-
-
-def _state_dict(source):
-    """``{torch parameter name: array}`` of a file; nothing is unpickled but by torch, of tensors alone."""
-    import numpy as np
-    suffix = pathlib.Path(source).suffix.lower()
-    if not pathlib.Path(source).is_file():
-        raise ValueError(f"{show(source)}: no such file; check the path")
-    try:
-        if suffix == ".npz":
-            with np.load(source, allow_pickle=False) as archive:
-                return dict(archive)
-        if suffix == ".safetensors":
-            from safetensors import numpy as reader
-            return reader.load_file(source)
-        if suffix in (".pt", ".pth", ".ckpt"):
-            return _torch_state_dict(source)
-    except ImportError as error:
-        raise ValueError(f"{show(source)}: a torch checkpoint, which only torch reads ({one_line(error)}); install "
-                         "torch, or save the state_dict as .safetensors") from error
-    except Exception as error:  # a broken file fails in many ways; all mean the same to the user
-        raise ValueError(f"{show(source)}: a damaged file, or not of arrays alone ({one_line(error)[:200]})") from error
-    raise ValueError(f"{show(source)}: give the state_dict as .safetensors, .npz or (with torch installed) .pt")
-
-
-def _torch_state_dict(source):
-    import torch
-    state = torch.load(source, map_location="cpu", weights_only=True)
-    for name in ("state_dict", "model"):
-        state = state[name] if isinstance(state.get(name), dict) else state
-    return {name: value.float().numpy() for name, value in state.items()}
-
-
-_TORCH = {"ddpm-unet": _ddpm_unet, "adm": _guided_diffusion}
-_FOREIGN = {"keras-ddpm": _keras_ddpm, **_TORCH}  # name: file -> module, params, what is known of them
-KINDS = ("indigo", *_FOREIGN)
+def _label(text):
+    if text == "mean":
+        return text
+    return number(int, 0, 10**6)(text)
 
 
 def add(commands):
@@ -147,15 +165,41 @@ def add(commands):
     check.add_argument("names", nargs="*", metavar="NAME|PATH", help="names or .safetensors files")
     make = add_command(actions, "convert", convert, "Make a weights file.")
     make.add_argument("source", metavar="SOURCE", help=(
-        "for --from indigo: the --workdir of a training run; for keras-ddpm: an .npz of the quantised arrays of the "
-        "Keras DDPM example; for ddpm-unet (of DDIM, SDEdit, BIRD) and adm (guided diffusion): a torch state_dict as "
-        ".safetensors, .npz, or .pt with torch installed"))
+        "a checkpoint (.safetensors, .npz, or .pt, .pth, .bin, .ckpt, of which nothing is run), a folder of "
+        "save_pretrained, a pipeline, hf:OWNER/NAME for a repository of the Hugging Face hub (extra hub), or the "
+        "--workdir of a training run"))
     make.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", default=argparse.SUPPRESS,
                       help="the file to write")
-    make.add_argument("--from", dest="kind", required=True, choices=KINDS, default=argparse.SUPPRESS,
-                      help="what SOURCE is")
-    make.add_argument("--image-size", type=number(int, 8, 4096, " pixels"), metavar="N", default=argparse.SUPPRESS,
-                      help="ddpm-unet, adm: side of the pictures of its training (default: by where its attention "
-                           "and its last level usually lie)")
-    make.add_argument("--schedule", choices=("linear", "cosine"), default=argparse.SUPPRESS,
-                      help="ddpm-unet, adm: of the noise, over 1000 steps (default: linear)")
+    described = "; ".join(f"{name}: {text}" for name, text in {**_OWN, **_FOREIGN}.items())
+    make.add_argument("--from", dest="kind", choices=KINDS, default="auto", metavar="KIND",
+                      help=f"what SOURCE is; auto recognises it. {described}")
+    make.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16", help="of the file")
+    known = dict(default=argparse.SUPPRESS)
+    make.add_argument("--raw", action="store_true", help=(
+        "of two sets of parameters the one that was trained; else their moving average"), **known)
+    make.add_argument("--revision", metavar="REVISION", help="hf: a commit, a branch or a tag (default: main)", **known)
+    make.add_argument("--offline", action="store_true", help="hf: use what is in the cache of the hub alone", **known)
+    make.add_argument("--image-size", type=number(int, 8, 4096, " pixels"), metavar="N", help=(
+        "priors: side of the pictures of its training (default: as its config says, or by where its attention and its "
+        "last level usually lie)"), **known)
+    make.add_argument("--schedule", choices=("linear", "scaled_linear", "cosine"), help=(
+        "priors: of the noise, over 1000 steps (default: as the scheduler's config says, or linear)"), **known)
+    make.add_argument("--prediction", choices=("eps", "x0", "v"), help="priors: what the network predicts (default: as "
+                      "the scheduler's config says, or eps)", **known)
+    make.add_argument("--heads", type=number(int, 1, 256), metavar="N", help=(
+        "adm, latent-unet: heads of attention on every level"), **known)
+    make.add_argument("--head-channels", type=number(int, 1, 4096), metavar="N", help=(
+        "adm: channels of each head of attention (default: 64)"), **known)
+    make.add_argument("--label", type=_label, metavar="N|mean", help=(
+        "adm, diffusers-unet: of a network with classes, the one that it is to believe in"), **known)
+    make.add_argument("--context", metavar="FILE.npy", help=(
+        "latent-unet: the embedding of the empty text, where no text encoder lies beside it"), **known)
+    make.add_argument("--autoencoder", metavar="NAME|PATH", help=(
+        "latent-unet: the converted autoencoder whose latents it knows; others are then refused"), **known)
+    make.add_argument("--num-groups", type=number(int, 1, 256), metavar="N", help=(
+        "ddpm-unet, vae: into how many groups its GroupNorms part the channels (default: 32)"), **known)
+    make.add_argument("--scaling-factor", type=number(float, 1e-6, 1e6), metavar="N", help=(
+        "vae, taesd: diffusion works on the latents times this (default: as its config says; 4 channels: 0.18215)"),
+                      **known)
+    make.add_argument("--shift-factor", type=number(float, -1e6, 1e6), metavar="N", help=(
+        "vae: subtracted from the latents before that (default: as its config says, or 0)"), **known)

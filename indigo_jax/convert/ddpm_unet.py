@@ -15,12 +15,13 @@ _SCOPES = (  # the torch module's name -> ours
 )
 
 
-def ddpm_unet(state_dict: dict[str, np.ndarray], *, image_size: int | None = None) -> Params:
+def ddpm_unet(state_dict: dict[str, np.ndarray], *, image_size: int | None = None, num_groups: int = 32) -> Params:
     """Parameters for ``models.DDPMUNet(**ddpm_unet_arguments(state_dict))``.
 
     Args:
         state_dict: ``{torch parameter name: numpy array}``; a leading ``module.`` (of DataParallel) is dropped.
         image_size: side of the pictures of its training; default: such that its attention lies at 16 x 16.
+        num_groups: of every GroupNorm, of which a checkpoint says nothing.
 
     Returns:
         The linen variables dict.
@@ -28,7 +29,7 @@ def ddpm_unet(state_dict: dict[str, np.ndarray], *, image_size: int | None = Non
     Errors:
         ValueError unless every array is used and every parameter is found, with its shape.
     """
-    module = models.DDPMUNet(**ddpm_unet_arguments(state_dict, image_size=image_size))
+    module = models.DDPMUNet(**ddpm_unet_arguments(state_dict, image_size=image_size), num_groups=num_groups)
     tensors = {}
     for name, value in _without_prefix(state_dict).items():
         *scope, leaf = name.split(".")

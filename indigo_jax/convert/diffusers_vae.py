@@ -71,6 +71,41 @@ def diffusers_vae_arguments(state_dict: dict[str, np.ndarray], *, num_groups: in
             "out_channels": shapes["encoder.conv_in.weight"][1], "num_groups": num_groups}
 
 
+def completed(state_dict: dict[str, np.ndarray], *, shift_factor: float = 0.0) -> dict[str, np.ndarray]:
+    """A state_dict with all that :class:`models.AutoencoderKL` has, where the network lacks a part: the same function.
+
+    Quantising convolutions that are not there become the identity, an attention that is not there adds nothing. A
+    ``shift_factor`` (of diffusion on ``scaling_factor (z - shift_factor)``) goes into these convolutions, so that the
+    latents come shifted and are taken shifted.
+
+    Errors:
+        ValueError for a state_dict without the last convolution of the encoder.
+    """
+    last = state_dict.get("encoder.conv_out.weight")
+    if np.ndim(last) != 4:
+        raise ValueError("not an autoencoder of latent diffusion: no encoder.conv_out.weight of 4 axes")
+    found, moments = dict(state_dict), last.shape[0]
+    for name, count in (("quant_conv", moments), ("post_quant_conv", moments // 2)):
+        found.setdefault(f"{name}.weight", np.eye(count, dtype=np.float32)[..., None, None])
+        found.setdefault(f"{name}.bias", np.zeros(count, np.float32))
+    if shift_factor:
+        half = np.where(np.arange(moments) < moments // 2, np.float32(shift_factor), np.float32(0))
+        found["quant_conv.bias"] = np.asarray(found["quant_conv.bias"], np.float32) - half
+        weight = np.asarray(found["post_quant_conv.weight"], np.float32)
+        found["post_quant_conv.bias"] = (np.asarray(found["post_quant_conv.bias"], np.float32)
+                                         + np.float32(shift_factor) * weight.reshape(len(weight), -1).sum(axis=1))
+    for half in ("encoder", "decoder"):
+        place = f"{half}.mid_block.attentions.0"
+        width = np.shape(state_dict.get(f"{half}.mid_block.resnets.0.norm1.bias"))
+        if width and not any(name.startswith(place) for name in state_dict):
+            found.update({f"{place}.group_norm.weight": np.ones(width, np.float32),
+                          f"{place}.group_norm.bias": np.zeros(width, np.float32)})
+            for part in ("to_q", "to_k", "to_v", "to_out.0"):
+                found[f"{place}.{part}.weight"] = np.zeros(width * 2, np.float32)
+                found[f"{place}.{part}.bias"] = np.zeros(width, np.float32)
+    return found
+
+
 def _weight(scope, value):
     """All matrices are 1 x 1 convolutions."""
     del scope

@@ -15,14 +15,16 @@ _STAGE = re.compile(r"(?:(input|output)_blocks\.(\d+)|(middle)_block)\.(\d+)(?:\
 
 
 def guided_diffusion(state_dict: dict[str, np.ndarray], *, image_size: int | None = None,
-                     num_head_channels: int = 64) -> Params:
+                     num_head_channels: int = 64, num_heads: int = 0, label: int | str | None = None) -> Params:
     """Parameters for ``models.ADMUNet(**guided_diffusion_arguments(state_dict))``.
 
     Args:
         state_dict: ``{torch parameter name: numpy array}``, in any precision; a leading ``module.`` (of
             DataParallel) is dropped.
         image_size: as for :func:`guided_diffusion_arguments`.
-        num_head_channels: as for :func:`guided_diffusion_arguments`.
+        num_head_channels, num_heads: as for :func:`guided_diffusion_arguments`.
+        label: of a network with classes: the one that it is to believe in; "mean" adds the mean of all classes to the
+            time, which no training has seen.
 
     Returns:
         The linen variables dict, in float32.
@@ -30,7 +32,11 @@ def guided_diffusion(state_dict: dict[str, np.ndarray], *, image_size: int | Non
     Errors:
         ValueError unless every array is used once and every parameter is found, with its shape.
     """
-    arguments = guided_diffusion_arguments(state_dict, image_size=image_size, num_head_channels=num_head_channels)
+    state_dict = strict.with_class({name.removeprefix("module."): value for name, value in state_dict.items()}
+                                   if any(name.startswith("module.label_emb") for name in state_dict) else state_dict,
+                                   "label_emb.weight", "time_embed.2.bias", label)
+    arguments = guided_diffusion_arguments(state_dict, image_size=image_size, num_head_channels=num_head_channels,
+                                           num_heads=num_heads)
     tensors, sources = {}, {}
     for name, value in state_dict.items():
         ours, value = _translate(name.removeprefix("module."), np.asarray(value))
@@ -43,7 +49,7 @@ def guided_diffusion(state_dict: dict[str, np.ndarray], *, image_size: int | Non
 
 
 def guided_diffusion_arguments(state_dict: dict[str, np.ndarray], *, image_size: int | None = None,
-                               num_head_channels: int = 64) -> dict:
+                               num_head_channels: int = 64, num_heads: int = 0) -> dict:
     """The constructor arguments of :class:`models.ADMUNet` that a checkpoint's names and shapes tell.
 
     Args:
@@ -51,10 +57,11 @@ def guided_diffusion_arguments(state_dict: dict[str, np.ndarray], *, image_size:
         image_size: side of the pictures of its training; default: such that its last level is 8 x 8, as in all
             released networks.
         num_head_channels: width of one head of attention, of which a checkpoint says nothing; default: that of all
-            released networks.
+            released networks for pictures of 64 px and more.
+        num_heads: heads on every level, in the place of their width; 0 where the width counts.
 
     Errors:
-        ValueError if it is no such checkpoint, or one with classes.
+        ValueError if it is no such checkpoint, for a number of heads that does not fit, and for one that makes texts.
     """
     shapes = {name.removeprefix("module."): np.shape(value) for name, value in state_dict.items()}
 
@@ -65,25 +72,41 @@ def guided_diffusion_arguments(state_dict: dict[str, np.ndarray], *, image_size:
 
     channels = shape("time_embed.0.weight", 2)[1]
     out_channels = shape("out.2.weight", 4)[0]
-    if "label_emb.weight" in shapes:
-        raise ValueError("a guided-diffusion UNet with classes (label_emb.weight); only those without can be converted")
-    num_blocks = len({match[1] for name in shapes if (match := re.match(r"output_blocks\.(\d+)\.", name))})
-    ups = [name for name in shapes if re.fullmatch(r"output_blocks\.\d+\.[12]\.(in_layers\.2|conv)\.weight", name)]
-    levels = len(ups) + 1
-    if not num_blocks or num_blocks % levels or num_blocks == levels:
-        raise ValueError(f"not a guided-diffusion UNet: {num_blocks} output_blocks on {levels} levels")
-    per_level = num_blocks // levels
-    first = [(levels - 1 - level) * per_level for level in range(levels)]  # the way up begins at the last level
+    if any(".transformer_blocks." in name for name in shapes):
+        raise ValueError("a UNet with cross-attention, of latent diffusion; give --from latent-unet")
+    ups = _ups(shapes)
+    per_level = [last - first for first, last in zip([-1, *ups], ups)]
+    if not ups or min(per_level) < 2:
+        raise ValueError(f"not a guided-diffusion UNet: {ups[-1] + 1 if ups else 0} output_blocks on "
+                         f"{len(per_level)} levels")
+    levels, first = len(per_level), [last + 1 - count for last, count in zip(ups, per_level)][::-1]
     widths = [shape(f"output_blocks.{i}.0.out_layers.3.weight", 4)[0] for i in first]
     attends = [level for level, i in enumerate(first) if f"output_blocks.{i}.1.qkv.weight" in shapes]
     image_size = image_size or 8 * 2 ** (levels - 1)
+    blocks = tuple(count - 1 for count in per_level[::-1])
+    wrong = [widths[level] for level in {*attends, levels - 1} if widths[level] % (num_heads or num_head_channels)]
+    if wrong:
+        said = f"{num_heads} heads do" if num_heads else f"heads of {num_head_channels} channels do"
+        raise ValueError(f"{said} not divide attention of {wrong[0]} channels; how many there are stands in the "
+                         "program that trained it (num_heads, num_head_channels)")
     return {"channels": channels,
             "multipliers": tuple(width // channels if width % channels == 0 else width / channels for width in widths),
-            "num_res_blocks": per_level - 1, "attention_resolutions": tuple(image_size // 2**i for i in attends),
+            "num_res_blocks": blocks[0] if len(set(blocks)) == 1 else blocks,
+            "attention_resolutions": tuple(image_size // 2**i for i in attends),
             "image_size": image_size, "num_head_channels": num_head_channels,
-            "resblock_updown": not any(name.endswith(".conv.weight") for name in ups),
+            **({"num_heads": num_heads} if num_heads else {}),
+            "resblock_updown": not any(re.fullmatch(r"output_blocks\.\d+\.[12]\.conv\.weight", name)
+                                       for name in shapes),
             "use_scale_shift_norm": shape("middle_block.0.emb_layers.1.weight", 2)[0] == 2 * widths[-1],
             "out_channels": out_channels}
+
+
+def _ups(shapes):
+    """The last output block of each level, the deepest level first: where it enlarges, and the very last."""
+    blocks = [int(match[1]) for name in shapes if (match := re.match(r"output_blocks\.(\d+)\.", name))]
+    enlarge = {int(match[1]) for name in shapes if (
+        match := re.fullmatch(r"output_blocks\.(\d+)\.[12]\.(in_layers\.2|conv)\.weight", name))}
+    return sorted(enlarge | ({max(blocks)} if blocks else set()))
 
 
 def _translate(name, value):

@@ -39,6 +39,33 @@ def from_torch(state_dict: dict[str, np.ndarray], scopes: tuple[tuple[str, str],
     return nest(tensors)
 
 
+def with_class(state_dict: dict[str, np.ndarray], table: str, bias: str, label: int | str | None) -> dict:
+    """A state_dict without its classes: the vector of one of them is added to the bias of the time, where it went.
+
+    Args:
+        state_dict: ``{torch parameter name: array}``.
+        table: name of the vectors of the classes ``[N, T]``; without it nothing changes.
+        bias: name of the bias ``[T]`` of the layer whose output they are added to.
+        label: the class, from 0; "mean" for the mean of all.
+
+    Errors:
+        ValueError for a network with classes and no label, or the other way round.
+    """
+    if table not in state_dict:
+        if label is not None:
+            raise ValueError(f"a network without classes (no {table}); leave the label out")
+        return state_dict
+    vectors = np.asarray(state_dict[table], np.float32)
+    if label is None:
+        raise ValueError(f"a network with {len(vectors)} classes ({table}): say which it is to believe in, with "
+                         f"--label 0 to {len(vectors) - 1}, or --label mean")
+    if label != "mean" and not 0 <= int(label) < len(vectors):
+        raise ValueError(f"label {label}: the network has the classes 0 to {len(vectors) - 1}")
+    vector = vectors.mean(axis=0) if label == "mean" else vectors[int(label)]
+    rest = {name: value for name, value in state_dict.items() if name != table}
+    return {**rest, bias: np.asarray(rest[bias], np.float32) + vector}
+
+
 def nest(tensors: dict[str, np.ndarray]) -> dict:
     """``{"a/b": array}`` as ``{"params": {"a": {"b": array}}}``, in float32."""
     tree = {}

@@ -17,7 +17,8 @@ def taef2(arrays: dict[str, np.ndarray]) -> Params:
 
     Args:
         arrays: ``{torch parameter name: numpy array}`` of both halves, in any precision: ``encoder.`` or ``decoder.``
-            before the names of the two files, ``encoder.0.weight`` and so on.
+            before the names of the two files, ``encoder.0.weight`` and so on. Or those of diffusers
+            (``AutoencoderTiny``), ``encoder.layers.0.weight``.
 
     Returns:
         The linen variables dict, in float32.
@@ -25,6 +26,7 @@ def taef2(arrays: dict[str, np.ndarray]) -> Params:
     Errors:
         ValueError unless every array is used and every parameter is found, with its shape.
     """
+    arrays = _original(arrays)
     module = models.TinyAutoencoder(**taef2_arguments(arrays))
     places, tensors = _places(module), {}
     for name, value in arrays.items():
@@ -48,12 +50,22 @@ def taef2_arguments(arrays: dict[str, np.ndarray]) -> dict:
     Errors:
         ValueError if it is no such checkpoint.
     """
+    arrays = _original(arrays)
     shape = np.shape(arrays.get("decoder.1.weight", ()))
     if len(shape) != 4 or "encoder.0.weight" not in arrays:
         raise ValueError("not a TAEF2 or TAESD: no encoder.0.weight and decoder.1.weight of 4 axes among its "
                          f"{len(arrays)} names")
     pool = np.shape(arrays.get("decoder.3.pool.0.weight", ()))
     return {"latent_channels": shape[1], "channels": shape[0], "pool_channels": pool[0] if pool else 0}
+
+
+def _original(arrays):
+    """The names of diffusers as the original ones: there the decoder's first entry, which only computes, is none."""
+    def name_of(name):
+        name = re.sub(r"^encoder\.layers\.", "encoder.", name)
+        return re.sub(r"^decoder\.layers\.(\d+)", lambda match: f"decoder.{int(match[1]) + 1}", name)
+
+    return {name_of(name): value for name, value in arrays.items()}
 
 
 def _places(module):

@@ -22,11 +22,12 @@ class ADMUNet(nn.Module):
     Attributes:
         channels: the unit of width; also of the time embedding.
         multipliers: width of each level over ``channels``, fractions allowed; each level halves the sides.
-        num_res_blocks: residual blocks per level on the way down; one more on the way up.
+        num_res_blocks: residual blocks per level on the way down, a number or one per level; one more on the way up.
         attention_resolutions: sides, of pictures of ``image_size``, at which each block is followed by attention.
         image_size: side of the pictures of its training. It only places the attention: any sides that the levels
             divide can be put in.
         num_head_channels: width of one head of attention; divides the widths that attend.
+        num_heads: heads of attention on every level; 0: as many as ``num_head_channels`` makes.
         resblock_updown: resample inside residual blocks, else with a convolution of its own.
         use_scale_shift_norm: the time scales and shifts the second norm, else it is added before it.
         out_channels: twice those of the pictures with a learned variance, else as many.
@@ -34,14 +35,16 @@ class ADMUNet(nn.Module):
         convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
         dtype: of the computation; parameters, normalisation, softmax and result stay float32.
 
-    Differs from the reference in: no dropout, no classes; it runs at sizes other than ``image_size``.
+    Differs from the reference in: no dropout, no classes (the converter adds one to the time); it runs at sizes other
+    than ``image_size``.
     """
     channels: int = 256
     multipliers: tuple[float, ...] = (1, 1, 2, 2, 4, 4)
-    num_res_blocks: int = 2
+    num_res_blocks: int | tuple[int, ...] = 2
     attention_resolutions: tuple[int, ...] = (32, 16, 8)
     image_size: int = 256
     num_head_channels: int = 64
+    num_heads: int = 0
     resblock_updown: bool = True
     use_scale_shift_norm: bool = True
     out_channels: int = 6
@@ -68,6 +71,8 @@ class ADMUNet(nn.Module):
             raise ValueError(f"pictures [B, H, W, C] with sides divisible by {multiple} are needed, got {x.shape}")
         widths = [int(multiplier * self.channels) for multiplier in self.multipliers]
         attends = [self.image_size // 2**level in self.attention_resolutions for level in range(len(widths))]
+        per_level = self.num_res_blocks
+        per_level = (per_level,) * len(widths) if isinstance(per_level, int) else per_level
         conv = dict(dtype=self.dtype, convolution=self.convolution)
 
         features = layers.timestep_embedding(t, self.channels).astype(self.dtype)
@@ -78,13 +83,14 @@ class ADMUNet(nn.Module):
             return ADMBlock(width, resample, self.use_scale_shift_norm, self.num_groups, name=name, **conv)(h, features)
 
         def attention(h, name):
-            return ADMAttention(self.num_head_channels, self.num_groups, self.dtype, name=name)(h)
+            size = h.shape[-1] // self.num_heads if self.num_heads else self.num_head_channels
+            return ADMAttention(size, self.num_groups, self.dtype, name=name)(h)
 
         # Submodules are numbered as the reference's lists are: stage, place in the list, place within the entry.
         h = layers.conv3x3(widths[0], name="input_0_0", **conv)(x.astype(self.dtype))
         skips = [h]
         for level, width in enumerate(widths):
-            for _ in range(self.num_res_blocks):
+            for _ in range(per_level[level]):
                 h = residual(h, width, f"input_{len(skips)}_0")
                 if attends[level]:
                     h = attention(h, f"input_{len(skips)}_1")
@@ -101,11 +107,11 @@ class ADMUNet(nn.Module):
         h = residual(h, widths[-1], "middle_2")
         place = 0
         for level, width in reversed(list(enumerate(widths))):
-            for i in range(self.num_res_blocks + 1):
+            for i in range(per_level[level] + 1):
                 h = residual(jnp.concatenate([h, skips.pop()], axis=-1), width, f"output_{place}_0")
                 if attends[level]:
                     h = attention(h, f"output_{place}_1")
-                if level and i == self.num_res_blocks:
+                if level and i == per_level[level]:
                     name = f"output_{place}_{1 + attends[level]}"
                     if self.resblock_updown:
                         h = residual(h, width, name, "up")

@@ -16,10 +16,16 @@ import numpy as np
 from indigo_jax.typing import Params
 from indigo_jax.weights import checking
 from indigo_jax.weights.checking import SUFFIX, WeightsError, line, show
+from indigo_jax.weights.registry import register
+
+__all__ = ["ARCHITECTURES", "DTYPES", "Entry", "FOLDER", "KINDS", "MANIFEST", "WeightsError", "available",
+           "cache_folder", "export", "find", "kind_of", "learned", "load", "register", "save", "update_manifest",
+           "verify"]
 
 FOLDER = pathlib.Path(__file__).parent
 MANIFEST = "manifest.json"
 ARCHITECTURES, KINDS = tuple(checking.ARCHITECTURES), checking.KINDS
+DTYPES = ("float16", "bfloat16", "float32")  # that files are written in
 # what travels from a training run
 _EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "image_size", "autoencoder", "unseen")
 
@@ -96,8 +102,8 @@ def verify(name_or_path) -> dict:
             "parameters": sum(value.size for value in tensors.values())}
 
 
-def save(path, params: Params, info: dict) -> None:
-    """Write weights as float16 safetensors, whole or not at all.
+def save(path, params: Params, info: dict, *, dtype: str = "float16") -> None:
+    """Write weights as safetensors, whole or not at all.
 
     Args:
         path: the file, ``NAME.safetensors``; missing folders are made.
@@ -107,13 +113,17 @@ def save(path, params: Params, info: dict) -> None:
             (:func:`schedules.to_json`), "prediction" (eps, x0 or v) and "learned_variance" where it is True; of a prior
             or an invertible network of latents "autoencoder" (:func:`latents.identity`); and whatever should travel
             with the weights.
+        dtype: of the file: float16 (11 bits, up to 65,504), bfloat16 (8 bits) or float32 (24 bits).
 
     Errors:
-        :class:`WeightsError` for another extension, params that are not those of the module, or that are not finite in
-        float16, and for a folder that cannot be written.
+        :class:`WeightsError` for another extension, params that are not those of the module, that are not finite, or
+        too large for the dtype, and for a folder that cannot be written.
     """
+    import jax.numpy as jnp
     from safetensors.numpy import save as to_bytes
     path = pathlib.Path(path)
+    if dtype not in DTYPES:
+        raise WeightsError(f"{show(path)}: weights are written in {', '.join(DTYPES)}, not in {dtype}")
     if path.suffix != SUFFIX:
         raise WeightsError(f"{show(path)}: weights are written as safetensors: name it {path.stem}{SUFFIX}")
     tensors = {name: np.asarray(value, np.float32) for name, value in checking.flatten(params)}
@@ -122,20 +132,25 @@ def save(path, params: Params, info: dict) -> None:
     info["kind"] = checking.kind_of(info)
     module = checking.module_of(path, info, len(tensors))
     checking.check_shapes(path, {name: value.shape for name, value in tensors.items()}, module, info)
-    with np.errstate(over="ignore"):
-        tensors = {name: value.astype(np.float16, order="C") for name, value in tensors.items()}  # safetensors needs C
     checking.check_finite(path, tensors)
+    for name, value in tensors.items():
+        if value.size and np.abs(value).max() > float(jnp.finfo(dtype).max):
+            raise WeightsError(f"{show(path)}: {name} holds {np.abs(value).max():.4g}, too large for {dtype}: write "
+                               f"{' or '.join(each for each in DTYPES if each != dtype)}")
+    kind = jnp.dtype(dtype)
+    tensors = {name: value.astype(kind, order="C") for name, value in tensors.items()}  # safetensors needs C
     data = to_bytes(tensors, metadata={"info": json.dumps(info, sort_keys=True)})
     _write(path, data)
 
 
-def export(workdir, path, name: str | None = None) -> None:
+def export(workdir, path, name: str | None = None, *, dtype: str = "float16") -> None:
     """The averaged parameters of the newest whole checkpoint of a training run as one weights file.
 
     Args:
         workdir: ``--workdir`` of ``train.indi``, ``train.diffusion``, ``train.autoencoder`` or ``train.inn``.
         path: the file to write, ``NAME.safetensors``.
         name: what it calls itself; the file's name where None.
+        dtype: as for :func:`save`.
 
     Errors:
         :class:`WeightsError` for a folder that is no such workdir; those of :func:`save`.
@@ -151,7 +166,7 @@ def export(workdir, path, name: str | None = None) -> None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = f"config.json has no {error}" if isinstance(error, KeyError) else line(error)
         raise WeightsError(f"{show(workdir)}: not a training run with a whole checkpoint ({reason})") from error
-    save(path, params, {**info, "name": name or pathlib.Path(path).stem})
+    save(path, params, {**info, "name": name or pathlib.Path(path).stem}, dtype=dtype)
 
 
 def available() -> list[Entry]:

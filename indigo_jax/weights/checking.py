@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from indigo_jax.weights import registry
+
 SUFFIX = ".safetensors"
 _PRIOR = ("schedule", "prediction")
 _RESTORATION = ("noise", "tasks")
@@ -18,7 +20,8 @@ KINDS = {"restorer": "a network that restores directly (for --method indi)",
          "latent prior": "a diffusion prior of latents (for --method latent-indigo)",
          "inn": "an invertible network (for --inn)", "autoencoder": "an autoencoder (for --autoencoder)"}
 ARCHITECTURES = {"RestorationUNet": "restorer", "ADMUNet": "prior", "DDPMUNet": "prior", "DenoisingUNet": "prior",
-                 "KerasUNet": "prior", "LatentUNet": "latent prior", "GuidanceINN": "inn",
+                 "DRUNet": "prior", "UNet2D": "prior", "KerasUNet": "prior", "LatentUNet": "latent prior",
+                 "PromptedUNet": "latent prior", "GuidanceINN": "inn",
                  "TinyAutoencoder": "autoencoder", "AutoencoderKL": "autoencoder"}  # what each usually is
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".msgpack")
 _DTYPES = ("F16", "BF16", "F32")
@@ -48,7 +51,12 @@ def read(path, expected_sha256):
             for key, piece in slices.items():
                 if piece.get_dtype() not in _DTYPES:
                     raise WeightsError(f"{show(path)}: {key} is {piece.get_dtype()}, not a float of 16 or 32 bits")
-            tensors = {key: np.asarray(file.get_tensor(key)).astype(np.float32) for key in slices}
+            halves = [key for key, piece in slices.items() if piece.get_dtype() == "BF16"]
+            tensors = {key: np.asarray(file.get_tensor(key)).astype(np.float32) for key in slices if key not in halves}
+        if halves:
+            from indigo_jax.convert import checkpoint
+            widened = checkpoint.read_safetensors(path)
+            tensors = {key: tensors[key] if key in tensors else np.array(widened[key]) for key in slices}
     except (SafetensorError, OSError, MemoryError) as error:
         reason = line(getattr(error, "strerror", None) or error)
         raise WeightsError(f"{show(path)}: not a safetensors file, or a damaged one ({reason}); copy it again"
@@ -84,9 +92,7 @@ def check_info(path, info):
     if not isinstance(info, dict) or not isinstance(info.get("arguments", {}), dict):
         raise WeightsError(f"{show(path)}: 'info' in its metadata is not a table of names and values")
     _check_has(path, info, ("architecture", "arguments"))
-    if info["architecture"] not in ARCHITECTURES:
-        raise WeightsError(f"{show(path)}: unknown architecture {brief(info['architecture'])}; this version knows "
-                           f"{', '.join(ARCHITECTURES)}")
+    _find(path, info)
     kind = kind_of(info)
     if kind not in KINDS:
         raise WeightsError(f"{show(path)}: unknown kind {brief(kind)}; this version knows {', '.join(KINDS)}")
@@ -102,9 +108,29 @@ def check_info(path, info):
         _check_autoencoder(path, info["autoencoder"])
 
 
+def _find(path, info):
+    """The registered network of the info; None for one of this package."""
+    name = info["architecture"]
+    if isinstance(name, str) and name in ARCHITECTURES:
+        return None
+    try:
+        found = registry.find(name) if isinstance(name, str) else None
+    except ValueError as error:
+        raise WeightsError(f"{show(path)}: {error}") from error
+    if found is None:
+        raise WeightsError(f"{show(path)}: unknown architecture {brief(name)}; this version knows "
+                           f"{', '.join(ARCHITECTURES)}; for one of yours call weights.register, or set "
+                           f"{registry.VARIABLE}=package.module:{name if str(name).isidentifier() else 'Class'}")
+    return found
+
+
 def kind_of(info) -> str:
-    """What weights are, of :data:`KINDS`: as they say, or for files of before by their architecture."""
-    usual = ARCHITECTURES[info["architecture"]]
+    """What weights are, of :data:`KINDS`: as they say, or by their architecture, or by what travels with them."""
+    usual = ARCHITECTURES.get(info["architecture"])
+    if usual is None:
+        registered = registry.find(info["architecture"]) if not info.get("kind") else None
+        by_needs = next((kind for kind, needed in _NEEDS.items() if needed and set(needed) <= info.keys()), "prior")
+        usual = registered.kind if registered and registered.kind else by_needs
     return info.get("kind") or ("latent prior" if usual == "prior" and "autoencoder" in info else usual)
 
 
@@ -157,21 +183,22 @@ def _check_prior(path, info):
 def module_of(path, info, count):
     """The network of the info; its arguments are bounded, so that a forged file cannot ask for a monster."""
     from indigo_jax import models
-    arguments = {}
+    arguments, registered = {}, _find(path, info)
     for key, value in info["arguments"].items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if len(numbers) > 16 or any(isinstance(x, (int, float)) and not 0 <= x <= _LARGEST for x in numbers) or not all(
-                isinstance(x, (int, float, str)) for x in numbers):
+                isinstance(x, (int, float, str, type(None))) for x in numbers):
             raise WeightsError(f"{show(path)}: the argument {brief(key)} = {brief(value)} in its info is not one of "
                                f"{info['architecture']}")
         arguments[key] = tuple(value) if isinstance(value, (list, tuple)) else value
     try:
         if "dtype" in arguments:
             arguments["dtype"] = np.dtype(_float_type(arguments["dtype"]))
-        module = getattr(models, info["architecture"])(**arguments)
+        module = (registered.module if registered else getattr(models, info["architecture"]))(**arguments)
         for name in ("num_res_blocks", "num_blocks", "encoder_blocks", "levels", "layers_per_block"):
-            if getattr(module, name, 0) > count:
-                raise ValueError(f"{getattr(module, name)} blocks in {count} tensors")
+            blocks = getattr(module, name, 0)
+            if registered is None and (sum(blocks) if isinstance(blocks, tuple) else blocks) > count:
+                raise ValueError(f"{blocks} blocks in {count} tensors")
     except (TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{show(path)}: arguments that {info['architecture']} does not take "
                            f"({line(error)})") from error
@@ -189,7 +216,14 @@ def _float_type(name):
 def check_shapes(path, shapes, module, info):
     """The tensors are exactly those of ``module.init``: same names, same shapes. Nothing is computed."""
     try:
-        expected = _expected_shapes(module, "autoencoder" in info, info.get("learned_variance", False))
+        registered = _find(path, info)
+        if registered is None:
+            inputs = _inputs(module, "autoencoder" in info, info.get("learned_variance", False))
+        else:
+            inputs = (registered.inputs or _usual_inputs(info))(module)
+        expected = _expected_shapes(module, tuple(map(tuple, inputs)))
+    except WeightsError:
+        raise
     except Exception as error:  # whatever a network of senseless arguments raises
         raise WeightsError(f"{show(path)}: no {type(module).__name__} can be made of the arguments in its info "
                            f"({line(error)})") from error
@@ -206,12 +240,31 @@ def check_shapes(path, shapes, module, info):
 
 
 @functools.lru_cache(maxsize=16)
-def _expected_shapes(module, of_latents, learned_variance):
+def _expected_shapes(module, shapes):
     import jax
     import jax.numpy as jnp
-    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in _inputs(module, of_latents, learned_variance)]
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     variables = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *inputs)
     return {name: tuple(leaf.shape) for name, leaf in flatten(variables)}
+
+
+def _usual_inputs(info):
+    """Shapes for a registered network, by its kind."""
+    kind = kind_of(info)
+
+    def inputs(module):
+        side = info.get("image_size") or getattr(module, "image_size", 64)
+        channels = 3
+        if kind == "latent prior":
+            channels = getattr(module, "in_channels", None) or getattr(module, "out_channels", 4)
+        x = (1, side, side, channels)
+        if kind == "autoencoder":
+            return (x,)
+        if kind == "inn":
+            return x, (1, side // info["scale"], side // info["scale"], 3)
+        return (x, (1,), x) if getattr(module, "condition_on_y", False) else (x, (1,))
+
+    return inputs
 
 
 def _inputs(module, of_latents, learned_variance):
@@ -223,10 +276,13 @@ def _inputs(module, of_latents, learned_variance):
         return batch(16 if module.undecimated else 16 * 2**module.levels, module.channels), batch(16)
     if hasattr(module, "latent_channels"):  # an autoencoder
         return batch(module.factor, module.out_channels),
+    if hasattr(module, "prompt_channels"):
+        return batch(2 ** len(module.block_out_channels), module.in_channels), (1,)
     if hasattr(module, "context_dim"):
         x = batch(2 ** len(module.block_out_channels), module.in_channels)
         return (x, (1,), (1, 2, module.context_dim)) if module.context_dim else (x, (1,))
-    levels = len(getattr(module, "multipliers", None) or module.widths)
+    widths = getattr(module, "multipliers", None) or getattr(module, "widths", None) or module.block_out_channels
+    levels = len(widths)
     side = max(16, getattr(module, "patch_size", 1) * 2 ** (levels - 1))
     x = batch(side, module.out_channels // (2 if learned_variance else 1) if of_latents else 3)
     return (x, (1,), x) if getattr(module, "condition_on_y", False) else (x, (1,))
@@ -234,7 +290,7 @@ def _inputs(module, of_latents, learned_variance):
 
 def check_finite(path, tensors):
     for key, value in tensors.items():
-        if not np.isfinite(value).all():
+        if not np.isfinite(np.asarray(value, np.float32)).all():
             raise WeightsError(f"{show(path)}: {key} holds NaN or infinity: the weights are damaged")
 
 

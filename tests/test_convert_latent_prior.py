@@ -1,0 +1,150 @@
+"""Stable Diffusion as a prior: both names of its UNet, the empty text, one file and pipelines."""
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from indigo_jax import convert, models, weights
+from indigo_jax.cli import main
+from indigo_jax.convert import compvis, kinds
+from tests import foreign, latent_unet_reference
+
+ARGUMENTS = latent_unet_reference.SMALL
+CONFIG = latent_unet_reference.config(ARGUMENTS)
+
+
+def contiguous(state):
+    return {name: np.ascontiguousarray(value) for name, value in state.items()}
+
+
+@pytest.mark.parametrize("changes", [{}, dict(layers_per_block=2, block_out_channels=(8, 12, 16),
+                                              has_attention=(False, True, True), num_heads=(2, 3, 4))])
+def test_both_names_of_the_unet_are_one(changes):
+    expected, found = foreign.latent_unet(**changes), compvis.unet(foreign.latent_unet("compvis", **changes))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+    wanted = latent_unet_reference.config({**ARGUMENTS, **changes})
+    config = compvis.unet_config(foreign.latent_unet("compvis", **changes))
+    assert config["attention_head_dim"] == 8
+    for name in ("block_out_channels", "layers_per_block", "cross_attention_dim", "in_channels", "out_channels",
+                 "down_block_types", "up_block_types"):
+        assert config[name] == wanted[name], name
+
+
+def test_a_prompted_network_is_one_with_this_context():
+    context = np.random.default_rng(2).standard_normal((5, 6)).astype(np.float32)
+    state = foreign.latent_unet()
+    module = models.PromptedUNet(**convert.latent_prior_arguments(CONFIG, context))
+    x, t = np.random.default_rng(1).standard_normal((2, 4, 6, 5)), np.array([3.0, 900.0])
+    expected = latent_unet_reference.forward(state, ARGUMENTS, x, t, np.broadcast_to(context, (2, 5, 6)))
+    found = jax.jit(module.apply)(convert.latent_prior(state, CONFIG, context), jnp.moveaxis(jnp.float32(x), 1, -1),
+                                  jnp.float32(t))
+    np.testing.assert_allclose(np.moveaxis(found, -1, 1), expected, atol=2e-5 * np.abs(expected).max())
+    for wrong in (context[:, :5], context[0], context * np.nan):
+        with pytest.raises(ValueError, match=r"the context of a text is \[words, 6\] here and finite"):
+            convert.latent_prior_arguments(CONFIG, wrong)
+
+
+def test_the_empty_text_does_not_see_what_comes_later():
+    """A causal encoder: the first words of a longer text are those of a shorter one."""
+    state = foreign.text_encoder()
+    whole = convert.empty_text(state, num_heads=2)
+    assert whole.shape == (9, 6) and np.isfinite(whole).all()
+    places = "text_model.embeddings.position_embedding.weight"
+    short = {**state, places: state[places][:4]}
+    np.testing.assert_allclose(convert.empty_text(short, num_heads=2), whole[:4], atol=1e-5)
+    other = convert.empty_text(state, num_heads=2, pad=0)
+    np.testing.assert_allclose(other[:2], whole[:2], atol=1e-5)
+    assert np.abs(other[2:] - whole[2:]).max() > 0.01
+    with pytest.raises(ValueError, match="not a CLIPTextModel"):
+        convert.empty_text({"a": np.zeros(3)})
+    with pytest.raises(ValueError, match="not a whole CLIPTextModel .*fc1.bias"):
+        convert.empty_text({name: value for name, value in state.items() if not name.endswith("0.mlp.fc1.bias")})
+    with pytest.raises(ValueError, match="activation 'relu'"):
+        convert.empty_text(state, activation="relu")
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """A folder as of StableDiffusionPipeline.save_pretrained."""
+    folder = tmp_path / "sd"
+    parts = {"unet": (CONFIG, foreign.latent_unet(), "diffusion_pytorch_model"),
+             "vae": ({"_class_name": "AutoencoderKL", "norm_num_groups": 4, "scaling_factor": 0.2},
+                     foreign.autoencoder_kl(latent_channels=4), "diffusion_pytorch_model"),
+             "text_encoder": ({"num_attention_heads": 2, "hidden_act": "gelu"}, foreign.text_encoder(), "model")}
+    for name, (config, state, stem) in parts.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(json.dumps(config))
+        save_file(contiguous(state), folder / name / f"{stem}.safetensors")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({
+        "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}))
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+    (folder / "model_index.json").write_text(json.dumps({
+        "_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "safety_checker": [None, None]}))
+    return folder
+
+
+def test_a_pipeline_becomes_an_autoencoder_and_a_prior_of_its_latents(pipeline, tmp_path, capsys):
+    convert_it = ["weights", "convert", str(pipeline), "-o"]
+    assert main([*convert_it, str(tmp_path / "x.safetensors")]) == 2
+    assert "say which with --from latent-unet (unet) or --from vae (vae)" in capsys.readouterr().err
+    vae, prior = str(tmp_path / "vae.safetensors"), str(tmp_path / "prior.safetensors")
+    assert main([*convert_it, vae, "--from", "vae"]) == 0
+    assert main([*convert_it, prior, "--from", "latent-unet", "--autoencoder", vae, "--dtype", "float32"]) == 0
+    autoencoder, _, about = weights.load(vae, kind="autoencoder")
+    module, params, info = weights.load(prior, kind="latent prior")
+    assert autoencoder.scaling_factor == 0.2 and info["autoencoder"]["sha256"] == about["sha256"]
+    assert info["schedule"]["name"] == "scaled_linear" and info["steps_offset"] == 1 and info["image_size"] == 512
+    expected = convert.empty_text(foreign.text_encoder(), num_heads=2, activation="gelu", pad=0)
+    np.testing.assert_allclose(params["params"]["context"], expected, atol=1e-6)
+
+
+def test_one_file_of_all_three_networks(tmp_path):
+    state = {**{f"model.diffusion_model.{k}": v for k, v in foreign.latent_unet("compvis").items()},
+             **{f"first_stage_model.{k}": v for k, v in foreign.autoencoder_kl("compvis", latent_channels=4).items()},
+             **{f"cond_stage_model.transformer.{k}": v for k, v in foreign.text_encoder().items()},
+             "betas": np.ones(5, np.float32)}
+    path = tmp_path / "sd.safetensors"
+    save_file(contiguous(state), path)
+    with pytest.raises(ValueError, match="several networks; say which with --from latent-unet or vae"):
+        kinds.load(str(path))
+    assert kinds.load(str(path), "vae").module.scaling_factor == 0.18215
+    with pytest.raises(ValueError, match="8 heads of attention do not divide the 12 channels"):
+        kinds.load(str(path), "latent-unet")
+    found = kinds.load(str(path), "latent-unet", options=kinds.Options(heads=2))
+    np.testing.assert_array_equal(found.params["params"]["context"], convert.empty_text(foreign.text_encoder()))
+    expected = convert.latent_prior(foreign.latent_unet(), {**CONFIG, "attention_head_dim": 2},
+                                    found.params["params"]["context"])
+    assert jax.tree.structure(found.params) == jax.tree.structure(expected)
+    assert all(map(np.array_equal, jax.tree.leaves(found.params), jax.tree.leaves(expected)))
+
+
+def test_without_a_text_encoder_an_embedding_must_be_given(tmp_path):
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    save_file(contiguous(foreign.latent_unet()), folder / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match=r"no text encoder of CLIP .* empty text \[77, 6\] with --context FILE.npy"):
+        kinds.load(str(folder))
+    context = np.random.default_rng(0).standard_normal((7, 6))
+    np.save(tmp_path / "empty.npy", context)
+    found = kinds.load(str(folder), options=kinds.Options(context=str(tmp_path / "empty.npy")))
+    np.testing.assert_allclose(found.params["params"]["context"], context, rtol=1e-6)
+    (tmp_path / "bad.npy").write_bytes(b"x")
+    with pytest.raises(ValueError, match="bad.npy: not an .npy of numbers"):
+        kinds.load(str(folder), options=kinds.Options(context=str(tmp_path / "bad.npy")))
+
+
+def test_sdxl_is_refused_by_name(pipeline):
+    path = pipeline / "unet" / "config.json"
+    path.write_text(json.dumps({**CONFIG, "addition_embed_type": "text_time"}))
+    with pytest.raises(ValueError, match="addition_embed_type = 'text_time'"):
+        kinds.load(str(pipeline), "latent-unet")
