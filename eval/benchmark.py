@@ -26,10 +26,7 @@ BENCHMARKS = {"indi": indi.indi, "bird": bird.bird, "latent-indigo": latent_indi
 _TABLES = {"indi": (indi.COLUMNS, ()), "bird": (bird.COLUMNS, bird.NOTES),
            "latent-indigo": (latent_indigo.COLUMNS, latent_indigo.notes),
            "scaling": (scaling.COLUMNS, scaling.NOTES)}
-_SIZES = {"latent-indigo": list(latent_indigo.SIZES)}  # of the others: 64
 
-
-# ---------------------------------------------------------------------------------------------------- command line
 
 def to_text(rows: list[dict]) -> str:
     """A table for people."""
@@ -82,7 +79,7 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     if args.name is None and args.json in BENCHMARKS:  # --json NAME
         args.name, args.json = args.json, "-"
-    args.sizes = args.sizes or _SIZES.get(args.name, [64])
+    args.sizes = args.sizes or (list(latent_indigo.SIZES) if args.name == "latent-indigo" else [64])
     if args.name not in BENCHMARKS:
         said = "name a benchmark" if args.name is None else f"no benchmark {args.name!r}"
         parser.exit(2, f"{parser.prog}: {said}; there are: {', '.join(BENCHMARKS)}\n")
@@ -94,7 +91,7 @@ def main(argv=None) -> int:
                 else program() for program in bar]
         text = json.dumps(rows, indent=2, allow_nan=False)
         if args.json not in (None, "-"):
-            command.write_text(args.json, text + "\n")
+            command.write(args.json, text + "\n")
         print(text if args.json == "-" else to_text(rows))
 
     return command.run(parser, work)

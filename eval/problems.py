@@ -27,7 +27,14 @@ _MEASURE, _KERNEL, _RESTORE = 0, 1, 2  # what a picture's key is folded with
 _DEGRADE, SAMPLE = 0, 1  # the same, of a :class:`Degradation`
 
 
-# ---------------------------------------------------------------------------------------------------- pictures
+def digest(*parts) -> str:
+    """First twelve digits of the SHA-256 of texts, bytes and arrays, one after the other."""
+    state = hashlib.sha256()
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        state.update(part if isinstance(part, bytes) else np.asarray(part).tobytes())
+    return state.hexdigest()[:12]
+
 
 class Pictures(NamedTuple):
     """Clean pictures: ``label`` says where they come from, ``images`` are uint8 ``[H, W, 3]``."""
@@ -38,12 +45,9 @@ class Pictures(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """First twelve digits of the SHA-256 of all names and pixels."""
-        state = hashlib.sha256()
-        for name, image in zip(self.names, self.images):
-            state.update(f"{name} {image.shape}".encode())
-            state.update(np.ascontiguousarray(image).tobytes())
-        return state.hexdigest()[:12]
+        """Of all names and pixels."""
+        return digest(*(part for name, image in zip(self.names, self.images)
+                        for part in (f"{name} {image.shape}", image)))
 
     def singles(self) -> list["Pictures"]:
         """Each alone."""
@@ -107,8 +111,6 @@ def keys_of(pictures: Pictures, seed: int) -> Key:
     return rng.image_keys(seed, [rng.name_id(name) for name in pictures.names])
 
 
-# ---------------------------------------------------------------------------------------------------- degradations
-
 class Degradation(NamedTuple):
     """One way to spoil a picture.
 
@@ -149,8 +151,6 @@ def from_uint8(pixels) -> Array:
     """Bytes as pictures in [-1, 1]."""
     return pixels.astype(jnp.float32) / 127.5 - 1
 
-
-# ---------------------------------------------------------------------------------------------------- cases
 
 class Case(NamedTuple):
     """A batch of pictures to restore, with the truth; every leaf begins with ``[B]``.
@@ -229,8 +229,6 @@ def ray_sums(operator, y: Array, side: int) -> Array:
     """Sums of densities in [0, 1] along rays, of means along them in [-1, 1], as tomography's operator gives them."""
     return (y + operator(jnp.ones((1, side, side, 1)))) * side / 2
 
-
-# ------------------------------------------------------------------------------------------- damage to be learned
 
 def learned(name: str, scale: int):
     """An operator of :data:`LEARNED`; with ``scale`` 1 pictures are enlarged again."""

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, models, sharding, weights
+from indigo_jax import checkpoints, images, models, sharding, weights
 from indigo_jax.weights import latents
 from tests.paths import ROOT
 from tests.tiny_training import numbers, write_pictures
-from train import autoencoder, common
+from train import autoencoder, common, loop
 from train.autoencoder import AutoencoderConfig
 
 TINY = models.TinyAutoencoder(latent_channels=3, channels=(6, 8), levels=1, num_blocks=1, pool_channels=0)
@@ -67,7 +67,8 @@ def test_evaluation_equals_numbers_by_hand(pictures, finished, monkeypatch):
     source = [{"image": random.integers(0, 256, (16, 16, 3), np.uint8), "id": i} for i in range(4)]
     config, params = tiny(pictures, "run", eval_samples=3, noise=0.0), finished[1].ema
     evaluate = autoencoder.Evaluation(config, source)
-    scores, pixels = evaluate(params, finished[0] / "grid.png")
+    scores, rows = evaluate(params)
+    pixels = loop.as_pixels(images.grid(rows))
     x = np.stack([element["image"] for element in source[:3]])
     z = TINY.apply(params, x / np.float32(127.5) - 1, method="encode")
     restored = np.clip(np.round((np.asarray(TINY.apply(params, z, method="decode"), np.float64) + 1) * 127.5), 0, 255)

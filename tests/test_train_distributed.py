@@ -58,8 +58,8 @@ def test_losses_do_not_depend_on_how_the_work_is_spread(pictures, one_device, tm
 
 def step_text(mesh, **changes):
     config = tiny("", "", **changes)
-    optimizer = indi.make_optimizer(config)
-    state = jax.eval_shape(lambda: indi.init_state(config, optimizer))
+    optimizer = loop.make_optimizer(config)
+    state = jax.eval_shape(lambda: loop.init_state(config, optimizer))
     shardings = loop.state_shardings(config, state, mesh)
     step = loop.jit_step(lambda state, batch: indi.train_step(config, optimizer, state, batch), mesh, shardings)
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
@@ -145,9 +145,9 @@ def test_a_run_keeps_its_best(pictures, tmp_path, monkeypatch):
         def __init__(self, config, source):
             self.scores = iter([30.0, 20.0, 25.0])
 
-        def __call__(self, params, path):
+        def __call__(self, params):
             assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))  # whole, whatever the mesh
-            return {"eval_psnr": next(self.scores), "eval_psnr_gain": 0.0}, np.zeros((4, 4, 3), np.uint8)
+            return {"eval_psnr": next(self.scores), "eval_psnr_gain": 0.0}, [[np.zeros((4, 4, 3))]]
 
     monkeypatch.setattr(indi, "Evaluation", Evaluation)
     indi.train(tiny(pictures, tmp_path, num_steps=3, eval_every=1, keep_best=1, best_by="-eval_psnr", fsdp=4))

@@ -5,26 +5,21 @@
 ``D(x + sigma n, sigma) ~ E[x | x + sigma n]`` over levels from below one grey value to pure noise. Every sampler takes
 it through :func:`indigo_jax.denoisers.from_sigma`.
 
-Runs on one CPU, one GPU or a pod slice with the same command, and goes on after an interruption, as ``train.diffusion``
-does.
-
 Papers: Zhang et al., DRUNet, TPAMI 2021 (arXiv 2008.13751) for the network told the level; Karras et al., EDM, NeurIPS
 2022 (arXiv 2206.00364) for denoisers as priors. Loss and mixture of noises are ours.
 """
 import dataclasses
 import functools
-import pathlib
 import sys
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
-from indigo_jax import data, images, losses, metrics, operators, rng, schedules, sharding
+from indigo_jax import data, losses, metrics, operators, rng, schedules
 from train import common, loop
+from train.loop import TrainState
 from train.run_config import RunConfig
 
 _NOISE, _GREY, _ROUND = 0, 1, 2  # what an image's key is folded with
@@ -48,8 +43,6 @@ class DenoiserConfig(RunConfig):
     """Share of the pictures without colour; their noise is equal in all channels."""
     rounded: float = 0.0
     """Share of the noisy pictures that are clipped and rounded to 8 bits, as files are (below ``sigma_middle``)."""
-    decay: Literal["cosine", "constant"] = "cosine"
-    """Of the learning rate after the warm-up."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,17 +51,9 @@ class DenoiserConfig(RunConfig):
                              f"{self.sigma_max}: they must be above 0 and in this order")
 
 
-# ---------------------------------------------------------------------------------------------------- one step
-
-def make_optimizer(config: DenoiserConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and the config's decay."""
-    return loop.make_optimizer(config, decay=config.decay)
-
-
-def init_state(config: DenoiserConfig, optimizer: optax.GradientTransformation) -> loop.TrainState:
-    """Fresh state; a pure function of the seed, to be jitted."""
-    x = jnp.zeros((1, config.crop, config.crop, 3))
-    return loop.fresh_state(config.model.init(jax.random.key(config.seed), x, jnp.ones(1)), optimizer)
+def inputs(config: DenoiserConfig) -> tuple:
+    """Pictures and levels, to initialise the network with."""
+    return jnp.zeros((1, config.crop, config.crop, 3)), jnp.ones(1)
 
 
 def make_noisy(config: DenoiserConfig, x, keys, sigma):
@@ -83,21 +68,18 @@ def make_noisy(config: DenoiserConfig, x, keys, sigma):
     return x, jnp.where(is_file[:, None, None, None], as_file, noisy), sigma[:, None, None, None] * level
 
 
-def train_step(config: DenoiserConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
+def train_step(config: DenoiserConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
     """One optimiser step on uint8 pictures. Randomness comes from (seed, step, slot in the batch) alone."""
-    model = loop.network(config)
-
     def loss_fn(params, pictures, keys, sigma):
         x, noisy, level = make_noisy(config, loop.in_unit_range(pictures), keys, sigma)
-        return jnp.mean(losses.denoising(functools.partial(model.apply, params), x, noisy, sigma, level))
+        apply = functools.partial(loop.network(config).apply, params)
+        return jnp.mean(losses.denoising(apply, x, noisy, sigma, level))
 
     keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
     sigma = losses.noise_levels(rng.fold(keys, losses.TIME), config.sigma_min, config.sigma_middle, config.sigma_max,
                                 share=config.share)
     return loop.update(config, optimizer, state, loss_fn, batch["image"], keys, sigma)
 
-
-# ---------------------------------------------------------------------------------------------------- evaluation
 
 class Evaluation:
     """PSNR of held-out pictures at fixed levels of white noise, and a picture of noisy | denoised | clean at 25."""
@@ -117,8 +99,8 @@ class Evaluation:
 
         self.denoise = denoise
 
-    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
-        """Scores, and the picture, also written to ``path``."""
+    def __call__(self, params) -> tuple[dict, list]:
+        """PSNR at each level and their mean, and the pictures."""
         scores = {}
         for level in self.levels:
             noisy = self.x + level / 127.5 * self.noise
@@ -126,50 +108,26 @@ class Evaluation:
             scores[f"eval_psnr_{level}"] = float(metrics.psnr(jnp.clip(out, -1, 1), self.x).mean())
             if level == 25:
                 rows = [[np.clip(np.asarray(a), -1, 1) for a in row] for row in zip(noisy[:4], out[:4], self.x[:4])]
-        pixels = images.grid(rows)
-        images.write(path, pixels)
-        return {"eval_psnr": sum(scores.values()) / len(scores), **scores}, loop.as_pixels(pixels)
-
-    def describe(self, scores: dict) -> str:
-        """The scores in one line."""
-        return ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())
+        return {"eval_psnr": sum(scores.values()) / len(scores), **scores}, rows
 
 
-# ---------------------------------------------------------------------------------------------------- the run
+KEPT, FITTING = ("schedule", "prediction"), ()
+open_data = loop.open_pictures
 
-def open_data(config: DenoiserConfig, split: str):
-    """The source of pictures; refuses pairs."""
-    return loop.open_pictures(config, split, "a denoiser learns from pictures alone")
+
+def feed(config: DenoiserConfig, mesh, source) -> loop.Feed:
+    """Crops, turned and mirrored at random."""
+    return loop.Feed(source, config.crop)
 
 
 def config_to_json(config: DenoiserConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
-    fields = {name: value for name, value in vars(config).items() if name != "model"}
     schedule = schedules.to_json("geometric", num_timesteps=1000, sigma_min=config.sigma_min,
                                  sigma_max=config.sigma_max)
-    return {**common.module_to_json(config.model), "schedule": schedule, "prediction": "sigma", "range": [-1, 1],
-            "code": common.code_version(), "config": fields}
+    return common.description(config, schedule=schedule, prediction="sigma", range=[-1, 1])
 
 
-def train(config: DenoiserConfig, mesh: jax.sharding.Mesh | None = None) -> loop.TrainState:
-    """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
-    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
-    loop.check(config, mesh)
-    source, optimizer = open_data(config, "train"), make_optimizer(config)
-    return loop.run(
-        config, mesh=mesh, source=source, crop=config.crop,
-        init_state=functools.partial(init_state, config, optimizer),
-        train_step=functools.partial(train_step, config, optimizer),
-        description=config_to_json(config), identity=("architecture", "arguments", "schedule", "prediction"),
-        start_from=lambda state, mesh: loop.state_from_weights(config, state, mesh, lambda info: None),
-        evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
-        columns=Evaluation.columns)
-
-
-def main(argv=None) -> int:
-    """Command line; see the module's text."""
-    return loop.main("train.denoiser", train, argv)
-
+train, main = loop.train, functools.partial(loop.main, "train.denoiser")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,32 +2,24 @@
 
     python -m train.indi --config train/configs/indi_photo_small.py --data PICTURES --workdir RUN
 
-Runs on one CPU, one GPU or a pod slice with the same command: the batch is split over all devices of all processes,
-parameters are replicated (or split, with --fsdp). Killed at any moment and started again with the same command, on any
-number of devices and processes, it goes on from the newest whole checkpoint and ends with the parameters of an
-uninterrupted run.
-
 Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 2303.11435).
 """
 import dataclasses
 import functools
-import pathlib
 import sys
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
-from indigo_jax import data, denoisers, images, losses, metrics, rng, samplers, schedules, sharding
+from indigo_jax import data, denoisers, losses, metrics, rng, samplers, schedules
 from train import common, loop
 from train.loop import TrainState
 from train.run_config import RunConfig
 
 _DEGRADE, _LOSS = 0, 1  # what an image's key is folded with
-_IDENTITY = ("architecture", "arguments", "noise", "loss", "a")  # what a run may not change when it is continued
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,26 +50,16 @@ class IndiConfig(RunConfig):
             raise ValueError(f"noise {self.noise!r} needs eps above 0, got {self.eps}; or say --noise none")
 
 
-# ------------------------------------------------------------------------------------------- model, optimiser, noise
-
 def noise_mode(config: IndiConfig) -> schedules.NoiseMode:
     """The noise mode of the path."""
     return schedules.noise_from_json({"name": config.noise, "eps": config.eps})
 
 
-def make_optimizer(config: IndiConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and cosine decay."""
-    return loop.make_optimizer(config)
-
-
-def init_state(config: IndiConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    """Fresh state; a pure function of the seed, to be jitted."""
+def inputs(config: IndiConfig) -> tuple:
+    """Pictures and times, and for some networks measurements, to initialise them with."""
     image, t = jnp.zeros((1, config.crop, config.crop, 3)), jnp.ones(1)
-    inputs = (image, t, image) if getattr(config.model, "condition_on_y", False) else (image, t)
-    return loop.fresh_state(config.model.init(jax.random.key(config.seed), *inputs), optimizer)
+    return (image, t, image) if getattr(config.model, "condition_on_y", False) else (image, t)
 
-
-# ---------------------------------------------------------------------------------------------------- one step
 
 def make_pairs(config: IndiConfig, batch: dict, keys) -> tuple[jax.Array, jax.Array]:
     """A uint8 batch as (x, y) in ``[-1, 1]``; degrades it where the data is not in pairs."""
@@ -109,8 +91,6 @@ def train_step(config: IndiConfig, optimizer, state: TrainState, batch: dict) ->
     return loop.update(config, optimizer, state, loss_fn, pictures, keys, t)
 
 
-# ---------------------------------------------------------------------------------------------------- evaluation
-
 class Evaluation:
     """Restores the same few held-out pictures every time: PSNR, and a picture of input | output | truth."""
 
@@ -135,22 +115,17 @@ class Evaluation:
 
         self.restore = restore
 
-    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
-        """Scores (PSNR of the output and its gain over the input) and the picture, also written to ``path``."""
+    def __call__(self, params) -> tuple[dict, list]:
+        """PSNR of the output and its gain over the input, and the pictures."""
         out = self.restore(params, self.y, rng.fold(self.keys, _LOSS))  # other noise than that of the degradation
         x, y, out = (np.asarray(a) for a in (self.x, self.y, out))
-        gain = metrics.psnr(out, x) - metrics.psnr(y, x)
-        pixels = images.grid([[*row] for row in zip(y, out, x)])
-        images.write(path, pixels)
-        scores = {"eval_psnr": float(metrics.psnr(out, x).mean()), "eval_psnr_gain": float(gain.mean())}
-        return scores, loop.as_pixels(pixels)
-
-    def describe(self, scores: dict) -> str:
-        """The scores in one line."""
-        return ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())
+        psnr = metrics.psnr(out, x)
+        scores = {"eval_psnr": float(psnr.mean()), "eval_psnr_gain": float((psnr - metrics.psnr(y, x)).mean())}
+        return scores, [list(row) for row in zip(y, out, x)]
 
 
-# ---------------------------------------------------------------------------------------------------- data
+KEPT, FITTING = ("noise", "loss", "a"), ("noise",)
+
 
 def open_data(config: IndiConfig, split: str):
     """The source of pictures; refuses a mix-up of paired data and a degradation."""
@@ -165,46 +140,18 @@ def open_data(config: IndiConfig, split: str):
     return source
 
 
+def feed(config: IndiConfig, mesh, source) -> loop.Feed:
+    """Crops, turned and mirrored at random, with a margin where they are degraded."""
+    return loop.Feed(source, config.crop + 2 * config.margin * (config.degradation is not None))
+
+
 def config_to_json(config: IndiConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
-    fields = {name: value for name, value in vars(config).items() if name not in ("model", "degradation")}
-    return {**common.module_to_json(config.model), "noise": schedules.noise_to_json(noise_mode(config)),
-            "loss": config.loss, "a": config.a, "range": [-1, 1], "tasks": list(config.tasks),
-            "steps": config.eval_steps, "degradation": str(config.degradation), "code": common.code_version(),
-            "config": {**fields, "tasks": list(config.tasks)}}
+    return common.description(config, noise=schedules.noise_to_json(noise_mode(config)), loss=config.loss, a=config.a,
+                              range=[-1, 1], tasks=list(config.tasks), steps=config.eval_steps)
 
 
-# ---------------------------------------------------------------------------------------------------- the run
-
-def train(config: IndiConfig, mesh: jax.sharding.Mesh | None = None) -> TrainState:
-    """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
-    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
-    loop.check(config, mesh)
-    source, optimizer = open_data(config, "train"), make_optimizer(config)
-    crop = config.crop + (2 * config.margin if config.degradation is not None else 0)
-    return loop.run(
-        config, mesh=mesh, source=source, crop=crop,
-        init_state=functools.partial(init_state, config, optimizer),
-        train_step=functools.partial(train_step, config, optimizer),
-        description=config_to_json(config), identity=_IDENTITY, start_from=functools.partial(_start_from, config),
-        evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
-        columns=Evaluation.columns)
-
-
-def _start_from(config, state, mesh):
-    """Weights of another noise mode are refused."""
-    def check_info(info):
-        if schedules.noise_from_json(info["noise"]) != noise_mode(config):
-            raise ValueError(f"--start-from {config.start_from} was trained with {info['noise']}; say the same with "
-                             "--noise and --eps")
-
-    return loop.state_from_weights(config, state, mesh, check_info)
-
-
-def main(argv=None) -> int:
-    """Command line; see the module's text."""
-    return loop.main("train.indi", train, argv)
-
+train, main = loop.train, functools.partial(loop.main, "train.indi")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -67,7 +67,7 @@ def program(config, mesh: Mesh, function: Callable) -> Callable:
 
 
 def encoder(config, mesh: Mesh) -> Callable:
-    """``(batch, step) -> batch``: its uint8 pictures as latents float32, for :func:`loop.run`."""
+    """``(batch, step) -> batch``: its uint8 pictures as latents float32, as :class:`loop.Feed` has it."""
     encode = program(config, mesh, lambda found, pixels: found.autoencoder.encode(loop.in_unit_range(pixels)))
     return lambda batch, step: {**batch, "image": encode(batch["image"])}
 

@@ -1,11 +1,9 @@
 """The programs that a plan compiles: a script's own train step and its sampler, or BIRD, for shapes instead of arrays.
 
-A script is found by its config's type: it is the module of that class. It has ``make_optimizer(config)``,
-``init_state(config, optimizer)`` and ``train_step(config, optimizer, state, batch)``.
+See :mod:`train.loop` for how a script is found and what it has.
 """
 import functools
 import math
-import sys
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -57,21 +55,10 @@ def make(config, devices, what: str, *, steps: int | None = None) -> Program:
     raise ValueError(f"{what}: a {type(config).__name__} has no such program; see --what train")
 
 
-def script(config):
-    """The module that trains a config: the one that its class is in."""
-    module = sys.modules[type(config).__module__]
-    if not hasattr(module, "train_step"):
-        raise ValueError(f"no training script belongs to a {type(config).__name__}")
-    return module
-
-
 def bytes_per_chip(tree) -> float:
     """Of arrays, or shapes with shardings: what each chip holds of them."""
-    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * _item(leaf) for leaf in jax.tree.leaves(tree)))
-
-
-def _item(leaf):
-    return 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.dtype(leaf.dtype).itemsize
+    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+                     for leaf in jax.tree.leaves(tree)))
 
 
 def _on(tree, shardings):
@@ -82,12 +69,11 @@ def _on(tree, shardings):
 
 
 def _train(config, mesh):
-    trainer = script(config)
-    optimizer = trainer.make_optimizer(config)
-    state = jax.eval_shape(functools.partial(trainer.init_state, config, optimizer))
+    optimizer = loop.make_optimizer(config)
+    state = jax.eval_shape(functools.partial(loop.init_state, config, optimizer))
     shardings = loop.state_shardings(config, state, mesh)
     arguments = _on(state, shardings), _on(_batch(config), sharding.batch_sharding(mesh))
-    step = loop.jit_step(functools.partial(trainer.train_step, config, optimizer), mesh, shardings)
+    step = loop.jit_step(functools.partial(loop.script(config).train_step, config, optimizer), mesh, shardings)
     memory = {"parameters": bytes_per_chip(arguments[0].params), "optimizer": bytes_per_chip(arguments[0].opt_state),
               "average": bytes_per_chip(arguments[0].ema), "batch": bytes_per_chip(arguments[1])}
     return Program(step, arguments, memory, {"steps": 1})
@@ -111,7 +97,7 @@ def _batch(config):
 
 def _sampler(config, mesh, function, batch, facts):
     """A sampler as ``eval.run`` runs it: whole parameters everywhere, each device for its own pictures."""
-    state = jax.eval_shape(functools.partial(script(config).init_state, config, script(config).make_optimizer(config)))
+    state = jax.eval_shape(functools.partial(loop.init_state, config, loop.make_optimizer(config)))
     params, batch = _on(state.params, sharding.replicated(mesh)), _on(batch, sharding.batch_sharding(mesh))
     return Program(jax.jit(sharding.per_device(function, mesh)), (params, batch),
                    {"parameters": bytes_per_chip(params), "batch": bytes_per_chip(batch)}, facts)
@@ -128,8 +114,8 @@ def _keys(config):
 
 def _of(config, params, **options):
     """What samplers take, of a config's network."""
-    return denoisers.of(functools.partial(loop.network(config).apply, params), script(config).config_to_json(config),
-                        **options)
+    info = loop.script(config).config_to_json(config)
+    return denoisers.of(functools.partial(loop.network(config).apply, params), info, **options)
 
 
 def _indi(config, mesh, steps):

@@ -33,6 +33,8 @@ class RunConfig:
     """Peak of AdamW's learning rate."""
     warmup_steps: int = 1000
     """Linear warm-up."""
+    decay: Literal["cosine", "constant"] = "cosine"
+    """Of the learning rate after the warm-up."""
     final_learning_rate: float = 1e-6
     """End of the cosine."""
     weight_decay: float = 1e-4

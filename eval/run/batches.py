@@ -66,21 +66,23 @@ def restored(jobs: Iterable[Job], method: Restoration, degradations: tuple, *, m
     Errors:
         ValueError for a degradation that changes the size.
     """
-    params = jax.device_put(method.params, sharding.replicated(mesh))
-    waiting, running = {}, None
-    for job in jobs:
-        layout = method.plan(*job.given.shape[:2])
-        group = waiting.setdefault(layout, [])
-        group.append(job)
-        if len(group) == _rows(layout, batch) * mesh.size:
-            following = group, _start(params, method, degradations, waiting.pop(layout), layout, mesh, batch, seed)
-            yield from _finish(running)
-            running = following
-    for layout, group in waiting.items():
+    params, running = jax.device_put(method.params, sharding.replicated(mesh)), None
+    for layout, group in _groups(jobs, method, mesh, batch):
         following = group, _start(params, method, degradations, group, layout, mesh, batch, seed)
         yield from _finish(running)
         running = following
     yield from _finish(running)
+
+
+def _groups(jobs, method, mesh, batch):
+    """``(layout, jobs)``: as many as the devices take at a time, or at the end fewer."""
+    waiting = {}
+    for job in jobs:
+        layout = method.plan(*job.given.shape[:2])
+        waiting.setdefault(layout, []).append(job)
+        if len(waiting[layout]) == _rows(layout, batch) * mesh.size:
+            yield layout, waiting.pop(layout)
+    yield from waiting.items()
 
 
 def _rows(layout, batch):
