@@ -49,6 +49,11 @@ class Pictures(NamedTuple):
         return digest(*(part for name, image in zip(self.names, self.images)
                         for part in (f"{name} {image.shape}", image)))
 
+    def at(self, side: int, seed: int) -> tuple[Array, Key]:
+        """All pictures as :func:`to_side` has them ``[B, side, side, 3]``, and a key for each by its name."""
+        x = jnp.stack([jnp.asarray(to_side(image, side)) for image in self.images])
+        return x, rng.image_keys(seed, [rng.name_id(name) for name in self.names])
+
     def singles(self) -> list["Pictures"]:
         """Each alone."""
         return [Pictures(self.label, [name], [image]) for name, image in zip(self.names, self.images)]
@@ -88,11 +93,6 @@ def _centre(image, crop):
     return image[top:top + crop, left:left + crop]
 
 
-def at_side(pictures: Pictures, side: int) -> Array:
-    """All pictures as :func:`to_side` has them: ``[B, side, side, 3]``."""
-    return jnp.stack([jnp.asarray(to_side(image, side)) for image in pictures.images])
-
-
 def to_side(image: np.ndarray, side: int) -> np.ndarray:
     """The central square of a uint8 picture ``[H, W, 3]`` at the prior's side: float32 ``[side, side, 3]``.
 
@@ -104,11 +104,6 @@ def to_side(image: np.ndarray, side: int) -> np.ndarray:
         resize = operators.resize(side, side, method="area" if square > side else "bicubic")
         x = np.clip(np.asarray(resize(jnp.asarray(x[None])))[0], -1, 1)
     return x
-
-
-def keys_of(pictures: Pictures, seed: int) -> Key:
-    """A key for each picture, by its name."""
-    return rng.image_keys(seed, [rng.name_id(name) for name in pictures.names])
 
 
 class Degradation(NamedTuple):

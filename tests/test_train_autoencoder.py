@@ -53,7 +53,7 @@ def test_training_learns_and_its_latents_become_those_of_a_unit_scale(finished):
     workdir, _ = finished
     losses = list(logged(workdir).values())
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-    scores = {name: logged(workdir, name)[60] for name in autoencoder.Evaluation.columns}
+    scores = {name: logged(workdir, name)[60] for name in autoencoder.COLUMNS}
     assert scores["eval_psnr"] >= scores["eval_noisy_psnr"] > 15
     assert scores["eval_latent_mean"] < 1 and 0.3 < scores["eval_latent_std_min"] <= scores["eval_latent_std_max"] < 2
     with Image.open(workdir / "pictures" / "0000060.png") as picture:
@@ -62,11 +62,11 @@ def test_training_learns_and_its_latents_become_those_of_a_unit_scale(finished):
 
 def test_evaluation_equals_numbers_by_hand(pictures, finished, monkeypatch):
     """Three pictures in two batches, the second filled up."""
-    monkeypatch.setattr(autoencoder.Evaluation, "rows", 2)
+    monkeypatch.setattr(autoencoder, "_ROWS", 2)
     random = np.random.default_rng(0)
     source = [{"image": random.integers(0, 256, (16, 16, 3), np.uint8), "id": i} for i in range(4)]
     config, params = tiny(pictures, "run", eval_samples=3, noise=0.0), finished[1].ema
-    evaluate = autoencoder.Evaluation(config, source)
+    evaluate = autoencoder.evaluation(config, source)
     scores, rows = evaluate(params)
     pixels = loop.as_pixels(images.grid(rows))
     x = np.stack([element["image"] for element in source[:3]])
@@ -76,7 +76,7 @@ def test_evaluation_equals_numbers_by_hand(pictures, finished, monkeypatch):
     np.testing.assert_allclose(scores["eval_psnr"], psnr.mean(), atol=0.01)
     assert scores["eval_noisy_psnr"] == scores["eval_psnr"]
     flat = np.asarray(z).reshape(-1, 3)
-    np.testing.assert_allclose([scores[name] for name in evaluate.columns[2:]],
+    np.testing.assert_allclose([scores[name] for name in autoencoder.COLUMNS[2:]],
                                [np.abs(flat.mean(0)).max(), flat.std(0).min(), flat.std(0).max()], rtol=1e-4)
     np.testing.assert_array_equal(pixels[:16, :16], x[0])
     assert pixels.shape == (3 * 16 + 2 * 4, 3 * 16 + 2 * 4, 3)

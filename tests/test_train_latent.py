@@ -115,7 +115,7 @@ def test_evaluation_of_latents(pictures, ours, trained):
     """Its losses are those of held-out pictures' latents, its samples the decoded ones of the sampler."""
     config = prior(pictures, ours, "run")
     source, params = diffusion.open_data(config, "val"), trained[1].ema
-    scores, rows = diffusion.Evaluation(config, source)(params)
+    scores, rows = diffusion.evaluation(config, source)(params)
     pixels = loop.as_pixels(images.grid(rows))
     space, batch = latents.load(ours), next(data.evaluation_batches(source, batch_size=2, crop=16))
     z = space.autoencoder.encode(batch["image"].astype(np.float32) / 127.5 - 1)
@@ -221,7 +221,7 @@ def test_an_invertible_network_of_latents_learns_and_becomes_weights(pictures, o
     inn.train(splitter(pictures, ours, workdir), mesh=one_device())
     losses = list(logged(workdir).values())
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    scores = {name: logged(workdir, name)[30] for name in inn.Evaluation.columns}
+    scores = {name: logged(workdir, name)[30] for name in inn.COLUMNS}
     assert scores["eval_round_trip"] < 1e-5 and np.isfinite(list(scores.values())).all()
     with Image.open(workdir / "pictures" / "0000030.png") as picture:
         assert picture.size == (4 * 16 + 3 * 4, 2 * 16 + 4) and np.asarray(picture).std() > 1

@@ -11,7 +11,6 @@ Paper: Rombach et al., Latent diffusion models, CVPR 2022 (arXiv 2112.10752), fo
 """
 import dataclasses
 import functools
-import sys
 from typing import Any, Literal
 
 import jax
@@ -21,11 +20,11 @@ import tyro
 
 from indigo_jax import data, metrics, models, rng, sharding
 from train import common, loop
-from train.loop import TrainState
 from train.run_config import RunConfig
 
 _NOISE = 0  # what an image's key is folded with
 _SHOWN = 8
+_ROWS = 16  # of a batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +69,6 @@ class AutoencoderConfig(RunConfig):
             raise ValueError(f"gradient_scales {self.gradient_scales}: crop {self.crop} cannot be halved so often")
         if min(self.gradient, self.perceptual_weight, self.noise, self.pull) < 0:
             raise ValueError("gradient, perceptual_weight, noise and pull must be at least 0")
-        if not self.eval_samples > 0:
-            raise ValueError(f"eval_samples must be above 0, got {self.eval_samples}")
 
 
 def inputs(config: AutoencoderConfig) -> tuple:
@@ -129,7 +126,8 @@ def autoencoder_loss(config: AutoencoderConfig, params, x, keys, batch_moments) 
     return loss + config.pull * pull(z, batch_moments) if config.pull else loss
 
 
-def train_step(config: AutoencoderConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+def train_step(config: AutoencoderConfig, optimizer, state: loop.TrainState,
+               batch: dict) -> tuple[loop.TrainState, dict]:
     """One optimiser step. Randomness comes from (seed, step, slot in the batch) alone."""
     batch_moments = None
     if config.pull:
@@ -144,44 +142,37 @@ def train_step(config: AutoencoderConfig, optimizer, state: TrainState, batch: d
     return loop.update(config, optimizer, state, loss_fn, batch["image"], keys)
 
 
-class Evaluation:
+def evaluation(config: AutoencoderConfig, source):
     """The same held-out pictures every time, encoded and decoded, without noise and with it.
 
     PSNR of both; the largest mean of a latent channel, and the smallest and the largest standard deviation.
     """
+    chosen = [source[i] for i in range(min(config.eval_samples, len(source)))]
+    batches = [(batch["image"], rng.image_keys(config.seed, batch["id"]), batch["mask"]) for batch in
+               data.evaluation_batches(chosen, batch_size=min(_ROWS, len(chosen)), crop=config.eval_size)]
 
-    columns = ("eval_psnr", "eval_noisy_psnr", "eval_latent_mean", "eval_latent_std_min", "eval_latent_std_max")
-    caption = "pictures, reconstructions, those of noisy latents"
-    rows = 16  # of a batch
+    @jax.jit
+    def reconstruct(params, pixels, keys):
+        apply = functools.partial(config.model.apply, params)
+        z = apply(loop.in_unit_range(pixels), method="encode")
+        noisy = z + config.noise * rng.normal(rng.fold(keys, _NOISE), z)
+        return z, apply(z, method="decode"), apply(noisy, method="decode")
 
-    def __init__(self, config: AutoencoderConfig, source):
-        chosen = [source[i] for i in range(min(config.eval_samples, len(source)))]
-        self.batches = [
-            (batch["image"], rng.image_keys(config.seed, batch["id"]), batch["mask"]) for batch in
-            data.evaluation_batches(chosen, batch_size=min(self.rows, len(chosen)), crop=config.eval_size)]
-
-        @jax.jit
-        def reconstruct(params, pixels, keys):
-            apply = functools.partial(config.model.apply, params)
-            z = apply(loop.in_unit_range(pixels), method="encode")
-            noisy = z + config.noise * rng.normal(rng.fold(keys, _NOISE), z)
-            return z, apply(z, method="decode"), apply(noisy, method="decode")
-
-        self.reconstruct = reconstruct
-
-    def __call__(self, params) -> tuple[dict, list]:
-        """Scores, and the first pictures."""
-        found = []
-        for pixels, keys, mask in self.batches:
-            found.append([np.asarray(a)[mask] for a in (pixels, *self.reconstruct(params, pixels, keys))])
+    def evaluate(params):
+        found = [[np.asarray(a)[mask] for a in (pixels, *reconstruct(params, pixels, keys))]
+                 for pixels, keys, mask in batches]
         pixels, z, plain, noisy = map(np.concatenate, zip(*found))
         means, stds = z.mean(axis=(0, 1, 2)), z.std(axis=(0, 1, 2))
         values = (metrics.psnr(plain, pixels).mean(), metrics.psnr(noisy, pixels).mean(), np.abs(means).max(),
                   stds.min(), stds.max())
         rows = [list(np.clip(a[:_SHOWN], -1, 1)) for a in (np.asarray(loop.in_unit_range(pixels)), plain, noisy)]
-        return dict(zip(self.columns, map(float, values))), rows
+        return dict(zip(COLUMNS, map(float, values))), rows
+
+    return evaluate
 
 
+COLUMNS = ("eval_psnr", "eval_noisy_psnr", "eval_latent_mean", "eval_latent_std_min", "eval_latent_std_max")
+CAPTION = "pictures, reconstructions, those of noisy latents"
 KEPT, FITTING = (), ()
 open_data = loop.open_pictures
 
@@ -199,4 +190,4 @@ def config_to_json(config: AutoencoderConfig) -> dict:
 train, main = loop.train, functools.partial(loop.main, "train.autoencoder")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

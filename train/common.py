@@ -57,37 +57,31 @@ def load_file(path: str):
 
 
 def description(config, **facts) -> dict:
-    """What is written beside the checkpoints: the network, the facts that its users need, the version of the code, all
-    fields of the config. Operators and distances are described in words."""
+    """What is written beside the checkpoints: the network as class name and constructor arguments, the facts that its
+    users need, the version of the code, all fields of the config. Operators and distances are described in words."""
     parts = {name: str(getattr(config, name)) for name in ("degradation", "single", "perceptual")
              if hasattr(config, name)}
     fields = {name: value for name, value in vars(config).items() if name not in ("model", *parts)}
-    return {**module_to_json(config.model), **facts, **parts, "code": code_version(), "config": fields}
-
-
-def module_to_json(module) -> dict:
-    """A linen module as ``{"architecture": class name, "arguments": constructor arguments}``."""
-    arguments = {}
-    for field in dataclasses.fields(module):
-        if field.init and field.name not in ("parent", "name"):
-            value = getattr(module, field.name)
-            arguments[field.name] = jax.numpy.dtype(value).name if field.name == "dtype" else value
-    return {"architecture": type(module).__name__, "arguments": arguments}
+    arguments = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(config.model)
+                 if field.init and field.name not in ("parent", "name")}
+    if "dtype" in arguments:
+        arguments["dtype"] = jax.numpy.dtype(arguments["dtype"]).name
+    return {"architecture": type(config.model).__name__, "arguments": arguments, **facts, **parts,
+            "code": code_version(), "config": fields}
 
 
 def code_version() -> str:
     """Package version and, in a checkout, the commit."""
     try:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10,
-                                cwd=pathlib.Path(__file__).parent)
-        suffix = f"+{commit.stdout.strip()}" if commit.returncode == 0 and commit.stdout.strip() else ""
+        found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10,
+                               cwd=pathlib.Path(__file__).parent)
     except (OSError, subprocess.TimeoutExpired):
-        suffix = ""
-    return indigo_jax.__version__ + suffix
+        return indigo_jax.__version__
+    return indigo_jax.__version__ + (f"+{found.stdout.strip()}" if found.returncode == 0 else "")
 
 
 class Logger:
-    """Numbers to ``metrics.csv`` and TensorBoard, pictures to TensorBoard. A context manager.
+    """Numbers to ``metrics.csv`` and TensorBoard, pictures to TensorBoard.
 
     Args:
         workdir: of the run.
@@ -120,9 +114,7 @@ class Logger:
         """A picture ``[H, W, 3]`` uint8 for TensorBoard."""
         self._board.add_image(name, pixels, step, dataformats="HWC")
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
+    def close(self) -> None:
+        """Nothing comes after it."""
         self._file.close()
         self._board.close()

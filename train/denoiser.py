@@ -10,7 +10,6 @@ Papers: Zhang et al., DRUNet, TPAMI 2021 (arXiv 2008.13751) for the network told
 """
 import dataclasses
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,6 @@ import tyro
 
 from indigo_jax import data, losses, metrics, operators, rng, schedules
 from train import common, loop
-from train.loop import TrainState
 from train.run_config import RunConfig
 
 _NOISE, _GREY, _ROUND = 0, 1, 2  # what an image's key is folded with
@@ -68,7 +66,7 @@ def make_noisy(config: DenoiserConfig, x, keys, sigma):
     return x, jnp.where(is_file[:, None, None, None], as_file, noisy), sigma[:, None, None, None] * level
 
 
-def train_step(config: DenoiserConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+def train_step(config: DenoiserConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
     """One optimiser step on uint8 pictures. Randomness comes from (seed, step, slot in the batch) alone."""
     def loss_fn(params, pictures, keys, sigma):
         x, noisy, level = make_noisy(config, loop.in_unit_range(pictures), keys, sigma)
@@ -81,36 +79,32 @@ def train_step(config: DenoiserConfig, optimizer, state: TrainState, batch: dict
     return loop.update(config, optimizer, state, loss_fn, batch["image"], keys, sigma)
 
 
-class Evaluation:
-    """PSNR of held-out pictures at fixed levels of white noise, and a picture of noisy | denoised | clean at 25."""
+def evaluation(config: DenoiserConfig, source):
+    """PSNR of held-out pictures at fixed levels of white noise, and their mean; pictures at sigma 25."""
+    batch = next(data.evaluation_batches(source, batch_size=min(12, len(source)), crop=192))
+    x = loop.in_unit_range(jnp.asarray(batch["image"]))
+    noise = rng.normal(rng.image_keys(config.seed, batch["id"]), x)
 
-    levels = (5, 15, 25, 50)  # of 255
-    columns = ("eval_psnr", *(f"eval_psnr_{level}" for level in levels))
-    caption = "noisy, denoised, clean"
+    @jax.jit
+    def denoise(params, noisy, sigma):
+        return config.model.apply(params, noisy, jnp.full(noisy.shape[:1], sigma))
 
-    def __init__(self, config: DenoiserConfig, source, count: int = 12):
-        batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)), crop=192))
-        self.x = loop.in_unit_range(jnp.asarray(batch["image"]))
-        self.noise = rng.normal(rng.image_keys(config.seed, batch["id"]), self.x)
-
-        @jax.jit
-        def denoise(params, noisy, sigma):
-            return config.model.apply(params, noisy, jnp.full(noisy.shape[:1], sigma))
-
-        self.denoise = denoise
-
-    def __call__(self, params) -> tuple[dict, list]:
-        """PSNR at each level and their mean, and the pictures."""
+    def evaluate(params):
         scores = {}
-        for level in self.levels:
-            noisy = self.x + level / 127.5 * self.noise
-            out = self.denoise(params, noisy, level / 127.5)
-            scores[f"eval_psnr_{level}"] = float(metrics.psnr(jnp.clip(out, -1, 1), self.x).mean())
+        for level in LEVELS:
+            noisy = x + level / 127.5 * noise
+            out = denoise(params, noisy, level / 127.5)
+            scores[f"eval_psnr_{level}"] = float(metrics.psnr(jnp.clip(out, -1, 1), x).mean())
             if level == 25:
-                rows = [[np.clip(np.asarray(a), -1, 1) for a in row] for row in zip(noisy[:4], out[:4], self.x[:4])]
+                rows = [[np.clip(np.asarray(a), -1, 1) for a in row] for row in zip(noisy[:4], out[:4], x[:4])]
         return {"eval_psnr": sum(scores.values()) / len(scores), **scores}, rows
 
+    return evaluate
 
+
+LEVELS = (5, 15, 25, 50)  # of 255
+COLUMNS = ("eval_psnr", *(f"eval_psnr_{level}" for level in LEVELS))
+CAPTION = "noisy, denoised, clean"
 KEPT, FITTING = ("schedule", "prediction"), ()
 open_data = loop.open_pictures
 
@@ -130,4 +124,4 @@ def config_to_json(config: DenoiserConfig) -> dict:
 train, main = loop.train, functools.partial(loop.main, "train.denoiser")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

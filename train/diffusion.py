@@ -10,7 +10,6 @@ the cosine schedule and learned variances; Salimans & Ho, ICLR 2022 (arXiv 2202.
 import dataclasses
 import functools
 import math
-import sys
 from typing import Any, Literal
 
 import jax
@@ -20,7 +19,6 @@ import tyro
 
 from indigo_jax import data, denoisers, losses, rng, samplers, schedules
 from train import common, latent, loop
-from train.loop import TrainState
 from train.run_config import RunConfig
 
 
@@ -73,8 +71,6 @@ class DiffusionConfig(RunConfig):
                              f"{self.eval_steps}")
         if self.cache_latents and not self.autoencoder:
             raise ValueError("cache_latents keeps the latents of an autoencoder: say which, --autoencoder NAME")
-        if not self.eval_samples > 0:
-            raise ValueError(f"eval_samples must be above 0, got {self.eval_samples}")
 
 
 def inputs(config: DiffusionConfig) -> tuple:
@@ -89,7 +85,7 @@ def denoising_loss(config: DiffusionConfig, params, x, keys, index=None) -> jax.
                             weighting=config.weighting, learned_variance=config.learned_variance, index=index)
 
 
-def train_step(config: DiffusionConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+def train_step(config: DiffusionConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
     """One optimiser step on uint8 pictures, or on latents float32. Randomness: (seed, step, slot in the batch) alone.
     """
     def loss_fn(params, x, keys, index):
@@ -102,55 +98,45 @@ def train_step(config: DiffusionConfig, optimizer, state: TrainState, batch: dic
     return loop.update(config, optimizer, state, loss_fn, batch["image"], keys, index)
 
 
-class Evaluation:
-    """A grid of samples from the same noise every time (DDIM), and the loss of held-out pictures at fixed levels.
+def evaluation(config: DiffusionConfig, source):
+    """A grid of samples from the same noise every time (DDIM), and the loss of held-out pictures at fixed levels, and
+    its mean. Of a prior of latents the samples are decoded."""
+    count = config.eval_samples
+    batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)), crop=config.crop))
+    x, keys = loop.in_unit_range(jnp.asarray(batch["image"])), rng.image_keys(config.seed, batch["id"])
+    autoencoder = latent.local(config) if config.autoencoder else None
+    x = jnp.asarray(autoencoder.encode(x)) if autoencoder else x
+    sample_keys = rng.image_keys(config.seed, np.arange(count))
+    start = rng.normal(sample_keys, jnp.zeros((count, *latent.shape(config, config.crop))))
 
-    Of a prior of latents the samples are decoded.
-    """
+    whole = schedules.from_json(config.schedule)
+    # The noisiest level of a cosine schedule holds no picture at all, and x0 cannot be told from eps there.
+    spacing = "leading" if config.prediction == "eps" else "trailing"
+    schedule = schedules.respace(whole, config.eval_steps, spacing)
 
-    levels = (0.05, 0.25, 0.5, 0.75, 0.95)  # as shares of the schedule
-    columns = ("eval_loss", *(f"eval_loss_{level}" for level in levels))
-    caption = "samples"
+    @jax.jit
+    def sample(params, start):
+        prior = denoisers.of(functools.partial(config.model.apply, params), vars(config), clip=not config.autoencoder)
+        return samplers.sample(samplers.ddim(prior.denoiser, schedule), sample_keys, start)[0]
 
-    def __init__(self, config: DiffusionConfig, source):
-        count = config.eval_samples
-        batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)), crop=config.crop))
-        self.x = loop.in_unit_range(jnp.asarray(batch["image"]))
-        self.autoencoder = latent.local(config) if config.autoencoder else None
-        if self.autoencoder:
-            self.x = jnp.asarray(self.autoencoder.encode(self.x))
-        self.keys = rng.image_keys(config.seed, batch["id"])
-        sample_keys = rng.image_keys(config.seed, np.arange(count))
-        self.start = rng.normal(sample_keys, jnp.zeros((count, *latent.shape(config, config.crop))))
+    @jax.jit
+    def loss(params, x, index):
+        return jnp.mean(denoising_loss(config, params, x, keys, jnp.full(x.shape[:1], index)))
 
-        whole = schedules.from_json(config.schedule)
-        # The noisiest level of a cosine schedule holds no picture at all, and x0 cannot be told from eps there.
-        spacing = "leading" if config.prediction == "eps" else "trailing"
-        schedule = schedules.respace(whole, config.eval_steps, spacing)
-
-        @jax.jit
-        def sample(params, start):
-            prior = denoisers.of(functools.partial(config.model.apply, params), vars(config),
-                                 clip=not config.autoencoder)
-            return samplers.sample(samplers.ddim(prior.denoiser, schedule), sample_keys, start)[0]
-
-        @jax.jit
-        def loss(params, x, index):
-            return jnp.mean(denoising_loss(config, params, x, self.keys, jnp.full(x.shape[:1], index)))
-
-        self.sample, self.loss, self.count = sample, loss, whole.timesteps.shape[0]
-
-    def __call__(self, params) -> tuple[dict, list]:
-        """The loss at each level and their mean, and the samples."""
-        at_levels = {f"eval_loss_{level}": float(self.loss(params, self.x, jnp.int32(level * self.count)))
-                     for level in self.levels}
-        out = self.sample(params, self.start)
-        out = np.clip(np.asarray(self.autoencoder.decode(out) if self.autoencoder else out), -1, 1)
-        columns = math.ceil(len(out) ** 0.5)
-        rows = [list(out[i:i + columns]) for i in range(0, len(out), columns)]
+    def evaluate(params):
+        at_levels = {f"eval_loss_{level}": float(loss(params, x, jnp.int32(level * whole.timesteps.shape[0])))
+                     for level in LEVELS}
+        out = sample(params, start)
+        out = np.clip(np.asarray(autoencoder.decode(out) if autoencoder else out), -1, 1)
+        columns = math.ceil(count ** 0.5)
+        rows = [list(out[i:i + columns]) for i in range(0, count, columns)]
         return {"eval_loss": sum(at_levels.values()) / len(at_levels), **at_levels}, rows
 
+    return evaluate
 
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # as shares of the schedule
+COLUMNS, CAPTION = ("eval_loss", *(f"eval_loss_{level}" for level in LEVELS)), "samples"
 KEPT = ("schedule", "prediction", "learned_variance", "autoencoder")  # what weights are good for
 FITTING = ("schedule", "prediction", "autoencoder")
 
@@ -179,4 +165,4 @@ def config_to_json(config: DiffusionConfig) -> dict:
 train, main = loop.train, functools.partial(loop.main, "train.diffusion")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

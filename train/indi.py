@@ -6,7 +6,6 @@ Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 230
 """
 import dataclasses
 import functools
-import sys
 from typing import Any, Literal
 
 import jax
@@ -16,7 +15,6 @@ import tyro
 
 from indigo_jax import data, denoisers, losses, metrics, rng, samplers, schedules
 from train import common, loop
-from train.loop import TrainState
 from train.run_config import RunConfig
 
 _DEGRADE, _LOSS = 0, 1  # what an image's key is folded with
@@ -74,7 +72,7 @@ def make_pairs(config: IndiConfig, batch: dict, keys) -> tuple[jax.Array, jax.Ar
     return x[:, inner, inner], y[:, inner, inner]
 
 
-def train_step(config: IndiConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+def train_step(config: IndiConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
     """One optimiser step. Randomness comes from (seed, step, slot in the batch) alone."""
     pictures = {name: batch[name] for name in ("image", "measurement") if name in batch}
     model = loop.network(config)
@@ -91,39 +89,33 @@ def train_step(config: IndiConfig, optimizer, state: TrainState, batch: dict) ->
     return loop.update(config, optimizer, state, loss_fn, pictures, keys, t)
 
 
-class Evaluation:
-    """Restores the same few held-out pictures every time: PSNR, and a picture of input | output | truth."""
+def evaluation(config: IndiConfig, source):
+    """Restores the same few held-out pictures every time: PSNR, its gain over the input, the pictures."""
+    size = min(192, max(config.crop, 96)) // 32 * 32
+    batch = next(data.evaluation_batches(source, batch_size=min(8, len(source)), crop=size + 2 * config.margin))
+    keys = rng.image_keys(config.seed, batch["id"])
+    x, y = jax.jit(functools.partial(make_pairs, dataclasses.replace(config, crop=size)))(
+        {name: batch[name] for name in ("image", "measurement") if name in batch}, keys)
 
-    columns = ("eval_psnr", "eval_psnr_gain")
-    caption = "input, output, truth"
-
-    def __init__(self, config: IndiConfig, source, count: int = 8):
-        size = min(192, max(config.crop, 96)) // 32 * 32 + 2 * config.margin
-        batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)), crop=size))
-        self.keys = rng.image_keys(config.seed, batch["id"])
-        eval_config = dataclasses.replace(config, crop=size - 2 * config.margin)
-        self.x, self.y = jax.jit(functools.partial(make_pairs, eval_config))(
-            {name: batch[name] for name in ("image", "measurement") if name in batch}, self.keys)
+    @jax.jit
+    def restore(params, y, keys):
         conditioned = getattr(config.model, "condition_on_y", False)
+        restorer = denoisers.of(functools.partial(config.model.apply, params), config_to_json(config),
+                                y=y if conditioned else None)
+        kernel = samplers.indi(restorer, config.eval_steps, noise=noise_mode(config))
+        return samplers.sample(kernel, keys, y)[0]
 
-        @jax.jit
-        def restore(params, y, keys):
-            restorer = denoisers.of(functools.partial(config.model.apply, params), config_to_json(config),
-                                    y=y if conditioned else None)
-            kernel = samplers.indi(restorer, config.eval_steps, noise=noise_mode(config))
-            return samplers.sample(kernel, keys, y)[0]
+    def evaluate(params):
+        out = restore(params, y, rng.fold(keys, _LOSS))  # other noise than that of the degradation
+        shown = [np.asarray(a) for a in (y, out, x)]
+        before, after = (metrics.psnr(a, shown[2]) for a in shown[:2])
+        scores = {"eval_psnr": float(after.mean()), "eval_psnr_gain": float((after - before).mean())}
+        return scores, [list(row) for row in zip(*shown)]
 
-        self.restore = restore
-
-    def __call__(self, params) -> tuple[dict, list]:
-        """PSNR of the output and its gain over the input, and the pictures."""
-        out = self.restore(params, self.y, rng.fold(self.keys, _LOSS))  # other noise than that of the degradation
-        x, y, out = (np.asarray(a) for a in (self.x, self.y, out))
-        psnr = metrics.psnr(out, x)
-        scores = {"eval_psnr": float(psnr.mean()), "eval_psnr_gain": float((psnr - metrics.psnr(y, x)).mean())}
-        return scores, [list(row) for row in zip(y, out, x)]
+    return evaluate
 
 
+COLUMNS, CAPTION = ("eval_psnr", "eval_psnr_gain"), "input, output, truth"
 KEPT, FITTING = ("noise", "loss", "a"), ("noise",)
 
 
@@ -154,4 +146,4 @@ def config_to_json(config: IndiConfig) -> dict:
 train, main = loop.train, functools.partial(loop.main, "train.indi")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

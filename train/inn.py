@@ -12,7 +12,6 @@ LatentINDIGO (arXiv 2505.12935). Their training is not known to us: objective, d
 """
 import dataclasses
 import functools
-import sys
 from typing import Any
 
 import jax
@@ -22,7 +21,6 @@ import tyro
 
 from indigo_jax import data, losses, metrics, rng
 from train import common, latent, loop
-from train.loop import TrainState
 from train.run_config import RunConfig
 
 _DEGRADE, _SINGLE, _IS_SINGLE, _IS_NULL = range(4)  # what an image's key is folded with
@@ -130,7 +128,7 @@ def inn_loss(config: InnConfig, params, x, y, null=None, coarse=None) -> jax.Arr
                       absolute=config.absolute, swapped=config.swapped, sparse=config.sparse)
 
 
-def train_step(config: InnConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+def train_step(config: InnConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
     """One optimiser step on uint8 pictures, or what :func:`encoder` makes of them.
 
     Randomness comes from (seed, step, slot in the batch) alone.
@@ -145,48 +143,42 @@ def train_step(config: InnConfig, optimizer, state: TrainState, batch: dict) -> 
     return loop.update(config, optimizer, state, loss_fn, batch, keys)
 
 
-class Evaluation:
+def evaluation(config: InnConfig, source):
     """The same held-out pictures every time, degraded in the same way.
 
     PSNR of the coarse picture against the measurement, with F(y) and with the null embedding; PSNR of the picture made
     of the measurement and the true details; the worst round trip. For latents, of what they decode to, against what
     E(y) or E(x) decodes to.
     """
+    batch = next(data.evaluation_batches(source, batch_size=min(8, len(source)), crop=config.crop + 2 * config.margin))
+    x, y = jax.jit(functools.partial(make_pairs, config))(
+        {"image": batch["image"]}, rng.image_keys(config.seed, batch["id"]))
+    whole, measured, view = x, y, lambda pictures: 2 * np.asarray(pictures) - 1
+    if config.autoencoder:
+        encode, view = latent.local(config)
+        whole, measured = (jnp.asarray(encode(2 * a - 1)) for a in (x, y))
 
-    columns = ("eval_coarse_psnr", "eval_null_psnr", "eval_swapped_psnr", "eval_round_trip")
-    caption = "picture, measurement, coarse, measurement with true details"
+    @jax.jit
+    def run(params, x, y, measured):
+        apply = functools.partial(config.model.apply, params)
+        cond = apply(y, method="embed")
+        coarse, details = apply(x, cond, method="forward")
+        back = apply(coarse, details, cond, method="inverse")
+        return (coarse, apply(x, method="forward")[0], apply(measured, details, cond, method="inverse"),
+                jnp.max(jnp.abs(back - x)))
 
-    def __init__(self, config: InnConfig, source, count: int = 8):
-        batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)),
-                                             crop=config.crop + 2 * config.margin))
-        keys = rng.image_keys(config.seed, batch["id"])
-        x, self.y = jax.jit(functools.partial(make_pairs, config))({"image": batch["image"]}, keys)
-        self.x, self.coarse, self.view = x, self.y, lambda pictures: 2 * np.asarray(pictures) - 1
-        if config.autoencoder:
-            autoencoder = latent.local(config)
-            self.x, self.coarse = (jnp.asarray(autoencoder.encode(2 * a - 1)) for a in (x, self.y))
-            self.view = autoencoder.decode
+    def evaluate(params):
+        *parts, round_trip = run(params, whole, y, measured)
+        true, wanted, coarse, null, swapped = map(view, (whole, measured, *parts))
+        scores = [metrics.psnr(a, b).mean() for a, b in ((coarse, wanted), (null, wanted), (swapped, true))]
+        return (dict(zip(COLUMNS, map(float, (*scores, round_trip)))),
+                [list(row) for row in zip(true, wanted, coarse, swapped)])
 
-        @jax.jit
-        def evaluate(params, x, y, measured):
-            apply = functools.partial(config.model.apply, params)
-            cond = apply(y, method="embed")
-            coarse, details = apply(x, cond, method="forward")
-            back = apply(coarse, details, cond, method="inverse")
-            return (coarse, apply(x, method="forward")[0], apply(measured, details, cond, method="inverse"),
-                    jnp.max(jnp.abs(back - x)))
-
-        self.evaluate = evaluate
-
-    def __call__(self, params) -> tuple[dict, list]:
-        """Scores, and the pictures."""
-        *parts, round_trip = self.evaluate(params, self.x, self.y, self.coarse)
-        x, y, coarse, null, swapped = map(self.view, (self.x, self.coarse, *parts))
-        scores = [metrics.psnr(a, b).mean() for a, b in ((coarse, y), (null, y), (swapped, x))]
-        return (dict(zip(self.columns, map(float, (*scores, round_trip)))),
-                [list(row) for row in zip(x, y, coarse, swapped)])
+    return evaluate
 
 
+COLUMNS = ("eval_coarse_psnr", "eval_null_psnr", "eval_swapped_psnr", "eval_round_trip")
+CAPTION = "picture, measurement, coarse, measurement with true details"
 KEPT = FITTING = ("scale", "autoencoder")
 open_data = loop.open_pictures
 
@@ -207,4 +199,4 @@ def config_to_json(config: InnConfig) -> dict:
 train, main = loop.train, functools.partial(loop.main, "train.inn")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

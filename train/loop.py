@@ -9,7 +9,10 @@ A script is the module that its config's class is in. It has:
 
     inputs(config)                               arrays that the network is initialised with
     train_step(config, optimizer, state, batch)  -> (state, values), made with :func:`update`
-    Evaluation(config, source)                   see :class:`Evaluation`
+    evaluation(config, source)                   -> evaluate; ``evaluate(params) -> (scores, rows)`` looks at averaged
+                                                 parameters, always on the same pictures and noise; rows of pictures
+                                                 float ``[H, W, 3]`` in [-1, 1]
+    COLUMNS, CAPTION                             names of the scores; what the rows show
     open_data(config, split)                     the pictures, as :func:`open_pictures`
     feed(config, mesh, source)                   what is read of them: :class:`Feed`
     config_to_json(config)                       what config.json will hold, made with :func:`common.description`
@@ -22,7 +25,7 @@ import json
 import pathlib
 import sys
 import time
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,19 +56,6 @@ class TrainState(NamedTuple):
     bad_step: jax.Array
 
 
-class Evaluation(Protocol):
-    """What looks at the averaged parameters every now and then, always on the same pictures and noise.
-
-    ``columns`` are the names of its scores, ``caption`` is that of its picture.
-    """
-
-    columns: tuple[str, ...]
-    caption: str
-
-    def __call__(self, params) -> tuple[dict, list]:
-        """Scores, and rows of pictures ``[H, W, 3]`` in [-1, 1]."""
-
-
 class Feed(NamedTuple):
     """What a run reads.
 
@@ -84,10 +74,7 @@ class Feed(NamedTuple):
 
 def script(config):
     """The module that trains a config: the one that its class is in."""
-    module = sys.modules[type(config).__module__]
-    if not hasattr(module, "train_step"):
-        raise ValueError(f"no training script belongs to a {type(config).__name__}")
-    return module
+    return sys.modules[type(config).__module__]
 
 
 # ---------------------------------------------------------------------------------------------------- one step
@@ -178,11 +165,6 @@ def _microbatches(rows, parts):
     return jax.lax.with_sharding_constraint(rows, PartitionSpec(None, mesh.axis_names))
 
 
-def state_shardings(config: RunConfig, state, mesh: Mesh):
-    """How a state (or its shapes) lies on a mesh: parameters, average and optimiser state by the config's rules."""
-    return sharding.parameter_shardings(state, mesh, rules=config.sharding_rules)
-
-
 def jit_step(train_step: Callable, mesh: Mesh, shardings) -> Callable:
     """``train_step(state, batch)`` compiled for a mesh: the state stays where it is (and is given up)."""
     def step(state, batch):
@@ -214,7 +196,7 @@ def train(config: RunConfig, mesh: Mesh | None = None) -> TrainState:
     # ---- data: each process reads its rows of every batch
     source = trainer.open_data(config, "train")
     fresh = functools.partial(init_state, config, optimizer)
-    shardings = state_shardings(config, jax.eval_shape(fresh), mesh)
+    shardings = sharding.parameter_shardings(jax.eval_shape(fresh), mesh, rules=config.sharding_rules)
     source, crop, augment, prepare = trainer.feed(config, mesh, source)
     counts = np.unique(multihost_utils.process_allgather(np.int32(len(source))))
     if len(counts) > 1:
@@ -228,7 +210,7 @@ def train(config: RunConfig, mesh: Mesh | None = None) -> TrainState:
     step_fn = jit_step(functools.partial(trainer.train_step, config, optimizer), mesh, shardings)
 
     # ---- resume: newest whole step of parameters, optimiser, average and position in the data; or given weights
-    description, columns = trainer.config_to_json(config), trainer.Evaluation.columns
+    description, columns = trainer.config_to_json(config), trainer.COLUMNS
     _check_same_run(workdir, description, trainer.KEPT)
     if config.best_by and config.best_by.removeprefix("-") not in columns:
         raise ValueError(f"best_by names {config.best_by.removeprefix('-')!r}; the scores are {', '.join(columns)}")
@@ -258,9 +240,9 @@ def train(config: RunConfig, mesh: Mesh | None = None) -> TrainState:
         evaluate = logger = None
         is_first = jax.process_index() == 0
         if is_first:
-            evaluate = config.eval_every and trainer.Evaluation(config, held_out(config))
-            logger = stack.enter_context(common.Logger(
-                workdir, ("loss", "grad_norm", "images_per_second", *columns), start=start))
+            evaluate = config.eval_every and trainer.evaluation(config, held_out(config))
+            logger = common.Logger(workdir, ("loss", "grad_norm", "images_per_second", *columns), start=start)
+            stack.callback(logger.close)
         bar = stack.enter_context(tqdm(total=config.num_steps, initial=start, unit="step", mininterval=1.0,
                                        disable=not is_first))
         saver.say = functools.partial(bar.write, file=sys.stderr)
@@ -284,13 +266,15 @@ def train(config: RunConfig, mesh: Mesh | None = None) -> TrainState:
             if done % config.checkpoint_every == 0 or done == config.num_steps or stopped:
                 save(done)
             if config.eval_every and not stopped and (done % config.eval_every == 0 or done == config.num_steps):
-                scores, averages = {}, _for_evaluation(state.ema, mesh)
+                is_whole = mesh.shape.get("fsdp", 1) == jax.process_count() == 1
+                averages = state.ema if is_whole else sharding.gather(state.ema)  # all processes together
+                scores = {}
                 if evaluate:
                     scores, rows = evaluate(averages)
                     pixels = as_pixels(images.grid(rows))
                     images.write(workdir / "pictures" / f"{done:07d}.png", pixels)
                     logger.scalars(done, scores)
-                    logger.picture(evaluate.caption, done, pixels)
+                    logger.picture(trainer.CAPTION, done, pixels)
                     bar.write(f"step {done}: {_text(scores)}")
                 saver.save_best(done, state._asdict(), scores)
                 since, mark = time.perf_counter(), done
@@ -301,11 +285,6 @@ def train(config: RunConfig, mesh: Mesh | None = None) -> TrainState:
             bar.write(f"stopped by SIGTERM after step {done} of {config.num_steps}: the same command goes on",
                       file=sys.stderr)
     return state
-
-
-def _for_evaluation(params, mesh):
-    """Parameters that one process can use by itself."""
-    return params if mesh.shape.get("fsdp", 1) == jax.process_count() == 1 else sharding.gather(params)
 
 
 def _text(scores):

@@ -65,10 +65,8 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
             entry = head[2] if head[1] else entry
         elif line.startswith("}"):
             current = None
-        elif current is not None:
-            instruction = _instruction(line)
-            if instruction:
-                current.append(instruction)
+        elif current is not None and (instruction := _instruction(line)):
+            current.append(instruction)
     return computations, entry
 
 

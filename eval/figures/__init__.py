@@ -31,6 +31,8 @@ from eval import command, problems
 from eval.figures import bird, indigo, photo
 
 OF_METHOD = {"indi": photo.FIGURES, "bird": bird.FIGURES, **indigo.OF_METHOD}
+# by method: ``draw(args, names, folder)``: arguments of the command line, of which figures, where they go
+DRAW = {"indi": photo.draw, "bird": bird.draw, **dict.fromkeys(indigo.OF_METHOD, indigo.draw)}
 
 
 def main(argv=None) -> int:
@@ -55,5 +57,4 @@ def main(argv=None) -> int:
         other = next(method for method, names in OF_METHOD.items() if args.figure in names)
         parser.error(f"--figure {args.figure} is one of --method {other}")
     names = OF_METHOD[args.method] if args.figure == "all" else (args.figure,)
-    draw = {"indi": photo.draw, "bird": bird.draw}.get(args.method, indigo.draw)
-    return command.run(parser, lambda: draw(args, names, pathlib.Path(args.output)))
+    return command.run(parser, lambda: DRAW[args.method](args, names, pathlib.Path(args.output)))

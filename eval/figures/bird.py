@@ -23,7 +23,6 @@ from indigo_jax import denoisers, methods, restoration, samplers
 from indigo_jax.methods import base, bird
 
 FIGURES = ("iterations", "kernels", "levels", "wrong-kernel")
-SHOWN = 7  # iterations in a row
 LEVELS, EVALUATIONS = (2, 3, 5, 10, 20), 100
 ROTATIONS, WIDTHS = (0.0, 15.0, 30.0, 45.0), (0.0, 0.7, 1.4)  # degrees; standard deviation of a blur, pixels
 WRONG_METHODS = ("bird", "diffpir", "dps")
@@ -31,7 +30,7 @@ WRONG_METHODS = ("bird", "diffpir", "dps")
 
 def case_of(network: base.Network, pictures: Pictures, task: str, seed: int) -> Case:
     """All pictures as one case, at the side of the prior."""
-    return problems.make(task, problems.at_side(pictures, known.side_of(network)), problems.keys_of(pictures, seed))
+    return problems.make(task, *pictures.at(known.side_of(network), seed))
 
 
 def _prior(network, params):
@@ -64,25 +63,10 @@ def walk(network: base.Network, case: Case, task: str) -> Walk:
     return Walk(title, unit, case, np.asarray(run(network.params, case.unseen)))
 
 
-def chosen_steps(count: int, shown: int = SHOWN) -> list[int]:
-    """At most ``shown`` of ``1 .. count``, denser at the beginning, both ends among them.
-
-    >>> chosen_steps(100)
-    [1, 2, 5, 10, 22, 46, 100]
-    """
-    return sorted({int(round(step)) for step in np.geomspace(1, count, shown)})
-
-
 def draw_iterations(walks: list[Walk], picture: int = 0):
     """A row per walk: the measurement, the picture on the way, the truth."""
-    rows = []
-    for walk in walks:
-        truth = np.asarray(walk.case.x)[picture]
-        shown = [(np.asarray(walk.case.y)[picture], "measured")]
-        shown += [(walk.x0[step - 1, picture], f"{walk.unit} {step}") for step in chosen_steps(len(walk.x0))]
-        rows.append((walk.title, [(x, title, f"{psnr_of(np.clip(x, -1, 1)[None], truth[None])[0]:.1f} dB")
-                                  for x, title in shown] + [(truth, "truth", "")]))
-    return drawing.strips(rows)[0]
+    return drawing.strips([drawing.way(walk.title, walk.unit, walk.case.y[picture], walk.x0[:, picture],
+                                       walk.case.x[picture]) for walk in walks])[0]
 
 
 def draw_kernels(weights: str, case: Case):
@@ -160,31 +144,21 @@ def measure_wrong_kernel(weights: str, case: Case) -> list[dict]:
     """Deblurring with a known kernel that is wrong, beside the blind method, which is told none: ``{"error", "amount",
     "method", "psnr"}``, shift-aligned means over the pictures; ``error`` is "rotation" or "width"."""
     amounts = [("rotation", amount) for amount in ROTATIONS] + [("width", amount) for amount in WIDTHS]
-    lines = {name: _compiled("deblur", name, weights) for name in WRONG_METHODS}
-    rows, scores = [], {}
 
-    def score(name, restore, case):
-        bar.set_postfix_str(known.title("deblur", name))
-        found = float(aligned_psnr(restore(case.unseen), case.x).mean())
-        bar.update()
-        return found
+    def scorer(task, name):
+        line = known.line(task, name, weights)
+        program = jax.jit(line.restore)
+        return lambda case: float(aligned_psnr(program(line.params, case.unseen)[0], case.x).mean())
 
-    with tqdm(total=1 + len(lines) * (len(amounts) - 1), unit="run", desc="wrong kernel") as bar:
-        told_none = score("bird", _compiled("blind", "bird", weights), case)
-        for error, amount in amounts:
-            wrong = {**case.given, "kernel": jnp.asarray(spoiled(case.given["kernel"], **{error: amount}))}
-            for name, restore in lines.items():
-                key = (name, error if amount else "", amount)
-                scores[key] = scores[key] if key in scores else score(name, restore, case._replace(given=wrong))
-                rows.append({"error": error, "amount": amount, "method": name, "psnr": scores[key]})
-            rows.append({"error": error, "amount": amount, "method": "blind", "psnr": told_none})
+    scorers, told_none = {name: scorer("deblur", name) for name in WRONG_METHODS}, scorer("blind", "bird")(case)
+    right, rows = {name: score(case) for name, score in scorers.items()}, []
+    for error, amount in tqdm(amounts, desc="wrong kernel"):
+        kernel = jnp.asarray(spoiled(case.given["kernel"], **{error: amount}))
+        wrong = case._replace(given={**case.given, "kernel": kernel})
+        found = {name: score(wrong) if amount else right[name] for name, score in scorers.items()}
+        rows += [{"error": error, "amount": amount, "method": name, "psnr": psnr}
+                 for name, psnr in {**found, "blind": told_none}.items()]
     return rows
-
-
-def _compiled(task, name, weights):
-    line = known.line(task, name, weights)
-    program = jax.jit(line.restore)
-    return lambda case: program(line.params, case)[0]
 
 
 def draw_wrong_kernel(rows: list[dict], title: str):
@@ -202,13 +176,7 @@ def draw_wrong_kernel(rows: list[dict], title: str):
 
 
 def draw(args, names, folder) -> None:
-    """Draw some of :data:`FIGURES` into a folder: ``bird_NAME.png``, with ``bird_NAME.csv`` where there are numbers.
-
-    Args:
-        args: of the command line.
-        names: of :data:`FIGURES`.
-        folder: where the figures go.
-    """
+    """``bird_NAME.png``, with ``bird_NAME.csv`` where there are numbers; see :data:`eval.figures.DRAW`."""
     network = base.open_network(args.weights, "prior")
     pictures = problems.open_pictures(args.data, limit=args.limit or 3)
     where = f"{len(pictures.names)} pictures of {pictures.label}"

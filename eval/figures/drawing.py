@@ -4,6 +4,7 @@ import io
 import numpy as np
 
 from eval import command
+from eval.measure import psnr_of
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # distinct for the colour-blind, too
 
@@ -21,6 +22,30 @@ def pyplot():
     matplotlib.use("Agg")
     import matplotlib.pyplot
     return matplotlib.pyplot
+
+
+def chosen_steps(count: int, shown: int = 7) -> list[int]:
+    """At most ``shown`` of ``1 .. count``, denser at the beginning, both ends among them.
+
+    >>> chosen_steps(100)
+    [1, 2, 5, 10, 22, 46, 100]
+    """
+    return sorted({int(round(step)) for step in np.geomspace(1, count, shown)})
+
+
+def way(title: str, unit: str, measured, x0, truth) -> tuple:
+    """A row for :func:`strips`: the measurement, estimates on the way with their PSNR, the truth.
+
+    Args:
+        title: of the row.
+        unit: what is counted.
+        measured, x0, truth: in [-1, 1]; ``[h, w, 3]``, ``[N, H, W, 3]``, ``[H, W, 3]``.
+    """
+    def below(x):
+        return f"{psnr_of(np.clip(x, -1, 1)[None], truth[None])[0]:.1f} dB" if x.shape == truth.shape else ""
+
+    shown = [(measured, "measured"), *((x0[step - 1], f"{unit} {step}") for step in chosen_steps(len(x0)))]
+    return title, [(x, name, below(x)) for x, name in shown] + [(truth, "truth", "")]
 
 
 def strips(rows, *, title: str = "", side: float = 1.55, below: float = 0.0):

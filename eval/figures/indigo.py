@@ -11,7 +11,6 @@ import numpy as np
 from eval import problems
 from eval.command import guided_settings, write_csv
 from eval.figures import drawing
-from eval.figures.bird import chosen_steps
 from eval.measure import psnr_of
 from eval.problems import Case
 from eval.tables import guided
@@ -128,12 +127,7 @@ def _over_steps(ax, walks, values, label):
 
 def draw_path(walks: list[Walk], case: Case, picture: int = 0, *, title: str = ""):
     """Estimates at chosen steps, a row per chain, and below the residual over the steps."""
-    truth = np.asarray(case.x)[picture]
-    rows = [(walk.title, [
-        (case.y[picture], "measurement", ""), *(
-            (walk.x0[step - 1, picture], f"step {step}",
-             f"{psnr_of(np.clip(walk.x0[step - 1, picture], -1, 1)[None], truth[None])[0]:.1f} dB")
-            for step in chosen_steps(len(walk.x0))), (truth, "truth", "")]) for walk in walks]
+    rows = [drawing.way(walk.title, "step", case.y[picture], walk.x0[:, picture], case.x[picture]) for walk in walks]
     figure, ax = drawing.strips(rows, title=title, below=2.8)
     _over_steps(ax, walks, lambda walk: walk.residual[:, picture], "residual: rms of y - c(x0)")
     return figure
@@ -148,13 +142,7 @@ def draw_drift(walks: list[Walk], title: str):
 
 
 def draw(args, names, folder) -> None:
-    """Draw some of ``OF_METHOD[args.method]`` into a folder: ``indigo_NAME.png``, and ``.csv`` of the numbers.
-
-    Args:
-        args: of the command line.
-        names: of figures.
-        folder: where the figures go.
-    """
+    """``METHOD_NAME.png``, and ``.csv`` of the numbers; see :data:`eval.figures.DRAW`."""
     name, settings, degradation = args.method, guided_settings(args), args.degradation
     pictures, method = problems.open_pictures(args.data, limit=args.limit or 3), methods.load(name, **settings)
     stem, case = name.replace("-", "_"), guided.case_of(method, pictures, degradation, args.seed)

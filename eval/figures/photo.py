@@ -26,17 +26,17 @@ class HighFrequencies:
 
     def __call__(self, a, b) -> np.ndarray:
         """uint8 ``[B, H, W, 3]`` twice ``-> float64 [B]``; ``b`` is the truth."""
-        return self.energy(a) / np.maximum(self.energy(b), 1e-12)
+        return _high_frequencies(a) / np.maximum(_high_frequencies(b), 1e-12)
 
-    @staticmethod
-    def energy(image) -> np.ndarray:
-        """Mean power of the (Hann-windowed) grey picture at frequencies above 0.25 per pixel."""
-        grey = np.asarray(image, np.float64) @ (0.299, 0.587, 0.114)
-        grey = grey - grey.mean(axis=(1, 2), keepdims=True)
-        height, width = grey.shape[1:]
-        window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
-        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-        return np.mean(np.abs(np.fft.fft2(grey * window))[:, frequency > 0.25] ** 2, axis=1)
+
+def _high_frequencies(image):
+    """Mean power of the (Hann-windowed) grey picture at frequencies above 0.25 per pixel."""
+    grey = np.asarray(image, np.float64) @ (0.299, 0.587, 0.114)
+    grey = grey - grey.mean(axis=(1, 2), keepdims=True)
+    height, width = grey.shape[1:]
+    window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    return np.mean(np.abs(np.fft.fft2(grey * window))[:, frequency > 0.25] ** 2, axis=1)
 
 
 def one_per_task(degradations) -> tuple[Degradation, ...]:
@@ -119,13 +119,7 @@ def detail(image, size: int) -> tuple[slice, slice]:
 
 
 def draw(args, names, folder) -> None:
-    """Draw some of :data:`FIGURES` into a folder, with the numbers behind them.
-
-    Args:
-        args: of the command line.
-        names: of :data:`FIGURES`.
-        folder: where the figures go.
-    """
+    """The figures and the numbers behind them; see :data:`eval.figures.DRAW`."""
     if "toy" in names:
         save(toy.draw_toy(), folder / "toy.png")
     if "perception-distortion" not in names:

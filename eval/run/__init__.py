@@ -181,7 +181,7 @@ def _do(config, source, names, kept, peers, method, chosen, protocols, mesh):
             except (ValueError, OSError, MemoryError) as error:
                 fail(job.name, error)
                 continue
-            kept.write(job.name, id=job.image_id, pixels=job.digest, scores=scores)
+            kept.write(job.name, pixels=job.digest, scores=scores)
             advance()
 
 
@@ -192,7 +192,7 @@ def _job(name, element):
         raise ValueError(f"a picture of {truth.shape[1]} x {truth.shape[0]} with a measurement of {given.shape[1]} x "
                          f"{given.shape[0]} pixels; enlarge it first")
     own = digest(str(truth.shape), truth, *([] if given is truth else [given]))
-    return batches.Job(name, rng.name_id(name), own, truth, given)
+    return batches.Job(name, own, truth, given)
 
 
 def _is_done(config, kept, chosen, job):

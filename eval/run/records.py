@@ -24,17 +24,14 @@ class Records:
         self.folder, self.identity = pathlib.Path(folder), identity
         self.run = digest(json.dumps(identity, sort_keys=True))
 
-    def check(self) -> bool:
-        """Whether the folder already holds this run.
-
-        Errors:
-            ValueError, one line, when it holds another one: says what differs; OSError when it cannot be read.
-        """
+    def check(self) -> None:
+        """Refuse a folder that holds another run: ValueError, one line, says what differs. OSError when it cannot be
+        read."""
         path = self.folder / "run.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["identity"]
         except FileNotFoundError:
-            return False
+            return
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{show(path)}: damaged, so nothing says what the results beside it are; name another "
                              "--output") from None
@@ -44,7 +41,6 @@ class Records:
         if differ:
             raise ValueError(f"--output {show(self.folder)} holds the results of another run: {'; '.join(differ)}; "
                              "name another folder, or say what was said then")
-        return True
 
     def begin(self, facts: dict) -> None:
         """Write what the run is, with facts that may change from one start to the next."""

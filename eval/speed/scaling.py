@@ -22,7 +22,6 @@ COLUMNS = (("source", "source", "s"), ("topology", "topology", "s"), ("processes
            ("collective_bytes", "collective MB", scaled(1e6)), ("wire_bytes", "MB sent/chip", scaled(1e6)),
            ("roofline_seconds", "roofline s", ".3g"), ("run_seconds_min", "measured s", ".4g"))
 NOTES = ("planned: compiled and read, not run; measured: on virtual devices of this machine, which share its cores",)
-_EMPTY = {key: None for key, _, _ in COLUMNS}
 _CODE = "import sys; from eval.speed import scaling; scaling.worker(*map(int, sys.argv[1:]))"
 
 
@@ -63,7 +62,7 @@ def plan_row(topology, per_chip: int, side: int) -> dict:
 def _row(source, processes, made, **measured):
     found, kind = made.get("collectives"), made["topology"].partition(":")[0]
     total = {key: None if found is None else sum(each[key] for each in found) for key in ("count", "bytes")}
-    return {"benchmark": "scaling", **_EMPTY, "source": source, "processes": processes, "repeats": 0,
+    return {"benchmark": "scaling", "run_seconds_min": None, "source": source, "processes": processes, "repeats": 0,
             "topology": made["topology"], "device_count": made["chips"], "image_size": made["size"],
             "pictures_per_chip": made["pictures_per_chip"], "flops": made.get("flops"), "fits": made.get("fits"),
             "total_bytes": made.get("memory", {}).get("total"), "collectives": total["count"],

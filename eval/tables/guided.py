@@ -31,8 +31,7 @@ def side_of(method: methods.Indigo) -> int:
 
 def case_of(method: methods.Indigo, pictures: Pictures, degradation: str, seed: int) -> Case:
     """All pictures as one case of :data:`problems.LEARNED`, at the side of the prior."""
-    return problems.make_learned(degradation, method.scale, problems.at_side(pictures, side_of(method)),
-                                 problems.keys_of(pictures, seed))
+    return problems.make_learned(degradation, method.scale, *pictures.at(side_of(method), seed))
 
 
 def enlarged(method: methods.Indigo, y: Array) -> Array:

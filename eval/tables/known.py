@@ -189,8 +189,7 @@ def table(args, pictures, path, command: str):
     """
     prior, pairs = base.open_network(args.weights, "prior"), chosen(args.tasks, args.methods)
     seeds, side = list(dict.fromkeys(args.seeds or [args.seed])), side_of(prior)
-    cases = {task: [({"picture": one.names[0], "seed": seed},
-                     problems.make(task, problems.at_side(one, side), problems.keys_of(one, seed)))
+    cases = {task: [({"picture": one.names[0], "seed": seed}, problems.make(task, *one.at(side, seed)))
                     for seed in seeds for one in pictures.singles()] for task in dict(pairs)}
     groups = [line(task, name, args.weights)._replace(
         cases=[({**said, "task": task, "method": name}, case) for said, case in cases[task]]) for task, name in pairs]

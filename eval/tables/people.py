@@ -159,17 +159,15 @@ def measure(pictures: Pictures, *, seed: int = 0, lpips=None, tasks=TASKS) -> li
         tasks: of :data:`TASKS`.
     """
     rows, psnr = [], metrics.by_name("psnr")
-    with tqdm(total=len(tasks) * len(pictures.names), unit="picture", mininterval=1.0) as bar:
-        for task in tasks:
-            for name, image in zip(pictures.names, pictures.images):
-                damage = task.make(image, np.random.default_rng([seed, rng.name_id(f"{name} {task.title}")]))
-                for method, found in _answers(task, damage).items():
-                    truth = _bytes(damage.truth)[None]
-                    best, shown = max(((float(psnr(one[None], truth)[0]), one) for one in map(_bytes, found)),
-                                      key=lambda each: each[0])
-                    rows.append({"task": task.title, "picture": name, "method": method, "psnr": best,
-                                 "lpips": None if lpips is None else float(lpips(shown[None], truth)[0])})
-                bar.update()
+    jobs = [(task, name, image) for task in tasks for name, image in zip(pictures.names, pictures.images)]
+    for task, name, image in tqdm(jobs, unit="picture", mininterval=1.0):
+        damage = task.make(image, np.random.default_rng([seed, rng.name_id(f"{name} {task.title}")]))
+        truth = _bytes(damage.truth)[None]
+        for method, found in _answers(task, damage).items():
+            best, shown = max(((float(psnr(one[None], truth)[0]), one) for one in map(_bytes, found)),
+                              key=lambda each: each[0])
+            rows.append({"task": task.title, "picture": name, "method": method, "psnr": best,
+                         "lpips": None if lpips is None else float(lpips(shown[None], truth)[0])})
     return rows
 
 
