@@ -130,11 +130,11 @@ def degrade(degradations: tuple[Degradation, ...], image, key) -> Array:
 
     What a degradation draws depends on the picture's ``key`` (a single one) and on its own name, not on the others.
     """
-    out = []
-    for degradation in degradations:
+    def under(degradation):
         keys = rng.fold(degradation.keys(key[None]), _DEGRADE)
-        out.append(to_uint8(degradation.make(keys)(from_uint8(image[None]), keys=keys))[0])
-    return jnp.stack(out)
+        return to_uint8(degradation.make(keys)(from_uint8(image[None]), keys=keys))[0]
+
+    return jnp.stack([under(degradation) for degradation in degradations])
 
 
 def to_uint8(x: Array) -> Array:

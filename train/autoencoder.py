@@ -23,8 +23,7 @@ from train import common, loop
 from train.run_config import RunConfig
 
 _NOISE = 0  # what an image's key is folded with
-_SHOWN = 8
-_ROWS = 16  # of a batch
+_SHOWN, _ROWS = 8, 16  # pictures in the grid; in a batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

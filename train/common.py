@@ -30,22 +30,31 @@ def config_from_command_line(argv=None, *, program: str, kind: type, about: str 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     known, rest = parser.parse_known_args(argv)
-    folder = pathlib.Path(__file__).parents[1] / program.partition(".")[0] / "configs"
-    there = sorted(path.name for path in folder.glob("[!_]*.py"))
+    folder = program.partition(".")[0] + "/configs/"
+    there = sorted(path.name for path in (pathlib.Path(__file__).parents[1] / folder).glob("[!_]*.py"))
     if known.config is None and {"-h", "--help"} & set(rest):
-        print(f"usage: python -m {program} --config {folder.parent.name}/configs/FILE.py [--field value ...]\n{about}\n"
-              f"{distributed.HELP}\n\nWith --config FILE --help: the fields of that config.")
+        print(f"usage: python -m {program} --config {folder}FILE.py [--field value ...]\n{about}\n{distributed.HELP}\n"
+              "\nWith --config FILE --help: the fields of that config.")
         raise SystemExit(0)
     if known.config is None:
-        raise ValueError(f"say what to do: --config {folder.parent.name}/configs/{there[0]}")
+        raise ValueError(f"say what to do: --config {folder}{there[0]}")
     if not pathlib.Path(known.config).is_file():
-        raise ValueError(f"config {known.config} not found; there are: {', '.join(there)} in "
-                         f"{folder.parent.name}/configs/")
+        raise ValueError(f"config {known.config} not found; there are: {', '.join(there)} in {folder}")
     module = load_file(known.config)
     config = module.get_config()
     if not isinstance(config, kind):
         raise ValueError(f"{known.config} is no config of {program}: its get_config() gives a {type(config).__name__}")
     return tyro.cli(type(config), default=config, args=rest, description=f"{module.__doc__}\n{distributed.HELP}")
+
+
+def check_pairs(data: str, *, paired: bool, degrades: bool) -> None:
+    """Refuse a mix-up of paired data and a config that degrades pictures itself: ValueError."""
+    if paired and degrades:
+        raise ValueError(f"{data} holds pairs but the config degrades pictures itself: use a config without a "
+                         "degradation (as indi_gopro), or a folder of clean pictures")
+    if not paired and not degrades:
+        raise ValueError(f"{data} holds no pairs: give --data gopro:FOLDER or --data "
+                         "pairs:SHARP_FOLDER,BLURRED_FOLDER")
 
 
 def load_file(path: str):

@@ -99,8 +99,7 @@ def environment() -> tuple[str, int | None] | None:
 def _give_up(program, where, expected, process_id, timeout):
     """Ends the process from a thread: the main one is inside of the runtime and cannot be interrupted."""
     who = "this process" if process_id is None else f"process {process_id}"
-    count = "all" if expected is None else f"{expected}"
-    print(f"{program}: {who} waited {timeout} s at coordinator {where} for {count} processes and not all of them came: "
-          f"start the same command on every host (process 0 on the coordinator's), let its port through, or give "
-          f"--join-timeout more than {timeout}", file=sys.stderr, flush=True)
+    print(f"{program}: {who} waited {timeout} s at coordinator {where} for {expected or 'all'} processes and not all "
+          "of them came: start the same command on every host (process 0 on the coordinator's), let its port through, "
+          f"or give --join-timeout more than {timeout}", file=sys.stderr, flush=True)
     os._exit(2)

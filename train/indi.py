@@ -122,13 +122,7 @@ KEPT, FITTING = ("noise", "loss", "a"), ("noise",)
 def open_data(config: IndiConfig, split: str):
     """The source of pictures; refuses a mix-up of paired data and a degradation."""
     source = data.open_source(config.data, split=split, cache=config.cache)
-    paired = "measurement" in source[0]
-    if paired and config.degradation is not None:
-        raise ValueError(f"{config.data} holds pairs but the config degrades pictures itself: use a config without a "
-                         "degradation (indi_gopro, indi_dpdd) or a folder of clean pictures")
-    if not paired and config.degradation is None:
-        raise ValueError(f"{config.data} holds no pairs: give --data gopro:FOLDER or --data "
-                         "pairs:SHARP_FOLDER,BLURRED_FOLDER")
+    common.check_pairs(config.data, paired="measurement" in source[0], degrades=config.degradation is not None)
     return source
 
 

@@ -77,8 +77,6 @@ def script(config):
     return sys.modules[type(config).__module__]
 
 
-# ---------------------------------------------------------------------------------------------------- one step
-
 def make_optimizer(config: RunConfig) -> optax.GradientTransformation:
     """AdamW with clipping, linear warm-up and the config's decay."""
     warmup = min(config.warmup_steps, max(config.num_steps // 10, 1))
@@ -174,8 +172,6 @@ def jit_step(train_step: Callable, mesh: Mesh, shardings) -> Callable:
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
 
 
-# ---------------------------------------------------------------------------------------------------- the run
-
 def train(config: RunConfig, mesh: Mesh | None = None) -> TrainState:
     """Run (or continue) the training of a config and return its final state.
 
@@ -237,8 +233,7 @@ def train(config: RunConfig, mesh: Mesh | None = None) -> TrainState:
             saver.save(step, state._asdict(), batches.get_state())
 
         # ---- loop
-        evaluate = logger = None
-        is_first = jax.process_index() == 0
+        is_first, evaluate, logger = jax.process_index() == 0, None, None
         if is_first:
             evaluate = config.eval_every and trainer.evaluation(config, held_out(config))
             logger = common.Logger(workdir, ("loss", "grad_norm", "images_per_second", *columns), start=start)

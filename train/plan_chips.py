@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import jax
 
-INSTALL = 'planning for TPUs needs their compiler, not a TPU: pip install "indigo_jax[tpu]"; or plan for cpu:8'
-
 
 class Chip(NamedTuple):
     """One TPU chip; per second and in bytes.
@@ -114,7 +112,8 @@ def devices(topology: Topology) -> list:
             raise ValueError(f"{topology}: this process has {len(found)} virtual devices")
         return found[:topology.count]
     if importlib.util.find_spec("libtpu") is None:
-        raise ImportError(INSTALL)
+        raise ImportError('planning for TPUs needs their compiler, not a TPU: pip install "indigo_jax[tpu]"; or plan '
+                          "for cpu:8")
     for name, value in {"TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost",  # not looked up
                         "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
         os.environ.setdefault(name, value)

@@ -94,20 +94,18 @@ def measure_levels(network: base.Network, case: Case) -> list[dict]:
     """Inpainting with rollouts of few or many steps at equal network evaluations: ``{"levels", "iterations",
     "evaluations", "psnr", "seconds"}``, the mean over pictures and the time for all of them, without compiling."""
     rows = []
-    with tqdm(total=len(LEVELS) * EVALUATIONS * len(case.x), unit="evaluation", desc="levels") as bar:
-        for count in LEVELS:
-            knobs = bird.DEFAULT["inpaint"]._replace(num_levels=count, refresh=None,
-                                                     num_iterations=max(EVALUATIONS // count, 1))
+    for count in tqdm(LEVELS, desc="levels"):
+        knobs = bird.DEFAULT["inpaint"]._replace(num_levels=count, refresh=None,
+                                                 num_iterations=max(EVALUATIONS // count, 1))
 
-            def run(params, case):
-                return bird.inpaint(_prior(network, params), problems.problem_of("inpaint", case), knobs).x
+        def run(params, case):
+            return bird.inpaint(_prior(network, params), problems.problem_of("inpaint", case), knobs).x
 
-            program = jax.jit(run).lower(network.params, case.unseen).compile()
-            start = time.perf_counter()
-            x = np.asarray(program(network.params, case.unseen))
-            rows.append({"levels": count, "iterations": knobs.num_iterations, "evaluations": knobs.evaluations,
-                         "psnr": float(psnr_of(x, case.x).mean()), "seconds": time.perf_counter() - start})
-            bar.update(EVALUATIONS * len(case.x))
+        program = jax.jit(run).lower(network.params, case.unseen).compile()
+        start = time.perf_counter()
+        x = np.asarray(program(network.params, case.unseen))
+        rows.append({"levels": count, "iterations": knobs.num_iterations, "evaluations": knobs.evaluations,
+                     "psnr": float(psnr_of(x, case.x).mean()), "seconds": time.perf_counter() - start})
     return rows
 
 
@@ -185,8 +183,8 @@ def draw(args, names, folder) -> None:
         walks = [walk(network, case_of(network, first, task, args.seed), task) for task in ("inpaint", "blind")]
         drawing.save(draw_iterations(walks), folder / "bird_iterations.png")
     if "kernels" in names:
-        drawing.save(draw_kernels(args.weights, case_of(network, pictures, "blind", args.seed)),
-                     folder / "bird_kernels.png")
+        figure = draw_kernels(args.weights, case_of(network, pictures, "blind", args.seed))
+        drawing.save(figure, folder / "bird_kernels.png")
     if "levels" in names:
         rows = measure_levels(network, case_of(network, pictures, "inpaint", args.seed))
         write_csv(folder / "bird_levels.csv", rows)
@@ -194,5 +192,5 @@ def draw(args, names, folder) -> None:
     if "wrong-kernel" in names:
         rows = measure_wrong_kernel(args.weights, case_of(network, pictures, "deblur", args.seed))
         write_csv(folder / "bird_wrong_kernel.csv", rows)
-        drawing.save(draw_wrong_kernel(rows, f"deblurring with a wrong kernel, {where}"),
-                     folder / "bird_wrong_kernel.png")
+        figure = draw_wrong_kernel(rows, f"deblurring with a wrong kernel, {where}")
+        drawing.save(figure, folder / "bird_wrong_kernel.png")

@@ -17,7 +17,6 @@ from eval.tables import guided
 from indigo_jax import methods, restoration, samplers
 
 OF_METHOD = {"indigo": ("decomposition", "path"), "latent-indigo": ("decomposition", "path", "drift")}
-FIGURES = OF_METHOD["latent-indigo"]
 
 
 class Decomposition(NamedTuple):

@@ -45,37 +45,24 @@ class Outcome(NamedTuple):
 
 
 def degradations(config: EvalConfig, source) -> tuple[Degradation, ...]:
-    """Those of the config, or that of data in pairs.
-
-    Errors:
-        ValueError for a mix-up of paired data and degradations.
-    """
+    """Those of the config, or that of data in pairs; ValueError for a mix-up of both."""
     paired = (config.data.partition(":")[0] in ("gopro", "pairs")
               or not pathlib.Path(config.data).is_dir() and "measurement" in source[0])
-    if paired and config.degradations:
-        raise ValueError(f"{config.data} holds pairs but the config degrades pictures itself: use a config without "
-                         "degradations, or a folder of clean pictures")
-    if not paired and not config.degradations:
-        raise ValueError(f"{config.data} holds no pairs: give --data gopro:FOLDER or --data "
-                         "pairs:SHARP_FOLDER,BLURRED_FOLDER")
+    common.check_pairs(config.data, paired=paired, degrades=bool(config.degradations))
     return _GIVEN if paired else config.chosen()
 
 
 def identity(config: EvalConfig, method, chosen, protocols) -> dict:
     """JSON of all that the scores depend on, beside the pictures."""
     device = jax.local_devices()[0]
-    return {"method": config.method, "task": method.task, "settings": _settings(method),
+    settings = {name: getattr(method.settings, name) for name, (_, flag) in flags.flags_of(method.settings).items()
+                if flag.file != "weights"}  # all but names; arrays as their digests
+    return {"method": config.method, "task": method.task,
+            "settings": json.loads(json.dumps(settings, default=digest)),
             "weights": {role: network.info["sha256"] for role, network in method.networks.items()},
             "degradations": fingerprints(chosen), "metrics": [protocol.name for protocol in protocols],
             "seed": config.seed, "batch": config.batch, "code": code(method),
             "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
-
-
-def _settings(method):
-    """JSON of all but the names of weights; arrays as twelve digits."""
-    found = {name: getattr(method.settings, name) for name, (_, flag) in flags.flags_of(method.settings).items()
-             if flag.file != "weights"}
-    return json.loads(json.dumps(found, default=digest))
 
 
 def fingerprints(chosen: tuple[Degradation, ...]) -> dict[str, str]:

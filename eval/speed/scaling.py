@@ -29,9 +29,8 @@ def make_config(per_chip: int, count: int, side: int):
     """InDI with a small network, or the one of 26 million parameters for pictures of 128 pixels and more."""
     from indigo_jax import models, operators
     from train.indi import IndiConfig
-    model = models.RestorationUNet(width=8, multipliers=(1, 2), num_res_blocks=1, patch_size=2, norm="layer")
-    if side >= 128:
-        model = models.RestorationUNet(width=64, dtype="bfloat16")
+    small = models.RestorationUNet(width=8, multipliers=(1, 2), num_res_blocks=1, patch_size=2, norm="layer")
+    model = models.RestorationUNet(width=64, dtype="bfloat16") if side >= 128 else small
     return IndiConfig(model=model, degradation=operators.random_gaussian_noise((5.0, 50.0)), margin=0, crop=side,
                       batch_size=per_chip * count)
 

@@ -13,10 +13,10 @@ rounding of its floating point arithmetic.
 beside the picture as it is and what scikit-image has.
 
 --method bird compares BIRD with its official settings and with cheap methods, on a diffusion prior; --methods chooses
-the lines, among them any method of indigo_jax.methods.METHODS that does the task. It adds every
-number that it has measured to a .jsonl file beside the .csv and takes it from there next time, as long as weights,
-pictures and the method itself are the same: a run that was stopped goes on where it was. So does --method indigo or
-latent-indigo, which compares guided chains with free ones, with refinement and each regulariser.
+the lines, among them any method of indigo_jax.methods.METHODS that does the task. --method indigo or latent-indigo
+compares guided chains with free ones, with refinement and each regulariser. Both add every number that they have
+measured to a .jsonl file beside the .csv and take it from there next time, as long as weights, pictures and the method
+itself are the same: a run that was stopped goes on where it was.
 """
 import pathlib
 import re
@@ -76,10 +76,6 @@ def _parser():
     return parser
 
 
-def _flag(name):
-    return f"--{name.replace('_', '-')}"
-
-
 def _command(args, parser) -> str:
     """The command that was run, without this machine's folders."""
     words = ["python", "-m", "eval.tables"]
@@ -89,15 +85,15 @@ def _command(args, parser) -> str:
         if value is None or is_default or args.method not in OWN_FLAGS.get(name, TABLES):
             continue
         values = [] if value is True else value if isinstance(value, list) else [value]
-        words += [_flag(name), *(pathlib.Path(each).resolve().name if name in _PATHS else str(each)
-                                 for each in values)]
+        words += ["--" + name.replace("_", "-"), *(pathlib.Path(each).resolve().name if name in _PATHS else str(each)
+                                                   for each in values)]
     return shlex.join(words)
 
 
 def _work(args, parser):
     for name, owners in OWN_FLAGS.items():
         if args.method not in owners and getattr(args, name) != parser.get_default(name):
-            raise ValueError(f"{_flag(name)} is for --method {' or '.join(owners)}; leave it out")
+            raise ValueError(f"--{name.replace('_', '-')} is for --method {' or '.join(owners)}; leave it out")
     readme = args.readme and pathlib.Path(args.readme)
     if readme:
         _replaced(readme, "", args.method)  # refuses before the long work

@@ -15,7 +15,6 @@ from indigo_jax.methods.known import KnownOperator
 RESIDUAL = "residual-over-sigma"
 MEASURED = ("evaluations", PSNR, ALIGNED, RESIDUAL)
 SCORES = {PSNR: psnr_of, ALIGNED: aligned_psnr}
-_ALIGNED_TASKS = ("deblur", "blind")
 LINES = {  # shown by default; any other of METHODS on request
     "inpaint": ("bird", "official", "ddnm", "diffpir"), "denoise": ("bird", "official", "once"),
     "sr": ("bird", "official", "ddnm", "diffpir"), "deblur": ("wiener", "tv", "bird", "official", "diffpir"),
@@ -70,7 +69,6 @@ def line(task: str, name: str, prior: str, **settings) -> Group:
     whole = f"{title(task, name)} of {task}"
     if name in BASELINES:
         def baseline(params, case):
-            del params
             problem = problems.problem_of(task, case)
             x = jnp.clip(BASELINES[name](task, problem), -1.0, 1.0)
             return x, {"evaluations": 0, RESIDUAL: problem.residual(x) / problem.sigma}
@@ -143,7 +141,7 @@ def to_markdown(rows: list[dict]) -> str:
                 psnr, worst = f"{psnr} ({found['gain']:+.2f})", f"{found['worst']:+.2f}"
                 aligned = f"{aligned} ({found['aligned gain']:+.2f}, {found['aligned worst']:+.2f})"
             lines.append([TASKS[task] if first else "", title(task, method), f"{found['evaluations']:.0f}", psnr, worst,
-                          aligned if task in _ALIGNED_TASKS else "", f"{found[RESIDUAL]:.2f}"])
+                          aligned if task in ("deblur", "blind") else "", f"{found[RESIDUAL]:.2f}"])
     return markdown(["task", "method", "network evaluations", "PSNR, dB (gain)", "worst picture's gain",
                      "aligned PSNR, dB (gain, worst)", "residual / noise level"], lines)
 

@@ -213,7 +213,6 @@ def to_markdown(rows: list[dict]) -> str:
 
 def table(args, pictures: Pictures, path, command: str):
     """The name, the rows, the Markdown; see :data:`eval.tables.TABLES`."""
-    del path
     rows = measure(pictures, seed=args.seed, lpips=lpips_of(args.lpips))
     notes = ("`indigo restore --task ...` with the bundled weights and nothing else said but the kernel and the mask, "
              f"on the middle {SIDE} x {SIDE} of {about(pictures)}; inputs and results are rounded to 8 bits. Of the "

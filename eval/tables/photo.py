@@ -85,14 +85,12 @@ def measure(results: Iterable[Result], measures) -> list[dict]:
     """
     rows = []
     for result in results:
-        row = {"picture": result.name, "task": result.degradation.task, "variant": result.degradation.variant,
-               "steps": result.num_steps}
         try:
-            row.update({measure.name: float(measure(result.image[None], result.truth[None])[0])
-                        for measure in measures})
+            scores = {measure.name: float(measure(result.image[None], result.truth[None])[0]) for measure in measures}
         except ValueError as error:
             raise ValueError(f"{result.name}: {error}") from error
-        rows.append(row)
+        rows.append({"picture": result.name, "task": result.degradation.task, "variant": result.degradation.variant,
+                     "steps": result.num_steps, **scores})
     return rows
 
 
@@ -158,7 +156,6 @@ def references(pictures: Pictures) -> list[str]:
 
 def table(args, pictures, path, command: str):
     """As :data:`eval.tables.TABLES` has it; keeps no .jsonl."""
-    del path
     measures, network = protocols(args.lpips), methods.base.open_network(args.weights, "restorer")
     found = restorations(args.weights, pictures, photo_degradations.get_config(), sorted(set(args.steps)),
                          batch_size=args.batch, seed=args.seed, spacing=args.spacing)
