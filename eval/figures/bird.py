@@ -162,13 +162,14 @@ def measure_wrong_kernel(weights: str, case: Case) -> list[dict]:
 def draw_wrong_kernel(rows: list[dict], title: str):
     """A panel per error of the kernel, a line per method."""
     labels = {"rotation": "kernel rotated by, degrees", "width": "kernel widened by a Gaussian of, pixels"}
+    blind = "blind (told no kernel)"
     errors = grouped(rows, "error", "method")
     figure, axes = drawing.pyplot().subplots(1, len(errors), figsize=(4.2 * len(errors), 3.6), sharey=True,
                                              squeeze=False, layout="constrained")
     for ax, (error, by_method) in zip(axes[0], errors.items()):
-        lines = {"blind (told no kernel)" if method == "blind" else known.title("deblur", method):
+        lines = {blind if method == "blind" else known.title("deblur", method):
                  zip(*((row["amount"], row["psnr"]) for row in group)) for method, group in by_method.items()}
-        drawing.curves(ax, lines, labels[error], "PSNR, shift-aligned, dB")
+        drawing.curves(ax, lines, labels[error], "PSNR, shift-aligned, dB", dashed=blind)
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -75,11 +75,10 @@ def strips(rows, *, title: str = "", side: float = 1.55, below: float = 0.0):
     return figure, figure.add_subplot(grid[-1, :]) if below else None
 
 
-def curves(ax, lines, x_label: str, y_label: str = "") -> None:
-    """Lines with their names ``{name: (x, y)}``, each in its colour; dashed where the name says that it is blind."""
+def curves(ax, lines, x_label: str, y_label: str, *, dashed: str = "") -> None:
+    """Lines ``{name: (x, y)}``, each in its colour, with a legend and names of the axes; ``dashed`` names one of them."""
     for (name, points), colour in zip(lines.items(), COLOURS):
-        ax.plot(*points, "--" if name.startswith("blind") else "-", color=colour, label=name,
-                linewidth=1.4, marker=".")
+        ax.plot(*points, "--" if name == dashed else "-", color=colour, label=name, linewidth=1.4, marker=".")
     ax.set_xlabel(x_label, fontsize=9)
     ax.set_ylabel(y_label, fontsize=9)
     ax.legend(fontsize=8)
