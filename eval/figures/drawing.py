@@ -76,7 +76,7 @@ def strips(rows, *, title: str = "", side: float = 1.55, below: float = 0.0):
 
 
 def curves(ax, lines, x_label: str, y_label: str, *, dashed: str = "") -> None:
-    """Lines ``{name: (x, y)}``, each in its colour, with a legend and names of the axes; ``dashed`` names one of them."""
+    """Lines ``{name: (x, y)}``, each in its colour, with legend and names of the axes; ``dashed`` names one of them."""
     for (name, points), colour in zip(lines.items(), COLOURS):
         ax.plot(*points, "--" if name == dashed else "-", color=colour, label=name, linewidth=1.4, marker=".")
     ax.set_xlabel(x_label, fontsize=9)
