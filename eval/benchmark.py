@@ -12,7 +12,6 @@ of a loop once); peak bytes are those that the compiler reserves, per device. Ti
 else runs there. LatentINDIGO's rows are compiled, and only those of --time are run.
 """
 import json
-import sys
 
 from tqdm import tqdm
 
@@ -21,20 +20,16 @@ from eval.speed import bird, indi, latent_indigo, scaling
 from eval.speed.measuring import Program, measure, table
 from indigo_jax.restoration.indigo import GRADIENTS
 
-BENCHMARKS = {"indi": indi.indi, "bird": bird.bird, "latent-indigo": latent_indigo.latent_indigo,
-              "scaling": scaling.scaling}
-_TABLES = {"indi": (indi.COLUMNS, ()), "bird": (bird.COLUMNS, bird.NOTES),
-           "latent-indigo": (latent_indigo.COLUMNS, latent_indigo.notes),
-           "scaling": (scaling.COLUMNS, scaling.NOTES)}
-_SIZES = {"latent-indigo": list(latent_indigo.SIZES)}  # of the others: 64
+# by name: what makes the programs (or rows), columns of the table, notes below it
+BENCHMARKS = {"indi": (indi.indi, indi.COLUMNS, ()), "bird": (bird.bird, bird.COLUMNS, bird.NOTES),
+              "latent-indigo": (latent_indigo.latent_indigo, latent_indigo.COLUMNS, latent_indigo.notes),
+              "scaling": (scaling.scaling, scaling.COLUMNS, scaling.NOTES)}
 
-
-# ---------------------------------------------------------------------------------------------------- command line
 
 def to_text(rows: list[dict]) -> str:
     """A table for people."""
     first = rows[0]
-    columns, notes = _TABLES[first["benchmark"]]
+    _, columns, notes = BENCHMARKS[first["benchmark"]]
     notes = notes(rows) if callable(notes) else notes
     return "\n".join([table(rows, columns), "", *notes,
                       f"{first['device_count']} x {first['device_kind']} ({first['platform']}), jax "
@@ -82,23 +77,22 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     if args.name is None and args.json in BENCHMARKS:  # --json NAME
         args.name, args.json = args.json, "-"
-    args.sizes = args.sizes or _SIZES.get(args.name, [64])
+    args.sizes = args.sizes or (list(latent_indigo.SIZES) if args.name == "latent-indigo" else [64])
     if args.name not in BENCHMARKS:
         said = "name a benchmark" if args.name is None else f"no benchmark {args.name!r}"
         parser.exit(2, f"{parser.prog}: {said}; there are: {', '.join(BENCHMARKS)}\n")
 
     def work():
-        programs = BENCHMARKS[args.name](args)
-        bar = tqdm(programs, unit="row", desc="measuring")
+        programs = BENCHMARKS[args.name][0](args)
         rows = [measure(program, repeats=args.repeats, seconds=args.seconds) if isinstance(program, Program)
-                else program() for program in bar]
+                else program() for program in tqdm(programs, unit="row", desc="measuring")]
         text = json.dumps(rows, indent=2, allow_nan=False)
         if args.json not in (None, "-"):
-            command.write_text(args.json, text + "\n")
+            command.write(args.json, text + "\n")
         print(text if args.json == "-" else to_text(rows))
 
     return command.run(parser, work)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -17,25 +17,25 @@ _GUIDED = {"prior": "prior", "inn": "inn", "autoencoder": "autoencoder", "chain-
            "start": "start"}  # flags: settings
 
 
-def write_text(path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+def write(path, content: str | bytes) -> None:
+    """Write a file, whole or not at all."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def to_csv(rows: list[dict]) -> str:
+def write_csv(path, rows: list[dict]) -> None:
     """One line per row, numbers in full."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
+    write(path, text.getvalue())
 
 
 def some(names: list[str]) -> str:

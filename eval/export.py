@@ -6,8 +6,6 @@
 A restoration network becomes InDI, a diffusion prior DDIM; see indigo_jax.export. Any number of pictures of that one
 size; on a CPU, an NVIDIA GPU or a TPU, none of which needs to be here.
 """
-import sys
-
 from eval import command
 from indigo_jax import export
 
@@ -35,4 +33,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -3,7 +3,6 @@
 What restores is a pure function ``restore(params, case) -> (x, numbers)`` of a :class:`problems.Case` without its
 truth: pictures ``[B, S, S, 3]`` in [-1, 1], and numbers by name, of all pictures, ``[B]`` each or None.
 """
-import hashlib
 import itertools
 import json
 import os
@@ -17,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from eval.problems import Case
+import indigo_jax
+from eval.problems import Case, Pictures, digest
 from indigo_jax import methods, metrics
 
 PSNR, ALIGNED = "psnr-rgb-crop0-float", "psnr-rgb-aligned3-float"
@@ -26,6 +26,11 @@ PSNR, ALIGNED = "psnr-rgb-crop0-float", "psnr-rgb-aligned3-float"
 def psnr_of(x, truth) -> np.ndarray:
     """PSNR ``[B]``, not rounded to 8 bits."""
     return metrics.psnr(np.asarray(x), np.asarray(truth), round_uint8=False)
+
+
+def lpips_of(path: str | None) -> metrics.Protocol | None:
+    """LPIPS with a file of weights; without one None."""
+    return metrics.by_name("lpips", lpips_params=metrics.load_lpips(path)) if path else None
 
 
 def aligned_psnr(x, truth, *, shift: int = 3) -> np.ndarray:
@@ -43,8 +48,6 @@ def aligned_psnr(x, truth, *, shift: int = 3) -> np.ndarray:
     moves = itertools.product(range(border - shift, border + shift + 1), repeat=2)
     return np.max([psnr_of(x[:, i:i + inner.shape[1], j:j + inner.shape[2]], inner) for i, j in moves], axis=0)
 
-
-# ---------------------------------------------------------------------------------------------------- the cache
 
 class Cache:
     """Measured numbers in a JSON lines file, one per picture and method, added as soon as they are there.
@@ -78,21 +81,8 @@ class Cache:
 def program_digest(function: Callable, *arguments) -> str:
     """Twelve digits of everything that a function computes, with all its settings; nothing is compiled."""
     program = jax.make_jaxpr(function)(*arguments)
-    state = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr)).encode())
-    for constant in program.consts:
-        state.update(np.asarray(constant).tobytes())
-    return state.hexdigest()[:12]
+    return digest(re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr)), *program.consts)
 
-
-def case_digest(case: Case) -> str:
-    """Twelve digits of a case: pixels, what is given, keys."""
-    state = hashlib.sha256()
-    for leaf in jax.tree.leaves(case._replace(keys=jax.random.key_data(case.keys))):
-        state.update(np.asarray(leaf).tobytes())
-    return state.hexdigest()[:12]
-
-
-# ---------------------------------------------------------------------------------------------------- rows
 
 def grouped(rows: list[dict], outer: str, inner: str) -> dict[str, dict[str, list[dict]]]:
     """Rows by two of their columns, in their order."""
@@ -106,6 +96,19 @@ def mean(rows: list[dict], column: str) -> float | None:
     """Of a column in float64; None where a row has none."""
     values = [row[column] for row in rows]
     return None if None in values else float(np.mean(values, dtype=np.float64))
+
+
+def markdown(columns, lines: list[list[str]]) -> str:
+    """A Markdown table of cells, two columns of words, then numbers."""
+    text = [f"| {' | '.join(line)} |" for line in (columns, *lines)]
+    return "\n".join([text[0], "|---|---|" + "---:|" * (len(columns) - 2), *text[1:]])
+
+
+def about(pictures: Pictures, side: int | None = None, seeds=()) -> str:
+    """What a table was measured on and with: the pictures, their side, seeds, the version of the library."""
+    brought, drawn = f", brought to {side} px" if side else "", f", seeds {', '.join(map(str, seeds))}" if seeds else ""
+    return (f"{len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`{brought}){drawn}, "
+            f"indigo_jax {indigo_jax.__version__}")
 
 
 def weights_of(method: methods.Restoration) -> str:
@@ -160,7 +163,8 @@ def _keyed(group, scores):
     """``(key, what is said, case)`` of each picture."""
     program = program_digest(group.restore, group.params, group.cases[0][1].unseen)
     names = " ".join(name for name, score in scores.items() if score is not None)
-    return [(f"{group.weights} {group.title} {program} {names} {case_digest(case)}", said, case)
+    return [(f"{group.weights} {group.title} {program} {names} "
+             f"{digest(*jax.tree.leaves(case._replace(keys=jax.random.key_data(case.keys))))}", said, case)
             for said, case in group.cases]
 
 

@@ -27,7 +27,14 @@ _MEASURE, _KERNEL, _RESTORE = 0, 1, 2  # what a picture's key is folded with
 _DEGRADE, SAMPLE = 0, 1  # the same, of a :class:`Degradation`
 
 
-# ---------------------------------------------------------------------------------------------------- pictures
+def digest(*parts) -> str:
+    """First twelve digits of the SHA-256 of texts, bytes and arrays, one after the other."""
+    state = hashlib.sha256()
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        state.update(part if isinstance(part, bytes) else np.asarray(part).tobytes())
+    return state.hexdigest()[:12]
+
 
 class Pictures(NamedTuple):
     """Clean pictures: ``label`` says where they come from, ``images`` are uint8 ``[H, W, 3]``."""
@@ -38,12 +45,14 @@ class Pictures(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """First twelve digits of the SHA-256 of all names and pixels."""
-        state = hashlib.sha256()
-        for name, image in zip(self.names, self.images):
-            state.update(f"{name} {image.shape}".encode())
-            state.update(np.ascontiguousarray(image).tobytes())
-        return state.hexdigest()[:12]
+        """Of all names and pixels."""
+        return digest(*(part for name, image in zip(self.names, self.images)
+                        for part in (f"{name} {image.shape}", image)))
+
+    def at(self, side: int, seed: int) -> tuple[Array, Key]:
+        """All pictures as :func:`to_side` has them ``[B, side, side, 3]``, and a key for each by its name."""
+        x = jnp.stack([jnp.asarray(to_side(image, side)) for image in self.images])
+        return x, rng.image_keys(seed, [rng.name_id(name) for name in self.names])
 
     def singles(self) -> list["Pictures"]:
         """Each alone."""
@@ -84,11 +93,6 @@ def _centre(image, crop):
     return image[top:top + crop, left:left + crop]
 
 
-def at_side(pictures: Pictures, side: int) -> Array:
-    """All pictures as :func:`to_side` has them: ``[B, side, side, 3]``."""
-    return jnp.stack([jnp.asarray(to_side(image, side)) for image in pictures.images])
-
-
 def to_side(image: np.ndarray, side: int) -> np.ndarray:
     """The central square of a uint8 picture ``[H, W, 3]`` at the prior's side: float32 ``[side, side, 3]``.
 
@@ -101,13 +105,6 @@ def to_side(image: np.ndarray, side: int) -> np.ndarray:
         x = np.clip(np.asarray(resize(jnp.asarray(x[None])))[0], -1, 1)
     return x
 
-
-def keys_of(pictures: Pictures, seed: int) -> Key:
-    """A key for each picture, by its name."""
-    return rng.image_keys(seed, [rng.name_id(name) for name in pictures.names])
-
-
-# ---------------------------------------------------------------------------------------------------- degradations
 
 class Degradation(NamedTuple):
     """One way to spoil a picture.
@@ -133,11 +130,11 @@ def degrade(degradations: tuple[Degradation, ...], image, key) -> Array:
 
     What a degradation draws depends on the picture's ``key`` (a single one) and on its own name, not on the others.
     """
-    out = []
-    for degradation in degradations:
+    def under(degradation):
         keys = rng.fold(degradation.keys(key[None]), _DEGRADE)
-        out.append(to_uint8(degradation.make(keys)(from_uint8(image[None]), keys=keys))[0])
-    return jnp.stack(out)
+        return to_uint8(degradation.make(keys)(from_uint8(image[None]), keys=keys))[0]
+
+    return jnp.stack([under(degradation) for degradation in degradations])
 
 
 def to_uint8(x: Array) -> Array:
@@ -149,8 +146,6 @@ def from_uint8(pixels) -> Array:
     """Bytes as pictures in [-1, 1]."""
     return pixels.astype(jnp.float32) / 127.5 - 1
 
-
-# ---------------------------------------------------------------------------------------------------- cases
 
 class Case(NamedTuple):
     """A batch of pictures to restore, with the truth; every leaf begins with ``[B]``.
@@ -229,8 +224,6 @@ def ray_sums(operator, y: Array, side: int) -> Array:
     """Sums of densities in [0, 1] along rays, of means along them in [-1, 1], as tomography's operator gives them."""
     return (y + operator(jnp.ones((1, side, side, 1)))) * side / 2
 
-
-# ------------------------------------------------------------------------------------------- damage to be learned
 
 def learned(name: str, scale: int):
     """An operator of :data:`LEARNED`; with ``scale`` 1 pictures are enlarged again."""

@@ -24,6 +24,7 @@ from indigo_jax import images, methods, metrics, models, operators, rng, sampler
 from tests.paths import SHARED, needs_shared
 
 TINY = dict(width=8, multipliers=(1,), num_res_blocks=1, patch_size=2, norm="layer")
+START, END = tables.MARKS["indi"]
 NOISE = Degradation("noise", "", lambda keys: operators.gaussian_noise(sigma_255=25.0))
 BLURS = tuple(Degradation("blur", f"{n} px", functools.partial(photo_degradations.straight, n)) for n in (9, 13))
 
@@ -71,7 +72,7 @@ def table(files, tmp_path_factory):
     """A whole run of ``eval.tables``: its rows, its text, the README, what it printed."""
     out = tmp_path_factory.mktemp("table")
     readme = out / "README.md"
-    readme.write_text(f"above\n{photo.START}\nold numbers\n{photo.END}\nbelow\n")
+    readme.write_text(f"above\n{START}\nold numbers\n{END}\nbelow\n")
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(photo_degradations, "get_config", lambda: (NOISE, *BLURS))
@@ -117,21 +118,21 @@ def test_table_equals_direct_computation(table, files, model):
 
 def test_table_goes_into_the_readme_and_to_the_terminal(table, files):
     _, text, readme, printed = table
-    assert readme.startswith(f"above\n{photo.START}\n| task | metric | input | N = 1 | N = 2 |\n")
-    assert readme.endswith(f"\n{photo.END}\nbelow\n") and "old numbers" not in readme
+    assert readme.startswith(f"above\n{START}\n| task | metric | input | N = 1 | N = 2 |\n")
+    assert readme.endswith(f"\n{END}\nbelow\n") and "old numbers" not in readme
     assert printed.strip() in text and printed.strip() in readme
     assert "`tiny`" in text and "1,234 steps in its last training run" in text and "psnr-rgb-crop0-u8" in text
     assert "`python -m eval.tables --data pictures --weights tiny-net.safetensors --steps 2 1`" in text
     assert str(files) not in text
 
 
-@pytest.mark.parametrize("text", ["no marks", f"{photo.END} {photo.START}", f"{photo.START}{photo.END}" * 2])
+@pytest.mark.parametrize("text", ["no marks", f"{END} {START}", f"{START}{END}" * 2])
 def test_readme_without_its_marks_is_refused_before_the_work(text, files, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(text)
     code = tables.main(["--weights", "no-such-weights", "--readme", str(readme), "-o", str(tmp_path / "out")])
     error = capsys.readouterr().err
-    assert code == 2 and error.count("\n") == 1 and photo.START in error and readme.name in error
+    assert code == 2 and error.count("\n") == 1 and START in error and readme.name in error
     assert readme.read_text() == text and not (tmp_path / "out").exists()
 
 

@@ -21,6 +21,7 @@ from indigo_jax.methods import bird
 
 SIDE = 16
 RANDOM = np.random.default_rng(0)
+START, END = tables.MARKS["bird"]
 PSNR, ALIGNED, RESIDUAL = known.PSNR, known.ALIGNED, known.RESIDUAL
 SMALL = {task: settings._replace(num_iterations=4) for task, settings in bird.DEFAULT.items()}
 
@@ -62,7 +63,7 @@ class Run:
 
     def __init__(self, files, out, *arguments):
         readme, said = out / "README.md", io.StringIO()
-        readme.write_text(f"above\n{known.START}\nold\n{known.END}\nbelow\n")
+        readme.write_text(f"above\n{START}\nold\n{END}\nbelow\n")
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             code = tables.main(["--method", "bird", "--data", str(files / "pictures"), "--weights",
                                 str(files / "tiny-prior.safetensors"), "-o", str(out), "--readme", str(readme),
@@ -111,8 +112,8 @@ def values_mean(values, method):
 
 def test_table_goes_into_the_readme(runs, files):
     run, _ = runs
-    assert run.readme.startswith(f"above\n{known.START}\n| task | method | network evaluations |")
-    assert run.readme.endswith(f"\n{known.END}\nbelow\n") and "old" not in run.readme.split("below")[0][6:30]
+    assert run.readme.startswith(f"above\n{START}\n| task | method | network evaluations |")
+    assert run.readme.endswith(f"\n{END}\nbelow\n") and "old" not in run.readme.split("below")[0][6:30]
     assert "`python -m eval.tables --method bird --data pictures --weights tiny-prior.safetensors --methods bird`" in (
         run.text)
     assert str(files) not in run.text

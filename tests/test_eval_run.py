@@ -343,7 +343,7 @@ def test_bad_pictures_are_named_and_the_others_scored(tiny, files, tmp_path, cap
     images.write(data / "good.png", textured(20, 20, 0))
     images.write(data / "small.png", textured(8, 30, 1))
     (data / "torn.png").write_bytes((data / "good.png").read_bytes()[:200])
-    monkeypatch.setattr(run, "config_from_command_line", lambda argv: tiny(output, data=str(data)))
+    monkeypatch.setattr(run.common, "config_from_command_line", lambda *args, **_: tiny(output, data=str(data)))
     assert run.main([]) == 1
     printed = capsys.readouterr()
     assert "small.png: SSIM needs at least 11 x 11" in printed.err

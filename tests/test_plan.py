@@ -98,6 +98,13 @@ def test_how_often_a_loop_runs(loop, condition, count):
     assert plan_hlo.trips(computations, computations[entry][0]) == count
 
 
+def test_operands_are_names_whatever_stands_between_them():
+    computations, _ = plan_hlo.parse(PROGRAM)
+    found = {each.name: each.operands for body in computations.values() for each in body}
+    assert found["next"] == ("count", "y.1") and found["sum"] == ("x", "y")  # a comment; types
+    assert found["i.1"] == ("3",) and found["w"] == ("0",)
+
+
 def test_collectives_of_a_text():
     traffic = plan_traffic.read(PROGRAM, chips=4)
     assert traffic.collectives == [plan_traffic.Collective("all-gather", 1, 1600, 1200.0),

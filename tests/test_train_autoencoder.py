@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, models, sharding, weights
+from indigo_jax import checkpoints, images, models, sharding, weights
 from indigo_jax.weights import latents
 from tests.paths import ROOT
 from tests.tiny_training import numbers, write_pictures
-from train import autoencoder, common
+from train import autoencoder, common, loop
 from train.autoencoder import AutoencoderConfig
 
 TINY = models.TinyAutoencoder(latent_channels=3, channels=(6, 8), levels=1, num_blocks=1, pool_channels=0)
@@ -53,7 +53,7 @@ def test_training_learns_and_its_latents_become_those_of_a_unit_scale(finished):
     workdir, _ = finished
     losses = list(logged(workdir).values())
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-    scores = {name: logged(workdir, name)[60] for name in autoencoder.Evaluation.columns}
+    scores = {name: logged(workdir, name)[60] for name in autoencoder.COLUMNS}
     assert scores["eval_psnr"] >= scores["eval_noisy_psnr"] > 15
     assert scores["eval_latent_mean"] < 1 and 0.3 < scores["eval_latent_std_min"] <= scores["eval_latent_std_max"] < 2
     with Image.open(workdir / "pictures" / "0000060.png") as picture:
@@ -62,12 +62,13 @@ def test_training_learns_and_its_latents_become_those_of_a_unit_scale(finished):
 
 def test_evaluation_equals_numbers_by_hand(pictures, finished, monkeypatch):
     """Three pictures in two batches, the second filled up."""
-    monkeypatch.setattr(autoencoder.Evaluation, "rows", 2)
+    monkeypatch.setattr(autoencoder, "_ROWS", 2)
     random = np.random.default_rng(0)
     source = [{"image": random.integers(0, 256, (16, 16, 3), np.uint8), "id": i} for i in range(4)]
     config, params = tiny(pictures, "run", eval_samples=3, noise=0.0), finished[1].ema
-    evaluate = autoencoder.Evaluation(config, source)
-    scores, pixels = evaluate(params, finished[0] / "grid.png")
+    evaluate = autoencoder.evaluation(config, source)
+    scores, rows = evaluate(params)
+    pixels = loop.as_pixels(images.grid(rows))
     x = np.stack([element["image"] for element in source[:3]])
     z = TINY.apply(params, x / np.float32(127.5) - 1, method="encode")
     restored = np.clip(np.round((np.asarray(TINY.apply(params, z, method="decode"), np.float64) + 1) * 127.5), 0, 255)
@@ -75,7 +76,7 @@ def test_evaluation_equals_numbers_by_hand(pictures, finished, monkeypatch):
     np.testing.assert_allclose(scores["eval_psnr"], psnr.mean(), atol=0.01)
     assert scores["eval_noisy_psnr"] == scores["eval_psnr"]
     flat = np.asarray(z).reshape(-1, 3)
-    np.testing.assert_allclose([scores[name] for name in evaluate.columns[2:]],
+    np.testing.assert_allclose([scores[name] for name in autoencoder.COLUMNS[2:]],
                                [np.abs(flat.mean(0)).max(), flat.std(0).min(), flat.std(0).max()], rtol=1e-4)
     np.testing.assert_array_equal(pixels[:16, :16], x[0])
     assert pixels.shape == (3 * 16 + 2 * 4, 3 * 16 + 2 * 4, 3)

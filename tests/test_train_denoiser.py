@@ -47,7 +47,7 @@ def test_training_learns_and_is_evaluated_at_known_levels(finished):
     workdir, _ = finished
     losses = list(logged(workdir).values())
     assert len(losses) == 200 and np.mean(losses[-40:]) < 0.9 * np.mean(losses[:20])
-    scores = {name: logged(workdir, name)[200] for name in denoiser.Evaluation.columns}
+    scores = {name: logged(workdir, name)[200] for name in denoiser.COLUMNS}
     assert scores["eval_psnr"] == pytest.approx(np.mean([scores[f"eval_psnr_{level}"] for level in (5, 15, 25, 50)]),
                                                 abs=1e-3)
     assert scores["eval_psnr_50"] > 20 * np.log10(255 / 50) + 0.8  # better than the noisy picture

@@ -78,7 +78,7 @@ def test_evaluation_writes_samples_and_losses(uninterrupted):
     workdir = uninterrupted[0]
     with Image.open(workdir / "pictures" / "0000020.png") as picture:
         assert picture.size == (36, 36) and np.asarray(picture).std() > 10  # 2 x 2 cells of 16, one of them empty
-    at_levels = [logged(workdir, f"eval_loss_{level}")[20] for level in diffusion.Evaluation.levels]
+    at_levels = [logged(workdir, f"eval_loss_{level}")[20] for level in diffusion.LEVELS]
     assert np.isfinite(at_levels).all()
     np.testing.assert_allclose(logged(workdir, "eval_loss")[20], np.mean(at_levels), rtol=1e-5)
 

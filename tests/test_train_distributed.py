@@ -58,9 +58,9 @@ def test_losses_do_not_depend_on_how_the_work_is_spread(pictures, one_device, tm
 
 def step_text(mesh, **changes):
     config = tiny("", "", **changes)
-    optimizer = indi.make_optimizer(config)
-    state = jax.eval_shape(lambda: indi.init_state(config, optimizer))
-    shardings = loop.state_shardings(config, state, mesh)
+    optimizer = loop.make_optimizer(config)
+    state = jax.eval_shape(lambda: loop.init_state(config, optimizer))
+    shardings = sharding.parameter_shardings(state, mesh, rules=config.sharding_rules)
     step = loop.jit_step(lambda state, batch: indi.train_step(config, optimizer, state, batch), mesh, shardings)
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
     batch = {"image": jax.ShapeDtypeStruct((16, 8, 8, 3), np.uint8, sharding=sharding.batch_sharding(mesh))}
@@ -141,15 +141,13 @@ def test_a_damaged_newest_step_is_passed_over_and_named(pictures, one_device, tm
 
 
 def test_a_run_keeps_its_best(pictures, tmp_path, monkeypatch):
-    class Evaluation(indi.Evaluation):
-        def __init__(self, config, source):
-            self.scores = iter([30.0, 20.0, 25.0])
+    scores = iter([30.0, 20.0, 25.0])
 
-        def __call__(self, params, path):
-            assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))  # whole, whatever the mesh
-            return {"eval_psnr": next(self.scores), "eval_psnr_gain": 0.0}, np.zeros((4, 4, 3), np.uint8)
+    def evaluate(params):
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))  # whole, whatever the mesh
+        return {"eval_psnr": next(scores), "eval_psnr_gain": 0.0}, [[np.zeros((4, 4, 3))]]
 
-    monkeypatch.setattr(indi, "Evaluation", Evaluation)
+    monkeypatch.setattr(indi, "evaluation", lambda config, source: evaluate)
     indi.train(tiny(pictures, tmp_path, num_steps=3, eval_every=1, keep_best=1, best_by="-eval_psnr", fsdp=4))
     assert checkpoints.best_step(tmp_path, "-eval_psnr") == 2
     assert not (tmp_path / "best" / "1").exists()

@@ -55,7 +55,7 @@ def test_training_learns_the_degradation_and_stays_invertible(pictures, finished
     workdir, state = finished
     losses = list(logged(workdir).values())
     assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:2])
-    scores = {name: logged(workdir, name)[80] for name in inn.Evaluation.columns}
+    scores = {name: logged(workdir, name)[80] for name in inn.COLUMNS}
     assert scores["eval_round_trip"] < 1e-5
     assert scores["eval_coarse_psnr"] > 20 and scores["eval_swapped_psnr"] > 20
     with Image.open(workdir / "pictures" / "0000080.png") as picture:

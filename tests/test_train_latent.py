@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import (checkpoints, data, denoisers, losses, models, operators, rng, samplers, schedules,
+from indigo_jax import (checkpoints, data, denoisers, images, losses, models, operators, rng, samplers, schedules,
                         sharding, weights)
 from indigo_jax.weights import latents
 from tests.paths import ROOT
@@ -111,11 +111,12 @@ def test_a_prior_of_latents_learns(trained):
 
 
 @pytest.mark.slow
-def test_evaluation_of_latents(pictures, ours, trained, tmp_path):
+def test_evaluation_of_latents(pictures, ours, trained):
     """Its losses are those of held-out pictures' latents, its samples the decoded ones of the sampler."""
     config = prior(pictures, ours, "run")
     source, params = diffusion.open_data(config, "val"), trained[1].ema
-    scores, pixels = diffusion.Evaluation(config, source)(params, tmp_path / "grid.png")
+    scores, rows = diffusion.evaluation(config, source)(params)
+    pixels = loop.as_pixels(images.grid(rows))
     space, batch = latents.load(ours), next(data.evaluation_batches(source, batch_size=2, crop=16))
     z = space.autoencoder.encode(batch["image"].astype(np.float32) / 127.5 - 1)
     wanted = losses.diffusion(functools.partial(UNET.apply, params), z, rng.image_keys(0, batch["id"]),
@@ -205,8 +206,8 @@ def test_pairs_of_latents_and_their_loss(pictures, ours):
         np.testing.assert_allclose(batch[name], wanted, atol=1e-5)
     assert z.shape == (8, 8, 8, 2) and z_y.shape == (8, 4, 4, 2)
 
-    optimizer, error = inn.make_optimizer(config), np.abs(z[:, ::2, ::2] - z_y)
-    state = jax.jit(functools.partial(inn.init_state, config, optimizer))()
+    optimizer, error = loop.make_optimizer(config), np.abs(z[:, ::2, ::2] - z_y)
+    state = jax.jit(functools.partial(loop.init_state, config, optimizer))()
     details = np.abs(np.stack([z[:, i::2, j::2] for i, j in ((0, 1), (1, 0), (1, 1))]))
     wanted = (error**2).mean() + 0.1 * error.mean() + 0.1 * error.mean() / 4 + 0.01 * details.mean()
     loss = jax.jit(lambda params, batch: inn.inn_loss(config, params, batch["image"], batch["measurement"], None,
@@ -220,7 +221,7 @@ def test_an_invertible_network_of_latents_learns_and_becomes_weights(pictures, o
     inn.train(splitter(pictures, ours, workdir), mesh=one_device())
     losses = list(logged(workdir).values())
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    scores = {name: logged(workdir, name)[30] for name in inn.Evaluation.columns}
+    scores = {name: logged(workdir, name)[30] for name in inn.COLUMNS}
     assert scores["eval_round_trip"] < 1e-5 and np.isfinite(list(scores.values())).all()
     with Image.open(workdir / "pictures" / "0000030.png") as picture:
         assert picture.size == (4 * 16 + 3 * 4, 2 * 16 + 4) and np.asarray(picture).std() > 1
@@ -276,7 +277,7 @@ def test_programs_of_the_configs_fit(name, what, tmp_path):
     module = common.load_file(str(ROOT / "train" / "configs" / f"{name}.py"))
     stand_in = write_autoencoder(tmp_path / "ae.safetensors", latent_channels=8, levels=3)
     config = dataclasses.replace(module.get_config(), autoencoder=stand_in)
-    script = plan_programs.script(config)
+    script = loop.script(config)
     assert json.loads(json.dumps(script.config_to_json(config)))["autoencoder"]["name"] == "ae"
     program = plan_programs.make(config, jax.devices()[:1], what)
     result = jax.eval_shape(program.jitted, *program.arguments)

@@ -6,31 +6,24 @@ Its latents are deterministic. A pull to zero mean and unit mean square lets dif
 scaling factor of 1; noise before decoding makes near latents mean near pictures, which takes the place of the
 variational part of other autoencoders.
 
-Runs on one CPU, one GPU or a pod slice with the same command. Killed at any moment and started again with the same
-command, on any number of devices and processes, it goes on from the newest whole checkpoint and ends with the
-parameters of an uninterrupted run.
-
 Paper: Rombach et al., Latent diffusion models, CVPR 2022 (arXiv 2112.10752), for the idea; network: TAESD
 (github.com/madebyollin/taesd), whose training is not known to us. The objective is our own.
 """
 import dataclasses
 import functools
-import pathlib
-import sys
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
-from indigo_jax import data, images, metrics, models, rng, sharding
+from indigo_jax import data, metrics, models, rng, sharding
 from train import common, loop
 from train.run_config import RunConfig
 
 _NOISE = 0  # what an image's key is folded with
-_SHOWN = 8
+_SHOWN, _ROWS = 8, 16  # pictures in the grid; in a batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +49,6 @@ class AutoencoderConfig(RunConfig):
     """Weight of the pull of each latent channel to zero mean and unit mean square."""
     flip: bool = True
     """Mirror half of the pictures."""
-    decay: Literal["cosine", "constant"] = "cosine"
-    """Of the learning rate after the warm-up."""
 
     eval_size: int = 128
     """Side of the held-out pictures in pixels."""
@@ -77,22 +68,12 @@ class AutoencoderConfig(RunConfig):
             raise ValueError(f"gradient_scales {self.gradient_scales}: crop {self.crop} cannot be halved so often")
         if min(self.gradient, self.perceptual_weight, self.noise, self.pull) < 0:
             raise ValueError("gradient, perceptual_weight, noise and pull must be at least 0")
-        if not self.eval_samples > 0:
-            raise ValueError(f"eval_samples must be above 0, got {self.eval_samples}")
 
 
-def make_optimizer(config: AutoencoderConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and the config's decay."""
-    return loop.make_optimizer(config, decay=config.decay)
+def inputs(config: AutoencoderConfig) -> tuple:
+    """A picture, to initialise the network with."""
+    return jnp.zeros((1, config.crop, config.crop, 3)),
 
-
-def init_state(config: AutoencoderConfig, optimizer: optax.GradientTransformation) -> loop.TrainState:
-    """Fresh state; a pure function of the seed, to be jitted."""
-    picture = jnp.zeros((1, config.crop, config.crop, 3))
-    return loop.fresh_state(config.model.init(jax.random.key(config.seed), picture), optimizer)
-
-
-# ---------------------------------------------------------------------------------------------------- one step
 
 def reconstruction_error(config: AutoencoderConfig, a, b) -> jax.Array:
     """``mean |a - b|^p + gradient edge_error(a, b) + perceptual_weight distance(a, b)`` of each picture, ``[B]``."""
@@ -160,86 +141,52 @@ def train_step(config: AutoencoderConfig, optimizer, state: loop.TrainState,
     return loop.update(config, optimizer, state, loss_fn, batch["image"], keys)
 
 
-# ---------------------------------------------------------------------------------------------------- evaluation
-
-class Evaluation:
+def evaluation(config: AutoencoderConfig, source):
     """The same held-out pictures every time, encoded and decoded, without noise and with it.
 
     PSNR of both; the largest mean of a latent channel, and the smallest and the largest standard deviation.
     """
+    chosen = [source[i] for i in range(min(config.eval_samples, len(source)))]
+    batches = [(batch["image"], rng.image_keys(config.seed, batch["id"]), batch["mask"]) for batch in
+               data.evaluation_batches(chosen, batch_size=min(_ROWS, len(chosen)), crop=config.eval_size)]
 
-    columns = ("eval_psnr", "eval_noisy_psnr", "eval_latent_mean", "eval_latent_std_min", "eval_latent_std_max")
-    caption = "pictures, reconstructions, those of noisy latents"
-    rows = 16  # of a batch
+    @jax.jit
+    def reconstruct(params, pixels, keys):
+        apply = functools.partial(config.model.apply, params)
+        z = apply(loop.in_unit_range(pixels), method="encode")
+        noisy = z + config.noise * rng.normal(rng.fold(keys, _NOISE), z)
+        return z, apply(z, method="decode"), apply(noisy, method="decode")
 
-    def __init__(self, config: AutoencoderConfig, source):
-        chosen = [source[i] for i in range(min(config.eval_samples, len(source)))]
-        self.batches = [
-            (batch["image"], rng.image_keys(config.seed, batch["id"]), batch["mask"]) for batch in
-            data.evaluation_batches(chosen, batch_size=min(self.rows, len(chosen)), crop=config.eval_size)]
-
-        @jax.jit
-        def reconstruct(params, pixels, keys):
-            apply = functools.partial(config.model.apply, params)
-            z = apply(loop.in_unit_range(pixels), method="encode")
-            noisy = z + config.noise * rng.normal(rng.fold(keys, _NOISE), z)
-            return z, apply(z, method="decode"), apply(noisy, method="decode")
-
-        self.reconstruct = reconstruct
-
-    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
-        """Scores and the picture, also written to ``path``."""
-        found = []
-        for pixels, keys, mask in self.batches:
-            found.append([np.asarray(a)[mask] for a in (pixels, *self.reconstruct(params, pixels, keys))])
+    def evaluate(params):
+        found = [[np.asarray(a)[mask] for a in (pixels, *reconstruct(params, pixels, keys))]
+                 for pixels, keys, mask in batches]
         pixels, z, plain, noisy = map(np.concatenate, zip(*found))
-        x = loop.in_unit_range(pixels)
         means, stds = z.mean(axis=(0, 1, 2)), z.std(axis=(0, 1, 2))
         values = (metrics.psnr(plain, pixels).mean(), metrics.psnr(noisy, pixels).mean(), np.abs(means).max(),
                   stds.min(), stds.max())
-        pixels = images.grid([list(np.clip(a[:_SHOWN], -1, 1)) for a in (np.asarray(x), plain, noisy)])
-        images.write(path, pixels)
-        return dict(zip(self.columns, map(float, values))), loop.as_pixels(pixels)
+        rows = [list(np.clip(a[:_SHOWN], -1, 1)) for a in (np.asarray(loop.in_unit_range(pixels)), plain, noisy)]
+        return dict(zip(COLUMNS, map(float, values))), rows
 
-    def describe(self, scores: dict) -> str:
-        """The scores in one line."""
-        return (f"{scores['eval_psnr']:.2f} dB, from noisy latents {scores['eval_noisy_psnr']:.2f} dB; latents: means "
-                f"up to {scores['eval_latent_mean']:.2f}, standard deviations {scores['eval_latent_std_min']:.2f} to "
-                f"{scores['eval_latent_std_max']:.2f}")
+    return evaluate
 
 
-# ---------------------------------------------------------------------------------------------------- the run
+COLUMNS = ("eval_psnr", "eval_noisy_psnr", "eval_latent_mean", "eval_latent_std_min", "eval_latent_std_max")
+CAPTION = "pictures, reconstructions, those of noisy latents"
+KEPT, FITTING = (), ()
+open_data = loop.open_pictures
 
-def open_data(config: AutoencoderConfig, split: str):
-    """The source of pictures; refuses pairs."""
-    return loop.open_pictures(config, split, "an autoencoder learns from pictures alone")
+
+def feed(config: AutoencoderConfig, mesh, source) -> loop.Feed:
+    """Crops, mirrored at random if the config says so."""
+    return loop.Feed(source, config.crop, "flip" if config.flip else False)
 
 
 def config_to_json(config: AutoencoderConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to use it rightly."""
-    fields = {name: value for name, value in vars(config).items() if name not in ("model", "perceptual")}
-    return {**common.module_to_json(config.model), "loss": config.loss, "range": [-1, 1],
-            "perceptual": str(config.perceptual), "code": common.code_version(), "config": fields}
+    return common.description(config, loss=config.loss, range=[-1, 1])
 
 
-def train(config: AutoencoderConfig, mesh: jax.sharding.Mesh | None = None) -> loop.TrainState:
-    """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
-    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
-    loop.check(config, mesh)
-    source, optimizer = open_data(config, "train"), make_optimizer(config)
-    return loop.run(
-        config, mesh=mesh, source=source, crop=config.crop, augment="flip" if config.flip else False,
-        init_state=functools.partial(init_state, config, optimizer),
-        train_step=functools.partial(train_step, config, optimizer), description=config_to_json(config),
-        start_from=lambda state, mesh: loop.state_from_weights(config, state, mesh, lambda info: None),
-        evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
-        columns=Evaluation.columns)
-
-
-def main(argv=None) -> int:
-    """Command line; see the module's text."""
-    return loop.main("train.autoencoder", train, argv)
-
+train, main = loop.train, functools.partial(loop.main, "train.autoencoder")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -5,7 +5,6 @@ import dataclasses
 import importlib.util
 import pathlib
 import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -15,88 +14,105 @@ import indigo_jax
 from train import distributed
 
 
-def config_from_command_line(argv=None) -> Any:
+def config_from_command_line(argv=None, *, program: str, kind: type, about: str = "") -> Any:
     """``--config FILE [--field value ...]``: the file's ``get_config()`` with fields overridden by flags.
 
-    A wrong flag or value ends the program with exit code 2 and a line that names it.
+    Args:
+        argv: default: the program's.
+        program: its name, as ``train.indi``; configs that it may mean are in the folder of that package.
+        kind: of its configs.
+        about: what ``--help`` says of it.
+
+    Errors:
+        ValueError, one line, for a file that is missing or gives something else. A wrong flag or value ends the program
+        with exit code 2 and a line that names it.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config", required=True)
-    wants_help = {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv)
-    if wants_help and "--config" not in " ".join(sys.argv[1:] if argv is None else argv):
-        print("usage: python -m train.NAME --config train/configs/FILE.py [--field value ...]\n"
-              f"With --config FILE --help: the fields of that config.\n\n{distributed.HELP}")
-        raise SystemExit(0)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
     known, rest = parser.parse_known_args(argv)
+    folder = program.partition(".")[0] + "/configs/"
+    there = sorted(path.name for path in (pathlib.Path(__file__).parents[1] / folder).glob("[!_]*.py"))
+    if known.config is None and {"-h", "--help"} & set(rest):
+        print(f"usage: python -m {program} --config {folder}FILE.py [--field value ...]\n{about}\n{distributed.HELP}\n"
+              "\nWith --config FILE --help: the fields of that config.")
+        raise SystemExit(0)
+    if known.config is None:
+        raise ValueError(f"say what to do: --config {folder}{there[0]}")
+    if not pathlib.Path(known.config).is_file():
+        raise ValueError(f"config {known.config} not found; there are: {', '.join(there)} in {folder}")
     module = load_file(known.config)
     config = module.get_config()
-    return tyro.cli(type(config), default=config, args=rest,
-                    description=f"{module.__doc__}\n{distributed.HELP}")
+    if not isinstance(config, kind):
+        raise ValueError(f"{known.config} is no config of {program}: its get_config() gives a {type(config).__name__}")
+    return tyro.cli(type(config), default=config, args=rest, description=f"{module.__doc__}\n{distributed.HELP}")
+
+
+def check_pairs(data: str, *, paired: bool, degrades: bool) -> None:
+    """Refuse a mix-up of paired data and a config that degrades pictures itself: ValueError."""
+    if paired and degrades:
+        raise ValueError(f"{data} holds pairs but the config degrades pictures itself: use a config without a "
+                         "degradation (as indi_gopro), or a folder of clean pictures")
+    if not paired and not degrades:
+        raise ValueError(f"{data} holds no pairs: give --data gopro:FOLDER or --data "
+                         "pairs:SHARP_FOLDER,BLURRED_FOLDER")
 
 
 def load_file(path: str):
     """A Python file as a module, whatever the working directory."""
-    file = pathlib.Path(path)
-    if not file.is_file():
-        found = sorted(p.name for p in (pathlib.Path(__file__).parent / "configs").glob("[!_]*.py"))
-        print(f"config {path} not found; there are: {', '.join(found)} in train/configs/", file=sys.stderr)
-        raise SystemExit(2)
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def module_to_json(module) -> dict:
-    """A linen module as ``{"architecture": class name, "arguments": constructor arguments}``."""
-    arguments = {}
-    for field in dataclasses.fields(module):
-        if field.init and field.name not in ("parent", "name"):
-            value = getattr(module, field.name)
-            arguments[field.name] = jax.numpy.dtype(value).name if field.name == "dtype" else value
-    return {"architecture": type(module).__name__, "arguments": arguments}
+def description(config, **facts) -> dict:
+    """What is written beside the checkpoints: the network as class name and constructor arguments, the facts that its
+    users need, the version of the code, all fields of the config. Operators and distances are described in words."""
+    parts = {name: str(getattr(config, name)) for name in ("degradation", "single", "perceptual")
+             if hasattr(config, name)}
+    fields = {name: value for name, value in vars(config).items() if name not in ("model", *parts)}
+    arguments = {field.name: getattr(config.model, field.name) for field in dataclasses.fields(config.model)
+                 if field.init and field.name not in ("parent", "name")}
+    if "dtype" in arguments:
+        arguments["dtype"] = jax.numpy.dtype(arguments["dtype"]).name
+    return {"architecture": type(config.model).__name__, "arguments": arguments, **facts, **parts,
+            "code": code_version(), "config": fields}
 
 
 def code_version() -> str:
     """Package version and, in a checkout, the commit."""
     try:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10,
-                                cwd=pathlib.Path(__file__).parent)
-        suffix = f"+{commit.stdout.strip()}" if commit.returncode == 0 and commit.stdout.strip() else ""
+        found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10,
+                               cwd=pathlib.Path(__file__).parent)
     except (OSError, subprocess.TimeoutExpired):
-        suffix = ""
-    return indigo_jax.__version__ + suffix
-
-
-def _rows_until(path, step):
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
+        return indigo_jax.__version__
+    return indigo_jax.__version__ + (f"+{found.stdout.strip()}" if found.returncode == 0 else "")
 
 
 class Logger:
-    """Numbers to ``metrics.csv`` and TensorBoard, pictures to TensorBoard; first process only. A context manager."""
+    """Numbers to ``metrics.csv`` and TensorBoard, pictures to TensorBoard.
+
+    Args:
+        workdir: of the run.
+        columns: names of the numbers.
+        start: the step after which it goes on: what an interrupted run logged after it is done again.
+    """
 
     def __init__(self, workdir, columns: tuple[str, ...], *, start: int = 0):
         from tensorboardX import SummaryWriter
-        self.active = jax.process_index() == 0
-        if not self.active:
-            return
-        self._columns = ("step",) + columns
-        path = pathlib.Path(workdir) / "metrics.csv"
+        path, kept = pathlib.Path(workdir) / "metrics.csv", []
+        if path.exists():
+            with path.open(newline="") as file:
+                kept = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= start]
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _rows_until(path, start)  # what an interrupted run logged after its last checkpoint is done again
         self._file = path.open("w", newline="")
-        self._csv = csv.DictWriter(self._file, self._columns)
+        self._csv = csv.DictWriter(self._file, ("step", *columns))
         self._csv.writeheader()
         self._csv.writerows(kept)
-        self._board = SummaryWriter(str(pathlib.Path(workdir) / "tensorboard"))
+        self._board = SummaryWriter(str(path.parent / "tensorboard"))
 
     def scalars(self, step: int, values: dict) -> None:
         """One row: ``values`` may have any of the columns."""
-        if not self.active:
-            return
         self._csv.writerow({"step": step, **values})
         self._file.flush()
         for name, value in values.items():
@@ -105,13 +121,9 @@ class Logger:
 
     def picture(self, name: str, step: int, pixels) -> None:
         """A picture ``[H, W, 3]`` uint8 for TensorBoard."""
-        if self.active:
-            self._board.add_image(name, pixels, step, dataformats="HWC")
+        self._board.add_image(name, pixels, step, dataformats="HWC")
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        if self.active:
-            self._file.close()
-            self._board.close()
+    def close(self) -> None:
+        """Nothing comes after it."""
+        self._file.close()
+        self._board.close()

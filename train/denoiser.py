@@ -5,25 +5,18 @@
 ``D(x + sigma n, sigma) ~ E[x | x + sigma n]`` over levels from below one grey value to pure noise. Every sampler takes
 it through :func:`indigo_jax.denoisers.from_sigma`.
 
-Runs on one CPU, one GPU or a pod slice with the same command, and goes on after an interruption, as ``train.diffusion``
-does.
-
 Papers: Zhang et al., DRUNet, TPAMI 2021 (arXiv 2008.13751) for the network told the level; Karras et al., EDM, NeurIPS
 2022 (arXiv 2206.00364) for denoisers as priors. Loss and mixture of noises are ours.
 """
 import dataclasses
 import functools
-import pathlib
-import sys
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
-from indigo_jax import data, denoisers, images, losses, metrics, operators, rng, schedules, sharding
+from indigo_jax import data, denoisers, losses, metrics, operators, rng, schedules
 from train import common, loop
 from train.run_config import RunConfig
 
@@ -51,8 +44,6 @@ class DenoiserConfig(RunConfig):
     """Share of the noisy pictures that are clipped and rounded to 8 bits, as files are (below ``sigma_middle``)."""
     holes: float = 0.0
     """Share of the pictures of which parts are unseen: strokes, boxes, single pixels; see ``denoisers.UNSEEN``."""
-    decay: Literal["cosine", "constant"] = "cosine"
-    """Of the learning rate after the warm-up."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -61,17 +52,9 @@ class DenoiserConfig(RunConfig):
                              f"{self.sigma_max}: they must be above 0 and in this order")
 
 
-# ---------------------------------------------------------------------------------------------------- one step
-
-def make_optimizer(config: DenoiserConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and the config's decay."""
-    return loop.make_optimizer(config, decay=config.decay)
-
-
-def init_state(config: DenoiserConfig, optimizer: optax.GradientTransformation) -> loop.TrainState:
-    """Fresh state; a pure function of the seed, to be jitted."""
-    x = jnp.zeros((1, config.crop, config.crop, 3))
-    return loop.fresh_state(config.model.init(jax.random.key(config.seed), x, jnp.ones(1)), optimizer)
+def inputs(config: DenoiserConfig) -> tuple:
+    """Pictures and levels, to initialise the network with."""
+    return jnp.zeros((1, config.crop, config.crop, 3)), jnp.ones(1)
 
 
 def seen_parts(keys, height: int, width: int):
@@ -104,12 +87,11 @@ def make_noisy(config: DenoiserConfig, x, keys, sigma):
 
 def train_step(config: DenoiserConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
     """One optimiser step on uint8 pictures. Randomness comes from (seed, step, slot in the batch) alone."""
-    model = loop.network(config)
-
     def loss_fn(params, pictures, keys, sigma):
         x, noisy, level = make_noisy(config, loop.in_unit_range(pictures), keys, sigma)
         told = jnp.sqrt(jnp.mean(level**2, axis=(1, 2, 3)))
-        return jnp.mean(losses.denoising(functools.partial(model.apply, params), x, noisy, told, level))
+        apply = functools.partial(loop.network(config).apply, params)
+        return jnp.mean(losses.denoising(apply, x, noisy, told, level))
 
     keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
     sigma = losses.noise_levels(rng.fold(keys, losses.TIME), config.sigma_min, config.sigma_middle, config.sigma_max,
@@ -117,80 +99,50 @@ def train_step(config: DenoiserConfig, optimizer, state: loop.TrainState, batch:
     return loop.update(config, optimizer, state, loss_fn, batch["image"], keys, sigma)
 
 
-# ---------------------------------------------------------------------------------------------------- evaluation
+def evaluation(config: DenoiserConfig, source):
+    """PSNR of held-out pictures at fixed levels of white noise, and their mean; pictures at sigma 25."""
+    batch = next(data.evaluation_batches(source, batch_size=min(12, len(source)), crop=192))
+    x = loop.in_unit_range(jnp.asarray(batch["image"]))
+    noise = rng.normal(rng.image_keys(config.seed, batch["id"]), x)
 
-class Evaluation:
-    """PSNR of held-out pictures at fixed levels of white noise, and a picture of noisy | denoised | clean at 25."""
+    @jax.jit
+    def denoise(params, noisy, sigma):
+        return config.model.apply(params, noisy, jnp.full(noisy.shape[:1], sigma))
 
-    levels = (5, 15, 25, 50)  # of 255
-    columns = ("eval_psnr", *(f"eval_psnr_{level}" for level in levels))
-    caption = "noisy, denoised, clean"
-
-    def __init__(self, config: DenoiserConfig, source, count: int = 12):
-        batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)), crop=192))
-        self.x = loop.in_unit_range(jnp.asarray(batch["image"]))
-        self.noise = rng.normal(rng.image_keys(config.seed, batch["id"]), self.x)
-
-        @jax.jit
-        def denoise(params, noisy, sigma):
-            return config.model.apply(params, noisy, jnp.full(noisy.shape[:1], sigma))
-
-        self.denoise = denoise
-
-    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
-        """Scores, and the picture, also written to ``path``."""
+    def evaluate(params):
         scores = {}
-        for level in self.levels:
-            noisy = self.x + level / 127.5 * self.noise
-            out = self.denoise(params, noisy, level / 127.5)
-            scores[f"eval_psnr_{level}"] = float(metrics.psnr(jnp.clip(out, -1, 1), self.x).mean())
+        for level in LEVELS:
+            noisy = x + level / 127.5 * noise
+            out = denoise(params, noisy, level / 127.5)
+            scores[f"eval_psnr_{level}"] = float(metrics.psnr(jnp.clip(out, -1, 1), x).mean())
             if level == 25:
-                rows = [[np.clip(np.asarray(a), -1, 1) for a in row] for row in zip(noisy[:4], out[:4], self.x[:4])]
-        pixels = images.grid(rows)
-        images.write(path, pixels)
-        return {"eval_psnr": sum(scores.values()) / len(scores), **scores}, loop.as_pixels(pixels)
+                rows = [[np.clip(np.asarray(a), -1, 1) for a in row] for row in zip(noisy[:4], out[:4], x[:4])]
+        return {"eval_psnr": sum(scores.values()) / len(scores), **scores}, rows
 
-    def describe(self, scores: dict) -> str:
-        """The scores in one line."""
-        return ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())
+    return evaluate
 
 
-# ---------------------------------------------------------------------------------------------------- the run
+LEVELS = (5, 15, 25, 50)  # of 255
+COLUMNS = ("eval_psnr", *(f"eval_psnr_{level}" for level in LEVELS))
+CAPTION = "noisy, denoised, clean"
+KEPT, FITTING = ("schedule", "prediction"), ()
+open_data = loop.open_pictures
 
-def open_data(config: DenoiserConfig, split: str):
-    """The source of pictures; refuses pairs."""
-    return loop.open_pictures(config, split, "a denoiser learns from pictures alone")
+
+def feed(config: DenoiserConfig, mesh, source) -> loop.Feed:
+    """Crops, turned and mirrored at random."""
+    return loop.Feed(source, config.crop)
 
 
 def config_to_json(config: DenoiserConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
-    fields = {name: value for name, value in vars(config).items() if name != "model"}
     schedule = schedules.to_json("geometric", num_timesteps=1000, sigma_min=config.sigma_min,
                                  sigma_max=config.sigma_max)
     holes = {"unseen": denoisers.UNSEEN} if config.holes else {}
-    return {**common.module_to_json(config.model), "schedule": schedule, "prediction": "sigma", "range": [-1, 1],
-            **holes, "code": common.code_version(), "config": fields}
+    return common.description(config, schedule=schedule, prediction="sigma", range=[-1, 1], **holes)
 
 
-def train(config: DenoiserConfig, mesh: jax.sharding.Mesh | None = None) -> loop.TrainState:
-    """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
-    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
-    loop.check(config, mesh)
-    source, optimizer = open_data(config, "train"), make_optimizer(config)
-    return loop.run(
-        config, mesh=mesh, source=source, crop=config.crop,
-        init_state=functools.partial(init_state, config, optimizer),
-        train_step=functools.partial(train_step, config, optimizer),
-        description=config_to_json(config), identity=("architecture", "arguments", "schedule", "prediction"),
-        start_from=lambda state, mesh: loop.state_from_weights(config, state, mesh, lambda info: None),
-        evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
-        columns=Evaluation.columns)
-
-
-def main(argv=None) -> int:
-    """Command line; see the module's text."""
-    return loop.main("train.denoiser", train, argv)
-
+train, main = loop.train, functools.partial(loop.main, "train.denoiser")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

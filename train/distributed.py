@@ -6,6 +6,7 @@ import argparse
 import glob
 import importlib.util
 import os
+import re
 import sys
 import threading
 
@@ -21,7 +22,8 @@ HELP = """start-up on several processes (before any device is touched; automatic
 def from_command_line(program: str, argv=None) -> list[str]:
     """Join the other processes if the flags or the environment say that there are any; returns the other arguments.
 
-    Must come before anything that touches a device. A mistake ends the program with exit code 2 and one line.
+    Must come before anything that touches a device. A mistake ends the program with exit code 2 and one line; so does a
+    process that does not come in time, with a line that says who is missing where.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {program}", add_help=False, allow_abbrev=False)
     parser.add_argument("--coordinator", metavar="HOST:PORT")
@@ -32,57 +34,43 @@ def from_command_line(program: str, argv=None) -> list[str]:
     if {"-h", "--help"} & set(rest):
         return rest
     try:
-        join(flags.coordinator, flags.num_processes, flags.process_id, timeout=flags.join_timeout, program=program)
+        _join(program, flags.coordinator, flags.num_processes, flags.process_id, flags.join_timeout)
     except ValueError as error:
         print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     return rest
 
 
-def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, *,
-         timeout: int = 300, program: str = "train") -> bool:
-    """Become one of several processes; False if there is just this one.
-
-    Args:
-        coordinator, num_processes, process_id: by hand, all three; or none, where :func:`environment` knows them.
-        timeout: seconds; after them the process ends with exit code 2 and one line that says who is missing where.
-
-    Errors:
-        ValueError for some of the three only, or numbers that do not fit together.
-    """
+def _join(program, coordinator, num_processes, process_id, timeout):
+    """Become one of several processes, by hand or as :func:`environment` knows them, unless there is just this one."""
     given = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
     missing = [name for name, value in given.items() if value is None]
-    found = environment() if len(missing) == 3 else None
-    if len(missing) == 3 and found is None:
-        return False
+    found = environment() if len(missing) == 3 else (coordinator, num_processes)
+    if found is None:
+        return
     if timeout < 1:
         raise ValueError(f"--join-timeout {timeout}: it must be at least 1 second")
-    if found is None:
-        if missing:
-            raise ValueError(f"{', '.join(missing)} missing: give --coordinator HOST:PORT, --num-processes N and "
-                             "--process-id I together, or none of them on a TPU pod or under srun")
-        if not coordinator.rpartition(":")[0] or not coordinator.rpartition(":")[2].isdigit():
-            raise ValueError(f"--coordinator {coordinator}: write HOST:PORT, as 10.0.0.1:1234")
-        if not 0 <= process_id < num_processes:
-            raise ValueError(f"--process-id {process_id} is not one of 0 ... {num_processes - 1} (--num-processes "
-                             f"{num_processes})")
+    if 0 < len(missing) < 3:
+        raise ValueError(f"{', '.join(missing)} missing: give --coordinator HOST:PORT, --num-processes N and "
+                         "--process-id I together, or none of them on a TPU pod or under srun")
+    if not missing and not re.fullmatch(r".+:\d+", coordinator):
+        raise ValueError(f"--coordinator {coordinator}: write HOST:PORT, as 10.0.0.1:1234")
+    if not missing and not 0 <= process_id < num_processes:
+        raise ValueError(f"--process-id {process_id} is not one of 0 ... {num_processes - 1} (--num-processes "
+                         f"{num_processes})")
     if jax.config.jax_cpu_collectives_implementation in (None, "none"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-
-    where, expected = (coordinator, num_processes) if found is None else found
-    waiting = threading.Timer(timeout, _give_up, [program, where, expected, process_id, timeout])
+    waiting = threading.Timer(timeout, _give_up, [program, *found, process_id, timeout])
     waiting.daemon = True
     waiting.start()
     try:
         # JAX's own time limit ends the program without a word that helps, so it comes after ours.
         jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=timeout + 60)
     except ValueError:
-        if found is None or found[0] != _TPU:
-            raise
-        return False  # a machine with such a device file that is no TPU host
+        if found[0] != _TPU:
+            raise  # else a machine with such a device file that is no TPU host
     finally:
         waiting.cancel()
-    return True
 
 
 _TPU = "the first worker of this TPU pod"
@@ -111,8 +99,7 @@ def environment() -> tuple[str, int | None] | None:
 def _give_up(program, where, expected, process_id, timeout):
     """Ends the process from a thread: the main one is inside of the runtime and cannot be interrupted."""
     who = "this process" if process_id is None else f"process {process_id}"
-    count = "all" if expected is None else f"{expected}"
-    print(f"{program}: {who} waited {timeout} s at coordinator {where} for {count} processes and not all of them came: "
-          f"start the same command on every host (process 0 on the coordinator's), let its port through, or give "
-          f"--join-timeout more than {timeout}", file=sys.stderr, flush=True)
+    print(f"{program}: {who} waited {timeout} s at coordinator {where} for {expected or 'all'} processes and not all "
+          "of them came: start the same command on every host (process 0 on the coordinator's), let its port through, "
+          f"or give --join-timeout more than {timeout}", file=sys.stderr, flush=True)
     os._exit(2)

@@ -2,32 +2,22 @@
 
     python -m train.indi --config train/configs/indi_photo_small.py --data PICTURES --workdir RUN
 
-Runs on one CPU, one GPU or a pod slice with the same command: the batch is split over all devices of all processes,
-parameters are replicated (or split, with --fsdp). Killed at any moment and started again with the same command, on any
-number of devices and processes, it goes on from the newest whole checkpoint and ends with the parameters of an
-uninterrupted run.
-
 Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 2303.11435).
 """
 import dataclasses
 import functools
-import pathlib
-import sys
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
-from indigo_jax import data, denoisers, images, losses, metrics, rng, samplers, schedules, sharding
+from indigo_jax import data, denoisers, losses, metrics, rng, samplers, schedules
 from train import common, loop
-from train.loop import TrainState
 from train.run_config import RunConfig
 
 _DEGRADE, _LOSS = 0, 1  # what an image's key is folded with
-_IDENTITY = ("architecture", "arguments", "noise", "loss", "a")  # what a run may not change when it is continued
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,26 +48,16 @@ class IndiConfig(RunConfig):
             raise ValueError(f"noise {self.noise!r} needs eps above 0, got {self.eps}; or say --noise none")
 
 
-# ------------------------------------------------------------------------------------------- model, optimiser, noise
-
 def noise_mode(config: IndiConfig) -> schedules.NoiseMode:
     """The noise mode of the path."""
     return schedules.noise_from_json({"name": config.noise, "eps": config.eps})
 
 
-def make_optimizer(config: IndiConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and cosine decay."""
-    return loop.make_optimizer(config)
-
-
-def init_state(config: IndiConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    """Fresh state; a pure function of the seed, to be jitted."""
+def inputs(config: IndiConfig) -> tuple:
+    """Pictures and times, and for some networks measurements, to initialise them with."""
     image, t = jnp.zeros((1, config.crop, config.crop, 3)), jnp.ones(1)
-    inputs = (image, t, image) if getattr(config.model, "condition_on_y", False) else (image, t)
-    return loop.fresh_state(config.model.init(jax.random.key(config.seed), *inputs), optimizer)
+    return (image, t, image) if getattr(config.model, "condition_on_y", False) else (image, t)
 
-
-# ---------------------------------------------------------------------------------------------------- one step
 
 def make_pairs(config: IndiConfig, batch: dict, keys) -> tuple[jax.Array, jax.Array]:
     """A uint8 batch as (x, y) in ``[-1, 1]``; degrades it where the data is not in pairs."""
@@ -92,7 +72,7 @@ def make_pairs(config: IndiConfig, batch: dict, keys) -> tuple[jax.Array, jax.Ar
     return x[:, inner, inner], y[:, inner, inner]
 
 
-def train_step(config: IndiConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+def train_step(config: IndiConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
     """One optimiser step. Randomness comes from (seed, step, slot in the batch) alone."""
     pictures = {name: batch[name] for name in ("image", "measurement") if name in batch}
     model = loop.network(config)
@@ -109,102 +89,55 @@ def train_step(config: IndiConfig, optimizer, state: TrainState, batch: dict) ->
     return loop.update(config, optimizer, state, loss_fn, pictures, keys, t)
 
 
-# ---------------------------------------------------------------------------------------------------- evaluation
+def evaluation(config: IndiConfig, source):
+    """Restores the same few held-out pictures every time: PSNR, its gain over the input, the pictures."""
+    size = min(192, max(config.crop, 96)) // 32 * 32
+    batch = next(data.evaluation_batches(source, batch_size=min(8, len(source)), crop=size + 2 * config.margin))
+    keys = rng.image_keys(config.seed, batch["id"])
+    x, y = jax.jit(functools.partial(make_pairs, dataclasses.replace(config, crop=size)))(
+        {name: batch[name] for name in ("image", "measurement") if name in batch}, keys)
 
-class Evaluation:
-    """Restores the same few held-out pictures every time: PSNR, and a picture of input | output | truth."""
-
-    columns = ("eval_psnr", "eval_psnr_gain")
-    caption = "input, output, truth"
-
-    def __init__(self, config: IndiConfig, source, count: int = 8):
-        size = min(192, max(config.crop, 96)) // 32 * 32 + 2 * config.margin
-        batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)), crop=size))
-        self.keys = rng.image_keys(config.seed, batch["id"])
-        eval_config = dataclasses.replace(config, crop=size - 2 * config.margin)
-        self.x, self.y = jax.jit(functools.partial(make_pairs, eval_config))(
-            {name: batch[name] for name in ("image", "measurement") if name in batch}, self.keys)
+    @jax.jit
+    def restore(params, y, keys):
         conditioned = getattr(config.model, "condition_on_y", False)
+        restorer = denoisers.of(functools.partial(config.model.apply, params), config_to_json(config),
+                                y=y if conditioned else None)
+        kernel = samplers.indi(restorer, config.eval_steps, noise=noise_mode(config))
+        return samplers.sample(kernel, keys, y)[0]
 
-        @jax.jit
-        def restore(params, y, keys):
-            restorer = denoisers.of(functools.partial(config.model.apply, params), config_to_json(config),
-                                    y=y if conditioned else None)
-            kernel = samplers.indi(restorer, config.eval_steps, noise=noise_mode(config))
-            return samplers.sample(kernel, keys, y)[0]
+    def evaluate(params):
+        out = restore(params, y, rng.fold(keys, _LOSS))  # other noise than that of the degradation
+        shown = [np.asarray(a) for a in (y, out, x)]
+        before, after = (metrics.psnr(a, shown[2]) for a in shown[:2])
+        scores = {"eval_psnr": float(after.mean()), "eval_psnr_gain": float((after - before).mean())}
+        return scores, [list(row) for row in zip(*shown)]
 
-        self.restore = restore
-
-    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
-        """Scores (PSNR of the output and its gain over the input) and the picture, also written to ``path``."""
-        out = self.restore(params, self.y, rng.fold(self.keys, _LOSS))  # other noise than that of the degradation
-        x, y, out = (np.asarray(a) for a in (self.x, self.y, out))
-        gain = metrics.psnr(out, x) - metrics.psnr(y, x)
-        pixels = images.grid([[*row] for row in zip(y, out, x)])
-        images.write(path, pixels)
-        scores = {"eval_psnr": float(metrics.psnr(out, x).mean()), "eval_psnr_gain": float(gain.mean())}
-        return scores, loop.as_pixels(pixels)
-
-    def describe(self, scores: dict) -> str:
-        """The scores in one line."""
-        return ", ".join(f"{name} {value:.2f} dB" for name, value in scores.items())
+    return evaluate
 
 
-# ---------------------------------------------------------------------------------------------------- data
+COLUMNS, CAPTION = ("eval_psnr", "eval_psnr_gain"), "input, output, truth"
+KEPT, FITTING = ("noise", "loss", "a"), ("noise",)
+
 
 def open_data(config: IndiConfig, split: str):
     """The source of pictures; refuses a mix-up of paired data and a degradation."""
     source = data.open_source(config.data, split=split, cache=config.cache)
-    paired = "measurement" in source[0]
-    if paired and config.degradation is not None:
-        raise ValueError(f"{config.data} holds pairs but the config degrades pictures itself: use a config without a "
-                         "degradation (indi_gopro, indi_dpdd) or a folder of clean pictures")
-    if not paired and config.degradation is None:
-        raise ValueError(f"{config.data} holds no pairs: give --data gopro:FOLDER or --data "
-                         "pairs:SHARP_FOLDER,BLURRED_FOLDER")
+    common.check_pairs(config.data, paired="measurement" in source[0], degrades=config.degradation is not None)
     return source
+
+
+def feed(config: IndiConfig, mesh, source) -> loop.Feed:
+    """Crops, turned and mirrored at random, with a margin where they are degraded."""
+    return loop.Feed(source, config.crop + 2 * config.margin * (config.degradation is not None))
 
 
 def config_to_json(config: IndiConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
-    fields = {name: value for name, value in vars(config).items() if name not in ("model", "degradation")}
-    return {**common.module_to_json(config.model), "noise": schedules.noise_to_json(noise_mode(config)),
-            "loss": config.loss, "a": config.a, "range": [-1, 1], "tasks": list(config.tasks),
-            "steps": config.eval_steps, "degradation": str(config.degradation), "code": common.code_version(),
-            "config": {**fields, "tasks": list(config.tasks)}}
+    return common.description(config, noise=schedules.noise_to_json(noise_mode(config)), loss=config.loss, a=config.a,
+                              range=[-1, 1], tasks=list(config.tasks), steps=config.eval_steps)
 
 
-# ---------------------------------------------------------------------------------------------------- the run
-
-def train(config: IndiConfig, mesh: jax.sharding.Mesh | None = None) -> TrainState:
-    """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
-    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
-    loop.check(config, mesh)
-    source, optimizer = open_data(config, "train"), make_optimizer(config)
-    crop = config.crop + (2 * config.margin if config.degradation is not None else 0)
-    return loop.run(
-        config, mesh=mesh, source=source, crop=crop,
-        init_state=functools.partial(init_state, config, optimizer),
-        train_step=functools.partial(train_step, config, optimizer),
-        description=config_to_json(config), identity=_IDENTITY, start_from=functools.partial(_start_from, config),
-        evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
-        columns=Evaluation.columns)
-
-
-def _start_from(config, state, mesh):
-    """Weights of another noise mode are refused."""
-    def check_info(info):
-        if schedules.noise_from_json(info["noise"]) != noise_mode(config):
-            raise ValueError(f"--start-from {config.start_from} was trained with {info['noise']}; say the same with "
-                             "--noise and --eps")
-
-    return loop.state_from_weights(config, state, mesh, check_info)
-
-
-def main(argv=None) -> int:
-    """Command line; see the module's text."""
-    return loop.main("train.indi", train, argv)
-
+train, main = loop.train, functools.partial(loop.main, "train.indi")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -6,32 +6,24 @@ With an autoencoder E, frozen, the network splits E(x), and its coarse part beco
 looks at the pixels of y all the same.
 
 The network, the encoder F of its condition and the embedding that stands for "no condition" are learned together.
-Runs on one CPU, one GPU or a pod slice with the same command. Killed at any moment and started again with the same
-command, on any number of devices and processes, it goes on from the newest whole checkpoint and ends with the
-parameters of an uninterrupted run.
 
 Papers: You and Dragotti, INDIGO (arXiv 2306.02949) and INDIGO+ (arXiv 2501.14014); You, Siromani and Dragotti,
 LatentINDIGO (arXiv 2505.12935). Their training is not known to us: objective, data and schedule here are our own.
 """
 import dataclasses
 import functools
-import pathlib
-import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 
-from indigo_jax import data, images, losses, metrics, rng, sharding
+from indigo_jax import data, losses, metrics, rng
 from train import common, latent, loop
-from train.loop import TrainState
 from train.run_config import RunConfig
 
 _DEGRADE, _SINGLE, _IS_SINGLE, _IS_NULL = range(4)  # what an image's key is folded with
-_IDENTITY = ("architecture", "arguments", "scale", "autoencoder")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,25 +67,17 @@ class InnConfig(RunConfig):
         for name in ("crop", "margin"):
             if getattr(self, name) % self.scale or getattr(self, name) < 0:
                 raise ValueError(f"{name} must be a multiple of the scale {self.scale}, got {getattr(self, name)}")
-        if getattr(self, "precision", "network") not in ("network", "float32"):
+        if self.precision not in ("network", "float32"):
             raise ValueError(f"precision {self.precision}: the network is not invertible but in float32")
         if min(self.absolute, self.swapped, self.sparse) < 0:
             raise ValueError("the weights absolute, swapped and sparse must be at least 0")
 
 
-def make_optimizer(config: InnConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and cosine decay."""
-    return loop.make_optimizer(config)
-
-
-def init_state(config: InnConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    """Fresh state; a pure function of the seed, to be jitted."""
+def inputs(config: InnConfig) -> tuple:
+    """Pictures or latents, and measurements, to initialise the network with."""
     side = config.crop // config.scale
-    x, y = jnp.zeros((1, *latent.shape(config, config.crop))), jnp.zeros((1, side, side, 3))
-    return loop.fresh_state(config.model.init(jax.random.key(config.seed), x, y), optimizer)
+    return jnp.zeros((1, *latent.shape(config, config.crop))), jnp.zeros((1, side, side, 3))
 
-
-# ---------------------------------------------------------------------------------------------------- one step
 
 def make_pairs(config: InnConfig, batch: dict, keys) -> tuple[jax.Array, jax.Array]:
     """A uint8 batch as clean pictures and measurements in [0, 1], the measurements ``scale`` times smaller."""
@@ -119,17 +103,13 @@ def _measure(config, operator, x, keys):
     return y
 
 
-def latent_pairs(config: InnConfig, space, batch: dict, keys) -> dict:
-    """A uint8 batch as ``{"image": E(x), "coarse": E(y), "measurement": y}``, y in [0, 1]."""
-    x, y = make_pairs(config, batch, keys)
-    encode = space.autoencoder.encode
-    return {"image": encode(2 * x - 1), "coarse": encode(2 * y - 1), "measurement": y}
-
-
 def encoder(config: InnConfig, mesh):
-    """:func:`latent_pairs` for :func:`loop.run`: with the keys of the step."""
+    """``(batch, step) -> batch``: uint8 pictures as ``{"image": E(x), "coarse": E(y), "measurement": y}``, y in [0, 1],
+    drawn with the keys of the step."""
     def pairs(space, batch, step):
-        return latent_pairs(config, space, batch, loop.step_keys(config.seed, step, batch["image"].shape[0]))
+        x, y = make_pairs(config, batch, loop.step_keys(config.seed, step, batch["image"].shape[0]))
+        encode = space.autoencoder.encode
+        return {"image": encode(2 * x - 1), "coarse": encode(2 * y - 1), "measurement": y}
 
     encode = latent.program(config, mesh, pairs)
     return lambda batch, step: encode(batch, np.int32(step))
@@ -148,8 +128,8 @@ def inn_loss(config: InnConfig, params, x, y, null=None, coarse=None) -> jax.Arr
                       absolute=config.absolute, swapped=config.swapped, sparse=config.sparse)
 
 
-def train_step(config: InnConfig, optimizer, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-    """One optimiser step on uint8 pictures, or what :func:`latent_pairs` gives.
+def train_step(config: InnConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
+    """One optimiser step on uint8 pictures, or what :func:`encoder` makes of them.
 
     Randomness comes from (seed, step, slot in the batch) alone.
     """
@@ -163,105 +143,60 @@ def train_step(config: InnConfig, optimizer, state: TrainState, batch: dict) -> 
     return loop.update(config, optimizer, state, loss_fn, batch, keys)
 
 
-# ---------------------------------------------------------------------------------------------------- evaluation
-
-class Evaluation:
+def evaluation(config: InnConfig, source):
     """The same held-out pictures every time, degraded in the same way.
 
     PSNR of the coarse picture against the measurement, with F(y) and with the null embedding; PSNR of the picture made
     of the measurement and the true details; the worst round trip. For latents, of what they decode to, against what
     E(y) or E(x) decodes to.
     """
+    batch = next(data.evaluation_batches(source, batch_size=min(8, len(source)), crop=config.crop + 2 * config.margin))
+    x, y = jax.jit(functools.partial(make_pairs, config))(
+        {"image": batch["image"]}, rng.image_keys(config.seed, batch["id"]))
+    whole, measured, view = x, y, lambda pictures: 2 * np.asarray(pictures) - 1
+    if config.autoencoder:
+        encode, view = latent.local(config)
+        whole, measured = (jnp.asarray(encode(2 * a - 1)) for a in (x, y))
 
-    columns = ("eval_coarse_psnr", "eval_null_psnr", "eval_swapped_psnr", "eval_round_trip")
-    caption = "picture, measurement, coarse, measurement with true details"
+    @jax.jit
+    def run(params, x, y, measured):
+        apply = functools.partial(config.model.apply, params)
+        cond = apply(y, method="embed")
+        coarse, details = apply(x, cond, method="forward")
+        back = apply(coarse, details, cond, method="inverse")
+        return (coarse, apply(x, method="forward")[0], apply(measured, details, cond, method="inverse"),
+                jnp.max(jnp.abs(back - x)))
 
-    def __init__(self, config: InnConfig, source, count: int = 8):
-        batch = next(data.evaluation_batches(source, batch_size=min(count, len(source)),
-                                             crop=config.crop + 2 * config.margin))
-        keys = rng.image_keys(config.seed, batch["id"])
-        x, self.y = jax.jit(functools.partial(make_pairs, config))({"image": batch["image"]}, keys)
-        self.x, self.coarse, self.view = x, self.y, lambda pictures: 2 * np.asarray(pictures) - 1
-        if config.autoencoder:
-            autoencoder = latent.local(config)
-            self.x, self.coarse = (jnp.asarray(autoencoder.encode(2 * a - 1)) for a in (x, self.y))
-            self.view = autoencoder.decode
+    def evaluate(params):
+        *parts, round_trip = run(params, whole, y, measured)
+        true, wanted, coarse, null, swapped = map(view, (whole, measured, *parts))
+        scores = [metrics.psnr(a, b).mean() for a, b in ((coarse, wanted), (null, wanted), (swapped, true))]
+        return (dict(zip(COLUMNS, map(float, (*scores, round_trip)))),
+                [list(row) for row in zip(true, wanted, coarse, swapped)])
 
-        @jax.jit
-        def evaluate(params, x, y, measured):
-            apply = functools.partial(config.model.apply, params)
-            cond = apply(y, method="embed")
-            coarse, details = apply(x, cond, method="forward")
-            back = apply(coarse, details, cond, method="inverse")
-            return (coarse, apply(x, method="forward")[0], apply(measured, details, cond, method="inverse"),
-                    jnp.max(jnp.abs(back - x)))
-
-        self.evaluate = evaluate
-
-    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
-        """Scores and the picture, also written to ``path``."""
-        *parts, round_trip = self.evaluate(params, self.x, self.y, self.coarse)
-        x, y, coarse, null, swapped = map(self.view, (self.x, self.coarse, *parts))
-        pixels = images.grid([[*row] for row in zip(x, y, coarse, swapped)])
-        images.write(path, pixels)
-        scores = [metrics.psnr(a, b).mean() for a, b in ((coarse, y), (null, y), (swapped, x))]
-        return dict(zip(self.columns, [*map(float, scores), float(round_trip)])), loop.as_pixels(pixels)
-
-    def describe(self, scores: dict) -> str:
-        """The scores in one line."""
-        return ", ".join(f"{name} {value:.2g}" if name == "eval_round_trip" else f"{name} {value:.2f} dB"
-                         for name, value in scores.items())
+    return evaluate
 
 
-# ---------------------------------------------------------------------------------------------------- the run
+COLUMNS = ("eval_coarse_psnr", "eval_null_psnr", "eval_swapped_psnr", "eval_round_trip")
+CAPTION = "picture, measurement, coarse, measurement with true details"
+KEPT = FITTING = ("scale", "autoencoder")
+open_data = loop.open_pictures
 
-def open_data(config: InnConfig, split: str):
-    """The source of clean pictures; refuses pairs."""
-    return loop.open_pictures(config, split, "this training degrades pictures itself")
+
+def feed(config: InnConfig, mesh, source) -> loop.Feed:
+    """Crops with a margin, turned and mirrored at random; or the latents of their pairs."""
+    latent.shape(config, config.crop // config.scale)  # refuses measurements without latents
+    prepare = encoder(config, mesh) if config.autoencoder else None
+    return loop.Feed(source, config.crop + 2 * config.margin, prepare=prepare)
 
 
 def config_to_json(config: InnConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to use it rightly."""
-    fields = {name: value for name, value in vars(config).items() if name not in ("model", "degradation", "single")}
-    return {**common.module_to_json(config.model), "scale": config.scale, **latent.description(config),
-            **({} if config.autoencoder else {"range": [0, 1]}), "degradation": str(config.degradation),
-            "single": str(config.single), "code": common.code_version(), "config": fields}
+    about = latent.description(config) if config.autoencoder else {"range": [0, 1]}
+    return common.description(config, scale=config.scale, **about)
 
 
-def train(config: InnConfig, mesh: jax.sharding.Mesh | None = None) -> TrainState:
-    """Run (or continue) a training on a mesh (default: all devices) and return its final state."""
-    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
-    loop.check(config, mesh)
-    source, optimizer = open_data(config, "train"), make_optimizer(config)
-    for side in (config.crop, config.crop // config.scale):
-        latent.shape(config, side)
-    return loop.run(
-        config, mesh=mesh, source=source, crop=config.crop + 2 * config.margin,
-        init_state=functools.partial(init_state, config, optimizer),
-        train_step=functools.partial(train_step, config, optimizer),
-        prepare=encoder(config, mesh) if config.autoencoder else None,
-        description=config_to_json(config), identity=_IDENTITY, start_from=functools.partial(_start_from, config),
-        evaluation=lambda: Evaluation(config, loop.held_out(functools.partial(open_data, config))),
-        columns=Evaluation.columns)
-
-
-def _start_from(config, state, mesh):
-    def check_info(info):
-        if info.get("scale") != config.scale:
-            raise ValueError(f"--start-from {config.start_from} was trained for scale {info.get('scale')}, the config "
-                             f"says {config.scale}")
-        wanted = latent.description(config).get("autoencoder")
-        if info.get("autoencoder") != wanted:
-            raise ValueError(f"--start-from {config.start_from} was trained with autoencoder "
-                             f"{info.get('autoencoder')}, the config says {wanted}")
-
-    return loop.state_from_weights(config, state, mesh, check_info)
-
-
-def main(argv=None) -> int:
-    """Command line; see the module's text."""
-    return loop.main("train.inn", train, argv)
-
+train, main = loop.train, functools.partial(loop.main, "train.inn")
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

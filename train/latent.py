@@ -26,11 +26,6 @@ def _load(name_or_path):
     return module, params, latents.from_module(module, params, info)
 
 
-def space(config) -> latents.LatentSpace:
-    """The latents of the config's autoencoder."""
-    return _load(config.autoencoder)[2]
-
-
 def shape(config, side: int) -> tuple[int, int, int]:
     """``(height, width, channels)`` of what a network learns of pictures of ``side`` pixels: of them, or their latents.
 
@@ -39,7 +34,7 @@ def shape(config, side: int) -> tuple[int, int, int]:
     """
     if not getattr(config, "autoencoder", None):
         return side, side, 3
-    found = space(config)
+    _, _, found = _load(config.autoencoder)
     if side % found.factor:
         raise ValueError(f"{config.autoencoder} takes pictures of sides that {found.factor} divides, not {side}")
     return side // found.factor, side // found.factor, found.channels
@@ -47,7 +42,7 @@ def shape(config, side: int) -> tuple[int, int, int]:
 
 def description(config) -> dict:
     """For ``config.json``: ``{"autoencoder": {"name", "sha256"}}``; of pixels nothing."""
-    return {"autoencoder": latents.identity(space(config))} if config.autoencoder else {}
+    return {"autoencoder": latents.identity(_load(config.autoencoder)[2])} if config.autoencoder else {}
 
 
 def program(config, mesh: Mesh, function: Callable) -> Callable:
@@ -67,7 +62,7 @@ def program(config, mesh: Mesh, function: Callable) -> Callable:
 
 
 def encoder(config, mesh: Mesh) -> Callable:
-    """``(batch, step) -> batch``: its uint8 pictures as latents float32, for :func:`loop.run`."""
+    """``(batch, step) -> batch``: its uint8 pictures as latents float32, as :class:`loop.Feed` has it."""
     encode = program(config, mesh, lambda found, pixels: found.autoencoder.encode(loop.in_unit_range(pixels)))
     return lambda batch, step: {**batch, "image": encode(batch["image"])}
 

@@ -1,7 +1,23 @@
 """The run itself, the same for every training script: state, optimiser step, resume, loop, checkpoints, logs.
 
-A script brings what it learns: a train step made with :func:`update`, and an evaluation (see :class:`Evaluation`).
-One program runs on every number of devices and processes; see :mod:`indigo_jax.sharding` for how they share the work.
+Runs on one CPU, one GPU or a pod slice with the same command: the batch is split over all devices of all processes,
+parameters are replicated (or split, with --fsdp); see :mod:`indigo_jax.sharding`. Killed at any moment and started
+again with the same command, on any number of devices and processes, a run goes on from the newest whole checkpoint and
+ends with the parameters of an uninterrupted one.
+
+A script is the module that its config's class is in. It has:
+
+    inputs(config)                               arrays that the network is initialised with
+    train_step(config, optimizer, state, batch)  -> (state, values), made with :func:`update`
+    evaluation(config, source)                   -> evaluate; ``evaluate(params) -> (scores, rows)`` looks at averaged
+                                                 parameters, always on the same pictures and noise; rows of pictures
+                                                 float ``[H, W, 3]`` in [-1, 1]
+    COLUMNS, CAPTION                             names of the scores; what the rows show
+    open_data(config, split)                     the pictures, as :func:`open_pictures`
+    feed(config, mesh, source)                   what is read of them: :class:`Feed`
+    config_to_json(config)                       what config.json will hold, made with :func:`common.description`
+    KEPT, FITTING                                names in it, beside the network: what a run may not change when it is
+                                                 continued; what weights to start from must have been trained with
 """
 import contextlib
 import functools
@@ -9,25 +25,29 @@ import json
 import pathlib
 import sys
 import time
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from tqdm import tqdm
 
-from indigo_jax import checkpoints, data, sharding, weights
+from indigo_jax import checkpoints, data, images, sharding, weights
 from train import common, distributed
 from train.run_config import RunConfig
 from train.saving import Saver, Stop
 
+_EXPENSIVE = ("conv_general_dilated", "dot_general")  # what the backward pass should not compute again
+# what a run may change when it is continued, but not silently
+_SAID = ("num_steps", "batch_size", "learning_rate", "final_learning_rate", "warmup_steps", "weight_decay", "ema",
+         "crop", "data", "seed", "decay")
+
 
 class TrainState(NamedTuple):
-    """Everything a step needs. ``bad_step`` is the first step whose loss or gradient was not finite, or
-    -1."""
+    """Everything a step needs. ``bad_step`` is the first step whose loss or gradient was not finite, or -1."""
 
     step: jax.Array
     params: Any
@@ -36,24 +56,31 @@ class TrainState(NamedTuple):
     bad_step: jax.Array
 
 
-class Evaluation(Protocol):
-    """What looks at the averaged parameters every now and then, always on the same pictures and noise."""
+class Feed(NamedTuple):
+    """What a run reads.
 
-    caption: str  # of its picture
+    Attributes:
+        source: of the pictures.
+        crop, augment: see :func:`data.pipeline`.
+        prepare: ``prepare(batch, step) -> batch``: what a frozen network makes of a batch on the devices before the
+            step of that number, from 0.
+    """
 
-    def __call__(self, params, path: pathlib.Path) -> tuple[dict, np.ndarray]:
-        """Scores, and a picture as uint8 ``[H, W, 3]``, which is also written to ``path``."""
+    source: Any
+    crop: int | None
+    augment: bool | str = True
+    prepare: Callable | None = None
 
-    def describe(self, scores: dict) -> str:
-        """The scores in one line."""
+
+def script(config):
+    """The module that trains a config: the one that its class is in."""
+    return sys.modules[type(config).__module__]
 
 
-# ---------------------------------------------------------------------------------------------------- one step
-
-def make_optimizer(config: RunConfig, *, decay: str = "cosine") -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and cosine decay (or ``decay="constant"``: none)."""
+def make_optimizer(config: RunConfig) -> optax.GradientTransformation:
+    """AdamW with clipping, linear warm-up and the config's decay."""
     warmup = min(config.warmup_steps, max(config.num_steps // 10, 1))
-    if decay == "constant":
+    if config.decay == "constant":
         schedule = optax.linear_schedule(0.0, config.learning_rate, warmup)
     else:
         schedule = optax.warmup_cosine_decay_schedule(
@@ -63,8 +90,9 @@ def make_optimizer(config: RunConfig, *, decay: str = "cosine") -> optax.Gradien
                        optax.adamw(schedule, weight_decay=config.weight_decay))
 
 
-def fresh_state(params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+def init_state(config: RunConfig, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; a pure function of the seed, to be jitted."""
+    params = config.model.init(jax.random.key(config.seed), *script(config).inputs(config))
     return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params),
                       jnp.full((), -1, jnp.int32))
 
@@ -117,8 +145,6 @@ def _value_and_grad(config, loss_fn, params, batch):
         whole = jax.checkpoint(whole, policy=lambda primitive, *_, **__: primitive.name in _EXPENSIVE)
     if config.accumulate == 1:
         return jax.value_and_grad(whole)(params, *batch)
-    if not batch:
-        raise ValueError("accumulate needs a loss of (params, batch): this script gives it the parameters alone")
 
     def add(total, part):
         return jax.tree.map(jnp.add, total, jax.value_and_grad(whole)(params, *part)), None
@@ -126,9 +152,6 @@ def _value_and_grad(config, loss_fn, params, batch):
     zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     total, _ = jax.lax.scan(add, zero, jax.tree.map(lambda rows: _microbatches(rows, config.accumulate), batch))
     return jax.tree.map(lambda value: value / config.accumulate, total)
-
-
-_EXPENSIVE = ("conv_general_dilated", "dot_general")  # what the backward pass should not compute again
 
 
 def _microbatches(rows, parts):
@@ -140,12 +163,7 @@ def _microbatches(rows, parts):
     return jax.lax.with_sharding_constraint(rows, PartitionSpec(None, mesh.axis_names))
 
 
-def state_shardings(config: RunConfig, state, mesh: jax.sharding.Mesh):
-    """How a state (or its shapes) lies on a mesh: parameters, average and optimiser state by the config's rules."""
-    return sharding.parameter_shardings(state, mesh, rules=config.sharding_rules)
-
-
-def jit_step(train_step: Callable, mesh: jax.sharding.Mesh, shardings) -> Callable:
+def jit_step(train_step: Callable, mesh: Mesh, shardings) -> Callable:
     """``train_step(state, batch)`` compiled for a mesh: the state stays where it is (and is given up)."""
     def step(state, batch):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -154,53 +172,42 @@ def jit_step(train_step: Callable, mesh: jax.sharding.Mesh, shardings) -> Callab
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
 
 
-# ---------------------------------------------------------------------------------------------------- the run
-
-def check(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
-    """Refuse a run without data or folder, or with a batch that the devices cannot share."""
-    if not config.data or not config.workdir:
-        raise ValueError("say where the pictures are and where the run goes: --data PATH --workdir FOLDER")
-    sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)
-
-
-def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int | None, init_state: Callable,
-        train_step: Callable, description: dict, start_from: Callable, evaluation: Callable[[], Evaluation],
-        columns: tuple[str, ...], augment: bool | str = True, prepare: Callable | None = None,
-        identity: tuple[str, ...] = ("architecture", "arguments")) -> TrainState:
-    """Run (or continue) a training and return its final state.
+def train(config: RunConfig, mesh: Mesh | None = None) -> TrainState:
+    """Run (or continue) the training of a config and return its final state.
 
     Args:
-        config: what the runs of all scripts have in common.
-        mesh: from :func:`sharding.mesh`; batches are split over all of it.
-        source: of the pictures.
-        crop, augment: see :func:`data.pipeline`.
-        init_state: ``init_state() -> TrainState``, a pure function of the seed, to be jitted.
-        train_step: ``train_step(state, batch) -> (state, values)``.
-        description: what ``config.json`` will hold.
-        start_from: ``start_from(state, mesh) -> TrainState``, for ``config.start_from``.
-        evaluation: makes the evaluation; called once, if there is to be any.
-        columns: names of its scores.
-        prepare: ``prepare(batch, step) -> batch``: what a frozen network makes of a batch on the devices before the
-            step of that number, from 0.
-        identity: what of the description a run may not change when it is continued.
+        config: of a script.
+        mesh: from :func:`sharding.mesh`, default: of all devices; batches are split over all of it.
+
+    Errors:
+        ValueError for what does not fit together, FileNotFoundError for data that is not there, FloatingPointError for
+        a loss that is not finite.
     """
-    workdir = pathlib.Path(config.workdir)
+    if not config.data or not config.workdir:
+        raise ValueError("say where the pictures are and where the run goes: --data PATH --workdir FOLDER")
+    mesh = sharding.mesh(fsdp=config.fsdp) if mesh is None else mesh
+    sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)
+    trainer, workdir, optimizer = script(config), pathlib.Path(config.workdir), make_optimizer(config)
 
     # ---- data: each process reads its rows of every batch
+    source = trainer.open_data(config, "train")
+    fresh = functools.partial(init_state, config, optimizer)
+    shardings = sharding.parameter_shardings(jax.eval_shape(fresh), mesh, rules=config.sharding_rules)
+    source, crop, augment, prepare = trainer.feed(config, mesh, source)
     counts = np.unique(multihost_utils.process_allgather(np.int32(len(source))))
     if len(counts) > 1:
         raise ValueError(f"the processes see {' and '.join(map(str, counts))} pictures: give all the same --data")
-    stream = data.pipeline(source, batch_size=config.batch_size, crop=crop, seed=config.seed, augment=augment,
-                           num_threads=config.data_threads, rows=sharding.process_rows(config.batch_size, mesh))
-    batches = iter(stream)
+    batches = iter(data.pipeline(
+        source, batch_size=config.batch_size, crop=crop, seed=config.seed, augment=augment,
+        num_threads=config.data_threads, rows=sharding.process_rows(config.batch_size, mesh)))
 
     # ---- state
-    shardings = state_shardings(config, jax.eval_shape(init_state), mesh)
-    state = jax.jit(init_state, out_shardings=shardings)()
-    step_fn = jit_step(train_step, mesh, shardings)
+    state = jax.jit(fresh, out_shardings=shardings)()
+    step_fn = jit_step(functools.partial(trainer.train_step, config, optimizer), mesh, shardings)
 
     # ---- resume: newest whole step of parameters, optimiser, average and position in the data; or given weights
-    _check_same_network(workdir, description, identity)
+    description, columns = trainer.config_to_json(config), trainer.COLUMNS
+    _check_same_run(workdir, description, trainer.KEPT)
     if config.best_by and config.best_by.removeprefix("-") not in columns:
         raise ValueError(f"best_by names {config.best_by.removeprefix('-')!r}; the scores are {', '.join(columns)}")
     checkpoints.write_config(workdir, description)
@@ -212,7 +219,7 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int | None,
             state = TrainState(**restored)
             batches.set_state(position)
         elif config.start_from:
-            state = start_from(state, mesh)
+            state = _state_from_weights(config, state, description, trainer.FITTING)
         start = int(state.step)
         if start >= config.num_steps:
             print(f"{workdir} has already run its {config.num_steps} steps", file=sys.stderr)
@@ -220,15 +227,17 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int | None,
 
         def save(step):
             if int(state.bad_step) >= 0:
+                saver.announce(wait=True)
                 raise FloatingPointError(f"the loss or its gradient was not finite at step {int(state.bad_step)}; the "
-                                         f"newest good checkpoint is step {saver.newest()}. Lower --learning-rate")
+                                         f"newest good checkpoint is step {saver.step}. Lower --learning-rate")
             saver.save(step, state._asdict(), batches.get_state())
 
         # ---- loop
-        is_first = jax.process_index() == 0
-        evaluate = evaluation() if config.eval_every and is_first else None
-        logger = stack.enter_context(common.Logger(
-            workdir, ("loss", "grad_norm", "images_per_second", *columns), start=start))
+        is_first, evaluate, logger = jax.process_index() == 0, None, None
+        if is_first:
+            evaluate = config.eval_every and trainer.evaluation(config, held_out(config))
+            logger = common.Logger(workdir, ("loss", "grad_norm", "images_per_second", *columns), start=start)
+            stack.callback(logger.close)
         bar = stack.enter_context(tqdm(total=config.num_steps, initial=start, unit="step", mininterval=1.0,
                                        disable=not is_first))
         saver.say = functools.partial(bar.write, file=sys.stderr)
@@ -242,7 +251,8 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int | None,
                 values = {name: float(value) for name, value in values.items()}
                 rate = (done - mark) * config.batch_size / (time.perf_counter() - since)
                 bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_s=f"{rate:.1f}")
-                logger.scalars(done, {**values, "images_per_second": rate})
+                if logger:
+                    logger.scalars(done, {**values, "images_per_second": rate})
                 since, mark = time.perf_counter(), done
                 if int(state.bad_step) >= 0:
                     save(done)  # raises, naming the step
@@ -251,12 +261,16 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int | None,
             if done % config.checkpoint_every == 0 or done == config.num_steps or stopped:
                 save(done)
             if config.eval_every and not stopped and (done % config.eval_every == 0 or done == config.num_steps):
-                scores, averages = {}, _for_evaluation(state.ema, mesh)
+                is_whole = mesh.shape.get("fsdp", 1) == jax.process_count() == 1
+                averages = state.ema if is_whole else sharding.gather(state.ema)  # all processes together
+                scores = {}
                 if evaluate:
-                    scores, pixels = evaluate(averages, workdir / "pictures" / f"{done:07d}.png")
+                    scores, rows = evaluate(averages)
+                    pixels = as_pixels(images.grid(rows))
+                    images.write(workdir / "pictures" / f"{done:07d}.png", pixels)
                     logger.scalars(done, scores)
-                    logger.picture(evaluate.caption, done, pixels)
-                    bar.write(f"step {done}: {evaluate.describe(scores)}")
+                    logger.picture(trainer.CAPTION, done, pixels)
+                    bar.write(f"step {done}: {_text(scores)}")
                 saver.save_best(done, state._asdict(), scores)
                 since, mark = time.perf_counter(), done
             if stopped:
@@ -268,25 +282,20 @@ def run(config: RunConfig, *, mesh: jax.sharding.Mesh, source, crop: int | None,
     return state
 
 
-def _for_evaluation(params, mesh):
-    """Parameters that one process can use by itself."""
-    return params if mesh.shape.get("fsdp", 1) == jax.process_count() == 1 else sharding.gather(params)
+def _text(scores):
+    return ", ".join(f"{name} {value:.2f} dB" if "psnr" in name else f"{name} {value:.4g}"
+                     for name, value in scores.items())
 
 
-# what a run may change when it is continued, but not silently
-_SAID = ("num_steps", "batch_size", "learning_rate", "final_learning_rate", "warmup_steps", "weight_decay", "ema",
-         "crop", "data", "seed", "decay")
-
-
-def _check_same_network(workdir, description, identity):
-    """Refuse to continue a run with another network."""
+def _check_same_run(workdir, description, kept):
+    """Refuse to continue a run with another network, or with other facts of those that are kept."""
     if checkpoints.latest_step(workdir) is None:
         return
     stored, wanted = checkpoints.read_config(workdir), json.loads(json.dumps(description))
     if any(stored.get(name) != wanted[name] for name in ("architecture", "arguments")):
         raise ValueError(f"{workdir} holds a run of {stored['architecture']}({stored['arguments']}), not of the "
                          f"config's {wanted['architecture']}({wanted['arguments']}): give another --workdir")
-    for name in identity:
+    for name in kept:
         if stored.get(name) != wanted.get(name):
             raise ValueError(f"{workdir} holds a run with {name} {stored.get(name)}, not the config's "
                              f"{wanted.get(name)}: give another --workdir")
@@ -298,37 +307,38 @@ def _check_same_network(workdir, description, identity):
               "step", file=sys.stderr)
 
 
-def state_from_weights(config: RunConfig, state: TrainState, mesh, check_info: Callable) -> TrainState:
-    """The fresh state with parameters out of the file ``config.start_from``; refuses another network.
-
-    ``check_info(info)`` raises for what else is wrong with them.
-    """
+def _state_from_weights(config, state, description, fitting):
+    """The fresh state with parameters out of the file ``config.start_from``; refuses those of another network."""
     module, params, info = weights.load(config.start_from)
     if module != config.model:
         raise ValueError(f"--start-from {config.start_from} holds {module!r}, but the config trains {config.model!r}")
-    check_info(info)
+    for name in fitting:
+        if info.get(name) != description.get(name):
+            raise ValueError(f"--start-from {config.start_from} was trained with {name} {info.get(name)}, the config "
+                             f"says {description.get(name)}")
     placed = jax.tree.map(lambda leaf, fresh: jax.device_put(leaf, fresh.sharding), params, state.params)
     return state._replace(params=placed, ema=jax.tree.map(jnp.copy, placed))
 
 
-def open_pictures(config: RunConfig, split: str, reason: str, *, cache: bool = True):
+def open_pictures(config: RunConfig, split: str, *, cache: bool = True):
     """The source of the config's clean pictures, kept in memory if config and ``cache`` say so.
 
     Errors:
-        ValueError for pairs, which gives the ``reason``.
+        ValueError for pairs.
     """
     source = data.open_source(config.data, split=split, cache=config.cache and cache)
     if "measurement" in source[0]:
-        raise ValueError(f"{config.data} holds pairs; {reason}: give a folder or a pack of clean pictures")
+        raise ValueError(f"{config.data} holds pairs, and this training takes clean pictures alone: give a folder or a "
+                         "pack of them")
     return source
 
 
-def held_out(open_data: Callable):
-    """``open_data("val")``, or without such a split pictures of the training set, good enough to look at."""
+def held_out(config: RunConfig):
+    """The source of the split "val", or without it pictures of the training set, good enough to look at."""
     try:
-        return open_data("val")
+        return script(config).open_data(config, "val")
     except (ValueError, FileNotFoundError):
-        return open_data("train")
+        return script(config).open_data(config, "train")
 
 
 def as_pixels(picture) -> np.ndarray:
@@ -336,12 +346,12 @@ def as_pixels(picture) -> np.ndarray:
     return np.asarray(np.clip(np.round((np.asarray(picture) + 1) * 127.5), 0, 255), np.uint8)
 
 
-def main(name: str, train: Callable, argv=None) -> int:
+def main(name: str, argv=None) -> int:
     """Command line of a script: the exit code, and one line for whatever is wrong."""
-    config = common.config_from_command_line(distributed.from_command_line(name, argv))
+    arguments = distributed.from_command_line(name, argv)
     try:
-        train(config)
+        train(common.config_from_command_line(arguments, program=name, kind=RunConfig))
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         print(f"{name}: {error}", file=sys.stderr)
-        return 2 if not isinstance(error, FloatingPointError) else 1
+        return 1 if isinstance(error, FloatingPointError) else 2
     return 0

@@ -22,12 +22,12 @@ import jax
 
 from train import common, plan_chips, plan_programs, plan_traffic
 from train.plan_chips import Topology
+from train.run_config import RunConfig
 
 _MEMORY = ("parameters", "optimizer", "average", "batch", "activations")
 _NUM_MOVERS = 12
+_FITS = {None: "-", True: "yes", False: "NO"}
 
-
-# ---------------------------------------------------------------------------------------------------- one plan
 
 def plan(config, topology: Topology, *, what: str = "train", steps: int | None = None) -> dict:
     """Compile a config's program for a topology and read what it costs; see the module's text.
@@ -87,55 +87,43 @@ def roofline(chip: plan_chips.Chip | None, flops: float, memory_bytes: float, wi
     return {"seconds": seconds, "bound": max(seconds, key=seconds.get)}
 
 
-def neighbours(config, topology: Topology) -> list[tuple[Topology, object]]:
-    """Half and double the topology, with a config of as many pictures per chip; what cannot be is left out."""
-    found = []
-    for other in (topology.half(), topology.double()):
-        if other is None or other.count % config.fsdp or config.batch_size * other.count % topology.count:
-            continue
-        found.append((other, dataclasses.replace(config,
-                                                 batch_size=config.batch_size * other.count // topology.count)))
-    return found
-
-
 def plans(config, topology: Topology, *, alone: bool = False, **options) -> list[dict]:
     """:func:`plan` for a topology and (unless ``alone``) at half and double the chips, smallest first.
 
-    A neighbour that cannot be compiled for (no such slice) is left out.
+    The neighbours have as many pictures per chip. One that cannot be compiled for (no such slice) is left out, as is
+    one that the pictures or fsdp do not divide.
     """
     rows = [plan(config, topology, **options)]
-    for other, changed in [] if alone else neighbours(config, topology):
+    for other in () if alone else (topology.half(), topology.double()):
+        if other is None or other.count % config.fsdp or config.batch_size * other.count % topology.count:
+            continue
+        batch_size = config.batch_size * other.count // topology.count
         try:
-            rows.append(plan(changed, other, **options))
+            rows.append(plan(dataclasses.replace(config, batch_size=batch_size), other, **options))
         except ValueError as error:
             print(f"train.plan: {error}", file=sys.stderr)
     return sorted(rows, key=lambda row: row["chips"])
 
 
-# ---------------------------------------------------------------------------------------------------- text
-
 def to_text(name: str, rows: list[dict], main: dict) -> str:
     """A table for people: a column for each topology, then collectives and byte movers of the main one."""
     lines = [("", [row["topology"] for row in rows]),
-             ("pictures per chip", [_number(row["pictures_per_chip"]) for row in rows])]
+             ("pictures per chip", [f"{row['pictures_per_chip']:g}" for row in rows])]
     lines += [(f"{part}, MiB", [_scaled(row["memory"].get(part), 2**20) for row in rows]) for part in _MEMORY
               if part in main["memory"]]
     lines += [("all, MiB", [_scaled(row["memory"]["total"], 2**20) for row in rows]),
-              ("fits", [{None: "-", True: "yes", False: "NO"}[row["fits"]] for row in rows]),
-              ("GFLOP", [_scaled(row.get("flops"), 1e9) for row in rows]),
-              ("GB moved", [_scaled(row.get("bytes"), 1e9) for row in rows]),
-              ("GB to memory", [_scaled(row.get("memory_bytes"), 1e9) for row in rows]),
-              ("FLOP / B moved", [_scaled(row.get("intensity"), 1) for row in rows]),
-              ("FLOP / B to memory", [_scaled(row.get("memory_intensity"), 1) for row in rows]),
-              ("MB to other chips", [_scaled(row.get("wire_bytes"), 1e6) for row in rows])]
+              ("fits", [_FITS[row["fits"]] for row in rows])]
+    lines += [(title, [_scaled(row.get(key), unit) for row in rows]) for title, key, unit in (
+        ("GFLOP", "flops", 1e9), ("GB moved", "bytes", 1e9), ("GB to memory", "memory_bytes", 1e9),
+        ("FLOP / B moved", "intensity", 1), ("FLOP / B to memory", "memory_intensity", 1),
+        ("MB to other chips", "wire_bytes", 1e6))]
     lines += [(f"{part}, ms", [_scaled(row.get("seconds", {}).get(part), 1e-3) for row in rows])
               for part in ("compute", "memory", "network")]
-    lines.append(("bound", [row.get("bound") or "-" for row in rows]))
-    lines.append(("collectives", [str(sum(each["count"] for each in row.get("collectives", []))) for row in rows]))
-    widths = [max(len(values[i]) for _, values in lines) for i in range(len(rows))]
+    lines += [("bound", [row.get("bound") or "-" for row in rows]),
+              ("collectives", [str(sum(each["count"] for each in row.get("collectives", []))) for row in rows])]
+    widths = [max(map(len, column)) for column in zip(*(values for _, values in lines))]
     text = [f"{name}, {main['what']}, {main['steps']} step(s), fsdp {main['fsdp']}, {main['size']} px; per chip"]
-    text += ["  ".join([title.ljust(18), *(value.rjust(width) for value, width in zip(values, widths))]).rstrip()
-             for title, values in lines]
+    text += ["  ".join([title.ljust(18), *map(str.rjust, values, widths)]).rstrip() for title, values in lines]
     if "collectives" in main:
         text += ["", f"collectives at {main['topology']}:"]
         text += [f"  {each['count']} x {each['kind']}, {each['bytes'] / 1e6:.4g} MB"
@@ -146,32 +134,26 @@ def to_text(name: str, rows: list[dict], main: dict) -> str:
     return "\n".join(text)
 
 
-def to_markdown(rows: list[tuple[str, dict]]) -> str:
-    """A line for each (name of a config, plan), for the README."""
-    head = ("config", "program", "topology", "fsdp", "pictures per chip", "MiB per chip", "fits", "GFLOP", "FLOP/B",
-            "roofline", "collectives")
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for name, row in rows:
+def to_markdown(name: str, rows: list[dict]) -> str:
+    """A line for each plan of a config, for the README."""
+    columns = ("config", "program", "topology", "fsdp", "pictures per chip", "MiB per chip", "fits", "GFLOP", "FLOP/B",
+               "roofline", "collectives")
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for row in rows:
         seconds = row.get("seconds") or {}
         kinds = ", ".join(f"{each['count']} {each['kind']}" for each in row.get("collectives", [])) or "none"
-        cells = (name, row["what"], row["topology"], str(row["fsdp"]), _number(row["pictures_per_chip"]),
-                 _scaled(row["memory"]["total"], 2**20), {None: "-", True: "yes", False: "no"}[row["fits"]],
-                 _scaled(row.get("flops"), 1e9), _scaled(row.get("intensity"), 1),
+        cells = (name, row["what"], row["topology"], str(row["fsdp"]), f"{row['pictures_per_chip']:g}",
+                 _scaled(row["memory"]["total"], 2**20), _FITS[row["fits"]].lower(), _scaled(row.get("flops"), 1e9),
+                 _scaled(row.get("intensity"), 1),
                  f"{max(seconds.values()) * 1e3:.3g} ms, {row['bound']}" if seconds else "-",
                  kinds if "collectives" in row else "-")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _number(value):
-    return f"{value:g}"
-
-
 def _scaled(value, unit):
     return "-" if value is None else f"{value / unit:,.0f}" if value / unit >= 1000 else f"{value / unit:.3g}"
 
-
-# ---------------------------------------------------------------------------------------------------- command line
 
 def main(argv=None) -> int:
     """Command line; see the module's text."""
@@ -188,7 +170,7 @@ def main(argv=None) -> int:
     try:
         topology = plan_chips.parse(args.topology)
         plan_chips.start_cpu(2 * topology.count if topology.kind == "cpu" else 1)
-        config = common.config_from_command_line(["--config", args.config, *rest])
+        config = common.config_from_command_line(["--config", args.config, *rest], program="train.plan", kind=RunConfig)
         rows = plans(config, topology, alone=args.alone, what=args.what, steps=args.steps)
     except (ValueError, ImportError) as error:
         print(f"train.plan: {error}", file=sys.stderr)
@@ -198,7 +180,7 @@ def main(argv=None) -> int:
     if args.json:
         print(json.dumps([{"config": name, **row} for row in rows], indent=2, allow_nan=False))
     elif args.markdown:
-        print(to_markdown([(name, row) for row in rows]))
+        print(to_markdown(name, rows))
     else:
         print(to_text(name, rows, main_row))
     return 0 if main_row["fits"] is not False else 1

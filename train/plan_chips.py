@@ -1,12 +1,12 @@
 """Chips and topologies: what a TPU can do, what its slices are called, and devices of slices that one does not have."""
+import contextlib
 import importlib.util
+import math
 import os
 import re
 from typing import NamedTuple
 
 import jax
-
-INSTALL = 'planning for TPUs needs their compiler, not a TPU: pip install "indigo_jax[tpu]"; or plan for cpu:8'
 
 
 class Chip(NamedTuple):
@@ -50,10 +50,7 @@ class Topology(NamedTuple):
     @property
     def count(self) -> int:
         """How many chips."""
-        count = 1
-        for side in self.sides:
-            count *= side
-        return count
+        return math.prod(self.sides)
 
     @property
     def chip(self) -> Chip | None:
@@ -115,14 +112,13 @@ def devices(topology: Topology) -> list:
             raise ValueError(f"{topology}: this process has {len(found)} virtual devices")
         return found[:topology.count]
     if importlib.util.find_spec("libtpu") is None:
-        raise ImportError(INSTALL)
+        raise ImportError('planning for TPUs needs their compiler, not a TPU: pip install "indigo_jax[tpu]"; or plan '
+                          "for cpu:8")
     for name, value in {"TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_WORKER_HOSTNAMES": "localhost",  # not looked up
                         "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
-    host = tuple(min(2, side) for side in topology.sides) + (1,) * (3 - len(topology.sides))
-    if len(topology.sides) == 3:
-        host = (*host[:2], 1)
+    host = (*(min(2, side) for side in topology.sides[:2]), 1)
     options = {"chip_config_name": "megacore"} if topology.chip.megacore else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), chips_per_host_bounds=host,
@@ -134,8 +130,6 @@ def devices(topology: Topology) -> list:
 
 def start_cpu(count: int) -> None:
     """Keep to the CPU, with so many virtual devices if none have been started yet."""
-    try:
+    with contextlib.suppress(RuntimeError):  # they have been started
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # they have been started
-        pass

@@ -8,6 +8,7 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after
 _SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4,
           "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e\d+m\d+\w*)?)\[([\d,<= ]*)\](\{[^{}]*\})?")
+_INSTRUCTION = re.compile(r"\s*(?:ROOT\s+)?%?([\w.\-]+)\s+=\s+(\(.*?\)|\S+)\s+([\w\-]+)\(")  # name, shape, opcode
 
 
 class Array(NamedTuple):
@@ -20,7 +21,7 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One line of a computation; ``operands`` are names."""
+    """One line of a computation; ``operands`` are names, or what a constant or parameter has instead."""
 
     name: str
     shape: str
@@ -64,24 +65,18 @@ def parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
             entry = head[2] if head[1] else entry
         elif line.startswith("}"):
             current = None
-        elif current is not None:
-            instruction = _instruction(line)
-            if instruction:
-                current.append(instruction)
+        elif current is not None and (instruction := _instruction(line)):
+            current.append(instruction)
     return computations, entry
 
 
 def _instruction(line):
-    head = re.match(r"\s*(?:ROOT\s+)?%?([\w.\-]+)\s+=\s+", line)
+    head = _INSTRUCTION.match(line)
     if not head:
         return None
-    rest = line[head.end():]
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
-    shape, rest = rest[:end], rest[end:].lstrip()
-    opening = rest.index("(")
-    closing = _closing(rest, opening)
-    operands = tuple(part.split()[-1].lstrip("%") for part in _split(rest[opening + 1:closing]) if part.strip())
-    return Instruction(head[1], shape, rest[:opening], operands, rest[closing + 1:])
+    closing = _closing(line, head.end() - 1)
+    inner = line[head.end():closing]
+    return Instruction(*head.groups(), tuple(re.findall(r"%([\w.\-]+)", inner) or inner.split()), line[closing + 1:])
 
 
 def _closing(text, opening):
@@ -92,19 +87,6 @@ def _closing(text, opening):
         if not depth:
             return place
     raise ValueError(f"a bracket is never closed: {text[opening:opening + 80]}")
-
-
-def _split(text):
-    """At the commas outside of all brackets."""
-    depth, part = 0, ""
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and not depth:
-            yield part
-            part = ""
-        else:
-            part += letter
-    yield part
 
 
 def walk(computations: dict, name: str, times: int) -> Iterator[tuple[str, Instruction, int]]:

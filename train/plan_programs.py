@@ -1,11 +1,9 @@
 """The programs that a plan compiles: a script's own train step and its sampler, or BIRD, for shapes instead of arrays.
 
-A script is found by its config's type: it is the module of that class. It has ``make_optimizer(config)``,
-``init_state(config, optimizer)`` and ``train_step(config, optimizer, state, batch)``.
+See :mod:`train.loop` for how a script is found and what it has.
 """
 import functools
 import math
-import sys
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -57,21 +55,10 @@ def make(config, devices, what: str, *, steps: int | None = None) -> Program:
     raise ValueError(f"{what}: a {type(config).__name__} has no such program; see --what train")
 
 
-def script(config):
-    """The module that trains a config: the one that its class is in."""
-    module = sys.modules[type(config).__module__]
-    if not hasattr(module, "train_step"):
-        raise ValueError(f"no training script belongs to a {type(config).__name__}")
-    return module
-
-
 def bytes_per_chip(tree) -> float:
     """Of arrays, or shapes with shardings: what each chip holds of them."""
-    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * _item(leaf) for leaf in jax.tree.leaves(tree)))
-
-
-def _item(leaf):
-    return 8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.dtype(leaf.dtype).itemsize
+    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+                     for leaf in jax.tree.leaves(tree)))
 
 
 def _on(tree, shardings):
@@ -82,12 +69,11 @@ def _on(tree, shardings):
 
 
 def _train(config, mesh):
-    trainer = script(config)
-    optimizer = trainer.make_optimizer(config)
-    state = jax.eval_shape(functools.partial(trainer.init_state, config, optimizer))
-    shardings = loop.state_shardings(config, state, mesh)
+    optimizer = loop.make_optimizer(config)
+    state = jax.eval_shape(functools.partial(loop.init_state, config, optimizer))
+    shardings = sharding.parameter_shardings(state, mesh, rules=config.sharding_rules)
     arguments = _on(state, shardings), _on(_batch(config), sharding.batch_sharding(mesh))
-    step = loop.jit_step(functools.partial(trainer.train_step, config, optimizer), mesh, shardings)
+    step = loop.jit_step(functools.partial(loop.script(config).train_step, config, optimizer), mesh, shardings)
     memory = {"parameters": bytes_per_chip(arguments[0].params), "optimizer": bytes_per_chip(arguments[0].opt_state),
               "average": bytes_per_chip(arguments[0].ema), "batch": bytes_per_chip(arguments[1])}
     return Program(step, arguments, memory, {"steps": 1})
@@ -109,12 +95,15 @@ def _batch(config):
                          pixels)
 
 
-def _sampler(config, mesh, function, batch, facts):
-    """A sampler as ``eval.run`` runs it: whole parameters everywhere, each device for its own pictures."""
-    state = jax.eval_shape(functools.partial(script(config).init_state, config, script(config).make_optimizer(config)))
+def _sampler(config, mesh, function, **facts):
+    """``function(params, x, keys)`` as ``eval.run`` runs samplers: whole parameters everywhere, each device for its own
+    pictures or latents x."""
+    state = jax.eval_shape(functools.partial(loop.init_state, config, loop.make_optimizer(config)))
+    batch = _pictures(config), jax.eval_shape(lambda: rng.image_keys(0, jnp.arange(config.batch_size)))
     params, batch = _on(state.params, sharding.replicated(mesh)), _on(batch, sharding.batch_sharding(mesh))
-    return Program(jax.jit(sharding.per_device(function, mesh)), (params, batch),
-                   {"parameters": bytes_per_chip(params), "batch": bytes_per_chip(batch)}, facts)
+    program = jax.jit(sharding.per_device(lambda params, batch: function(params, *batch), mesh))
+    return Program(program, (params, batch), {"parameters": bytes_per_chip(params), "batch": bytes_per_chip(batch)},
+                   facts)
 
 
 def _pictures(config, side=None):
@@ -122,44 +111,39 @@ def _pictures(config, side=None):
     return jax.ShapeDtypeStruct((config.batch_size, *latent.shape(config, side or config.crop)), jnp.float32)
 
 
-def _keys(config):
-    return jax.eval_shape(lambda: rng.image_keys(0, jnp.arange(config.batch_size)))
-
-
 def _of(config, params, **options):
     """What samplers take, of a config's network."""
-    return denoisers.of(functools.partial(loop.network(config).apply, params), script(config).config_to_json(config),
-                        **options)
+    info = loop.script(config).config_to_json(config)
+    return denoisers.of(functools.partial(loop.network(config).apply, params), info, **options)
 
 
 def _indi(config, mesh, steps):
-    def restore(params, batch):
-        restorer = _of(config, params, y=batch["y"] if getattr(config.model, "condition_on_y", False) else None)
-        return samplers.sample(samplers.indi(restorer, steps, noise=restorer.noise), batch["keys"], batch["y"])[0]
+    def restore(params, y, keys):
+        restorer = _of(config, params, y=y if getattr(config.model, "condition_on_y", False) else None)
+        return samplers.sample(samplers.indi(restorer, steps, noise=restorer.noise), keys, y)[0]
 
-    return _sampler(config, mesh, restore, {"y": _pictures(config), "keys": _keys(config)}, {"steps": steps})
+    return _sampler(config, mesh, restore, steps=steps)
 
 
 def _ddim(config, mesh, steps):
     spacing = "leading" if config.prediction == "eps" else "trailing"
 
-    def draw(params, batch):
+    def draw(params, z, keys):
         prior = _of(config, params, clip=not config.autoencoder)
         kernel = samplers.ddim(prior.denoiser, schedules.respace(prior.schedule, steps, spacing))
-        return samplers.sample(kernel, batch["keys"], batch["z"])[0]
+        return samplers.sample(kernel, keys, z)[0]
 
-    return _sampler(config, mesh, draw, {"z": _pictures(config), "keys": _keys(config)}, {"steps": steps})
+    return _sampler(config, mesh, draw, steps=steps)
 
 
 def _bird(config, mesh, iterations, num_levels=5):
     operator = operators.blind_blur(13 if config.crop < 128 else 41)
 
-    def deblur(params, batch):
+    def deblur(params, y, keys):
         prior = _of(config, params)
         levels = schedules.respace(prior.schedule, num_levels, "linspace")
-        kernel = restoration.bird(prior.denoiser, levels, operator, batch["y"],
+        kernel = restoration.bird(prior.denoiser, levels, operator, y,
                                   restoration.bird_optimizer(num_iterations=iterations), num_iterations=iterations)
-        return samplers.sample(kernel, batch["keys"], batch["keys"])[0]
+        return samplers.sample(kernel, keys, keys)[0]
 
-    return _sampler(config, mesh, deblur, {"y": _pictures(config), "keys": _keys(config)},
-                    {"steps": iterations, "levels": num_levels})
+    return _sampler(config, mesh, deblur, steps=iterations, levels=num_levels)

@@ -5,6 +5,7 @@ as they lie in memory, in whole tiles. What the compiler keeps in the chip's own
 told apart.
 """
 import collections
+import functools
 import re
 from typing import NamedTuple
 
@@ -73,7 +74,14 @@ def read(text: str, *, chips: int = 1) -> Traffic:
     """Collectives and byte movers of a compiled program (``compiled.as_text()``) on so many chips."""
     computations, entry = parse(text)
     shapes = {name: {each.name: each.shape for each in body} for name, body in computations.items()}
-    works = _Works(computations)
+
+    @functools.cache
+    def related(computation):
+        """By name: what makes an array, and its first user."""
+        body = computations[computation]
+        return ({each.name: each for each in body},
+                {operand: each for each in reversed(body) for operand in each.operands})
+
     kinds, groups = {}, {}
     totals = collections.Counter()
     for computation, each, times in walk(computations, entry, 1):
@@ -87,7 +95,7 @@ def read(text: str, *, chips: int = 1) -> Traffic:
             wire = wire_bytes(kind, size, _group_size(attributes, chips))
             kinds[kind] = Collective(kind, old.count + times, old.bytes + size * times, old.wire + wire * times)
         if moved:
-            work = works.of(computation, each, shapes[computation]) if each.opcode in _ASYNC else each
+            work = _served(each, shapes[computation], *related(computation)) if each.opcode in _ASYNC else each
             operation = _operation(work, computations.get(called(work, "calls"), []))
             primitive, place = _source(work.attributes)
             group = groups.setdefault((operation, primitive), [0, collections.Counter(), 0])
@@ -167,34 +175,18 @@ def _bytes(each, shapes, inner, fast):
     return total + size
 
 
-class _Works:
+def _served(each, shapes, makers, users):
     """Whom an asynchronous copy serves: whoever uses what it brings into the fast memory, or made what it takes out."""
-
-    def __init__(self, computations):
-        self._computations, self._known = computations, {}
-
-    def of(self, computation, each, shapes):
-        made, users = self._maps(computation)
-        source = arrays(shapes.get(each.operands[0], ""))[:1]
-        outward = bool(source) and source[0].fast
-        work = each
-        for _ in range(8):
-            following = [made.get(work.operands[0])] if outward and work.operands else users.get(work.name, [])
-            if not following or following[0] is None or following[0].opcode in ("parameter", "tuple", "while"):
-                return each
-            work = following[0]
-            if work.opcode not in FREE and not work.opcode.endswith(("-done", "-start", "custom-call")):
-                return work
-        return each
-
-    def _maps(self, computation):
-        if computation not in self._known:
-            body, users = self._computations[computation], {}
-            for each in body:
-                for operand in each.operands:
-                    users.setdefault(operand, []).append(each)
-            self._known[computation] = {each.name: each for each in body}, users
-        return self._known[computation]
+    source = arrays(shapes.get(each.operands[0], ""))
+    outward = bool(source) and source[0].fast
+    work = each
+    for _ in range(8):
+        work = makers.get(work.operands[0]) if outward and work.operands else users.get(work.name)
+        if work is None or work.opcode in ("parameter", "tuple", "while"):
+            break
+        if work.opcode not in FREE and not work.opcode.endswith(("-done", "-start", "custom-call")):
+            return work
+    return each
 
 
 def _operation(each, inner):

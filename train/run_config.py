@@ -33,6 +33,8 @@ class RunConfig:
     """Peak of AdamW's learning rate."""
     warmup_steps: int = 1000
     """Linear warm-up."""
+    decay: Literal["cosine", "constant"] = "cosine"
+    """Of the learning rate after the warm-up."""
     final_learning_rate: float = 1e-6
     """End of the cosine."""
     weight_decay: float = 1e-4
@@ -73,8 +75,8 @@ class RunConfig:
 
     def __post_init__(self):
         positive = {"num_steps", "batch_size", "crop", "log_every", "checkpoint_every", "learning_rate", "clip_norm",
-                    "eval_steps", "fsdp", "accumulate"}
-        for name in sorted(positive):
+                    "eval_steps", "eval_samples", "fsdp", "accumulate"}
+        for name in sorted(positive & vars(self).keys()):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.ema < 1:

@@ -68,10 +68,6 @@ class Saver:
         if checkpoints.save(self._last, step, state, position=position):
             self._pending = step
 
-    def newest(self) -> int | None:
-        """The newest step that is saved, or is being saved."""
-        return self._last.latest_step()
-
     def announce(self, *, wait: bool = False) -> None:
         """Say that the last save is whole on the disk, if it is (or wait for that)."""
         if self._pending is None:

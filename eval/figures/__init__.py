@@ -28,11 +28,11 @@ Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 230
 import pathlib
 
 from eval import command, problems
-from eval.figures import bird, indigo, photo, toy
-from eval.figures.drawing import save
-from indigo_jax import methods
+from eval.figures import bird, indigo, photo
 
-OF_METHOD = {"indi": ("toy", "perception-distortion"), "bird": bird.FIGURES, **indigo.OF_METHOD}
+OF_METHOD = {"indi": photo.FIGURES, "bird": bird.FIGURES, **indigo.OF_METHOD}
+# by method: ``draw(args, names, folder)``: arguments of the command line, of which figures, where they go
+DRAW = {"indi": photo.draw, "bird": bird.draw, **dict.fromkeys(indigo.OF_METHOD, indigo.draw)}
 
 
 def main(argv=None) -> int:
@@ -57,20 +57,4 @@ def main(argv=None) -> int:
         other = next(method for method, names in OF_METHOD.items() if args.figure in names)
         parser.error(f"--figure {args.figure} is one of --method {other}")
     names = OF_METHOD[args.method] if args.figure == "all" else (args.figure,)
-    return command.run(parser, lambda: _draw(args, names, pathlib.Path(args.output)))
-
-
-def _draw(args, names, folder):
-    if args.method == "indi":
-        if "toy" in names:
-            save(toy.draw_toy(), folder / "toy.png")
-        if "perception-distortion" in names:
-            photo.draw(args, folder)
-    elif args.method == "bird":
-        prior = methods.base.open_network(args.weights, "prior")
-        pictures = problems.open_pictures(args.data, limit=args.limit or 3)
-        bird.draw(args.weights, prior, pictures, folder, names, seed=args.seed)
-    else:
-        settings = command.guided_settings(args)
-        pictures = problems.open_pictures(args.data, limit=args.limit or 3)
-        indigo.draw(args.method, pictures, folder, names, degradation=args.degradation, seed=args.seed, **settings)
+    return command.run(parser, lambda: DRAW[args.method](args, names, pathlib.Path(args.output)))

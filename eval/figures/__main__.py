@@ -1,5 +1,3 @@
-import sys
-
 from eval.figures import main
 
-sys.exit(main())
+raise SystemExit(main())

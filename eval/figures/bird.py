@@ -14,16 +14,15 @@ import scipy.ndimage
 from tqdm import tqdm
 
 from eval import problems
-from eval.command import to_csv, write_text
+from eval.command import write_csv
 from eval.figures import drawing
-from eval.measure import aligned_psnr, psnr_of
+from eval.measure import aligned_psnr, grouped, psnr_of
 from eval.problems import Case, Pictures
 from eval.tables import known
 from indigo_jax import denoisers, methods, restoration, samplers
 from indigo_jax.methods import base, bird
 
 FIGURES = ("iterations", "kernels", "levels", "wrong-kernel")
-SHOWN = 7  # iterations in a row
 LEVELS, EVALUATIONS = (2, 3, 5, 10, 20), 100
 ROTATIONS, WIDTHS = (0.0, 15.0, 30.0, 45.0), (0.0, 0.7, 1.4)  # degrees; standard deviation of a blur, pixels
 WRONG_METHODS = ("bird", "diffpir", "dps")
@@ -31,14 +30,12 @@ WRONG_METHODS = ("bird", "diffpir", "dps")
 
 def case_of(network: base.Network, pictures: Pictures, task: str, seed: int) -> Case:
     """All pictures as one case, at the side of the prior."""
-    return problems.make(task, problems.at_side(pictures, known.side_of(network)), problems.keys_of(pictures, seed))
+    return problems.make(task, *pictures.at(known.side_of(network), seed))
 
 
 def _prior(network, params):
     return denoisers.of(functools.partial(network.module.apply, params), network.info)
 
-
-# ---------------------------------------------------------------------------------------------------- iterations
 
 class Walk(NamedTuple):
     """Pictures on the way: ``x0`` ``[N, B, S, S, 3]``, one per iteration or network evaluation."""
@@ -49,83 +46,41 @@ class Walk(NamedTuple):
     x0: np.ndarray
 
 
-def walk_inpainting(network: base.Network, case: Case) -> Walk:
-    """BIRD's picture after every iteration, with the default settings of inpainting but from pure noise."""
+def walk(network: base.Network, case: Case, task: str) -> Walk:
+    """Inpainting: BIRD's picture after every iteration, with the default settings but from pure noise. Else the picture
+    after every network evaluation of the blind alternation."""
     @jax.jit
     def run(params, case):
-        problem = problems.problem_of("inpaint", case)
-        kernel, z = bird.begun(_prior(network, params), problem, bird.DEFAULT["inpaint"]._replace(start=0))
-        return samplers.sample(kernel, problem.keys, z, trace="x0")[1].trace
+        prior = _prior(network, params)
+        if task == "inpaint":
+            problem = problems.problem_of(task, case)
+            kernel, start = bird.begun(prior, problem, bird.DEFAULT[task]._replace(start=0))
+        else:
+            kernel, start = restoration.blind_em(*prior, case.y, size=None), case.y
+        return samplers.sample(kernel, case.keys, start, trace="x0")[1].trace
 
-    return Walk("BIRD: inpainting", "iteration", case, np.asarray(run(network.params, case.unseen)))
-
-
-def walk_blind(network: base.Network, case: Case) -> Walk:
-    """The picture after every network evaluation of the blind alternation."""
-    @jax.jit
-    def run(params, case):
-        kernel = restoration.blind_em(*_prior(network, params), case.y, size=None)
-        return samplers.sample(kernel, case.keys, case.y, trace="x0")[1].trace
-
-    return Walk("blind deblurring", "evaluation", case, np.asarray(run(network.params, case.unseen)))
-
-
-def chosen_steps(count: int, shown: int = SHOWN) -> list[int]:
-    """At most ``shown`` of ``1 .. count``, denser at the beginning, both ends among them.
-
-    >>> chosen_steps(100)
-    [1, 2, 5, 10, 22, 46, 100]
-    """
-    return sorted({int(round(step)) for step in np.geomspace(1, count, shown)})
+    title, unit = ("BIRD: inpainting", "iteration") if task == "inpaint" else ("blind deblurring", "evaluation")
+    return Walk(title, unit, case, np.asarray(run(network.params, case.unseen)))
 
 
 def draw_iterations(walks: list[Walk], picture: int = 0):
     """A row per walk: the measurement, the picture on the way, the truth."""
-    plt = drawing.pyplot()
-    columns = 2 + max(len(chosen_steps(len(walk.x0))) for walk in walks)
-    figure, axes = plt.subplots(len(walks), columns, figsize=(1.5 * columns, 1.95 * len(walks)), squeeze=False,
-                                layout="constrained")
-    for row, walk in zip(axes, walks):
-        truth = np.asarray(walk.case.x)[picture:picture + 1]
-        shown = [("measured", np.asarray(walk.case.y)[picture])]
-        shown += [(f"{walk.unit} {step}", walk.x0[step - 1, picture]) for step in chosen_steps(len(walk.x0))]
-        for ax, (title, x) in zip(row, shown):
-            _show(ax, x, title, f"{psnr_of(np.clip(x[None], -1, 1), truth)[0]:.1f} dB")
-        _show(row[len(shown)], truth[0], "truth", "")
-        row[0].set_ylabel(walk.title, fontsize=9)
-        for ax in row[len(shown) + 1:]:
-            ax.axis("off")
-    return figure
+    return drawing.strips([drawing.way(walk.title, walk.unit, walk.case.y[picture], walk.x0[:, picture],
+                                       walk.case.x[picture]) for walk in walks])[0]
 
-
-def _show(ax, x, title, below):
-    drawing.show(ax, np.clip((np.asarray(x) + 1) / 2, 0, 1), title, below)
-
-
-# ---------------------------------------------------------------------------------------------------- kernels
 
 def draw_kernels(weights: str, case: Case):
     """A row per picture: blurred, restored and true picture, the kernel that was found beside the true one."""
-    plt = drawing.pyplot()
     method = methods.load("bird", task="deblur", weights=weights)
     found = method.run(case.y, case.keys, method.plan(*case.y.shape[1:3]), method.estimated(case.y))
-    x, found = map(np.asarray, (found.x, found.kernel))
-    truth, y, true = map(np.asarray, (case.x, case.y, case.given["kernel"]))
-    found, true = same_side(found, true)
-    figure, axes = plt.subplots(len(x), 5, figsize=(8, 1.85 * len(x) + 0.2), squeeze=False, layout="constrained")
-    scores = [aligned_psnr(np.clip(image, -1, 1), truth) for image in (y, x)]
-    for i, row in enumerate(axes):
-        _show(row[0], y[i], "blurred", f"{scores[0][i]:.1f} dB")
-        _show(row[1], x[i], "restored", f"{scores[1][i]:.1f} dB")
-        _show(row[2], truth[i], "truth", "")
-        for ax, kernel, title in zip(row[3:], (found[i], true[i]), ("kernel found", "true kernel")):
-            ax.imshow(kernel, cmap="magma", interpolation="nearest")
-            ax.set_title(title, fontsize=8)
-            ax.set(xticks=(), yticks=())
-        row[3].set_xlabel(f"distance {np.abs(found[i] - true[i]).sum():.2f}", fontsize=8, labelpad=2)
-    figure.suptitle("blind deblurring: PSNR shift-aligned; distance of kernels: sum of absolute differences, 0 to 2",
-                    fontsize=9)
-    return figure
+    kernels, true = same_side(np.asarray(found.kernel), np.asarray(case.given["kernel"]))
+    scores = [aligned_psnr(np.clip(x, -1, 1), case.x) for x in (case.y, found.x)]
+    rows = [("", [(case.y[i], "blurred", f"{scores[0][i]:.1f} dB"), (found.x[i], "restored", f"{scores[1][i]:.1f} dB"),
+                  (case.x[i], "truth", ""),
+                  (kernels[i], "kernel found", f"distance {np.abs(kernels[i] - true[i]).sum():.2f}"),
+                  (true[i], "true kernel", "")]) for i in range(len(true))]
+    return drawing.strips(rows, title="blind deblurring: PSNR shift-aligned; distance of kernels: sum of absolute "
+                          "differences, 0 to 2")[0]
 
 
 def same_side(*kernels):
@@ -135,33 +90,28 @@ def same_side(*kernels):
     return [np.pad(kernel, [(0, 0), (n, n), (n, n)]) for kernel, n in zip(kernels, borders)]
 
 
-# ---------------------------------------------------------------------------------------------------- step size
-
-def measure_levels(network: base.Network, case: Case, *, levels=None, evaluations: int = EVALUATIONS) -> list[dict]:
+def measure_levels(network: base.Network, case: Case) -> list[dict]:
     """Inpainting with rollouts of few or many steps at equal network evaluations: ``{"levels", "iterations",
     "evaluations", "psnr", "seconds"}``, the mean over pictures and the time for all of them, without compiling."""
-    rows, levels = [], LEVELS if levels is None else levels
-    with tqdm(total=len(levels) * evaluations * len(case.x), unit="evaluation", desc="levels") as bar:
-        for count in levels:
-            knobs = bird.DEFAULT["inpaint"]._replace(num_levels=count, refresh=None,
-                                                     num_iterations=max(evaluations // count, 1))
+    rows = []
+    for count in tqdm(LEVELS, desc="levels"):
+        knobs = bird.DEFAULT["inpaint"]._replace(num_levels=count, refresh=None,
+                                                 num_iterations=max(EVALUATIONS // count, 1))
 
-            def run(params, case):
-                return bird.inpaint(_prior(network, params), problems.problem_of("inpaint", case), knobs).x
+        def run(params, case):
+            return bird.inpaint(_prior(network, params), problems.problem_of("inpaint", case), knobs).x
 
-            program = jax.jit(run).lower(network.params, case.unseen).compile()
-            start = time.perf_counter()
-            x = np.asarray(program(network.params, case.unseen))
-            rows.append({"levels": count, "iterations": knobs.num_iterations, "evaluations": knobs.evaluations,
-                         "psnr": float(psnr_of(x, case.x).mean()), "seconds": time.perf_counter() - start})
-            bar.update(evaluations * len(case.x))
+        program = jax.jit(run).lower(network.params, case.unseen).compile()
+        start = time.perf_counter()
+        x = np.asarray(program(network.params, case.unseen))
+        rows.append({"levels": count, "iterations": knobs.num_iterations, "evaluations": knobs.evaluations,
+                     "psnr": float(psnr_of(x, case.x).mean()), "seconds": time.perf_counter() - start})
     return rows
 
 
 def draw_levels(rows: list[dict], title: str):
     """PSNR and time over the number of DDIM steps in a rollout."""
-    plt = drawing.pyplot()
-    figure, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    figure, ax = drawing.pyplot().subplots(figsize=(5.2, 3.6), layout="constrained")
     x = range(len(rows))
     ax.plot(x, [row["psnr"] for row in rows], "-o", color=drawing.COLOURS[0])
     ax.set_xticks(x, [f"{row['levels']}\n({row['iterations']} iterations)" for row in rows], fontsize=8)
@@ -178,8 +128,6 @@ def draw_levels(rows: list[dict], title: str):
     return figure
 
 
-# ---------------------------------------------------------------------------------------------------- a wrong kernel
-
 def spoiled(kernels: np.ndarray, *, rotation: float = 0.0, width: float = 0.0) -> np.ndarray:
     """Kernels ``[B, n, n]`` rotated by degrees and blurred by a Gaussian of ``width`` pixels, of sum 1 again."""
     out = []
@@ -190,91 +138,60 @@ def spoiled(kernels: np.ndarray, *, rotation: float = 0.0, width: float = 0.0) -
     return np.asarray(out, np.float32)
 
 
-def measure_wrong_kernel(weights: str, case: Case, *, names=WRONG_METHODS, rotations=ROTATIONS,
-                         widths=WIDTHS) -> list[dict]:
+def measure_wrong_kernel(weights: str, case: Case) -> list[dict]:
     """Deblurring with a known kernel that is wrong, beside the blind method, which is told none: ``{"error", "amount",
-    "method", "psnr"}``, shift-aligned means over the pictures; ``error`` is "rotation" or "width".
+    "method", "psnr"}``, shift-aligned means over the pictures; ``error`` is "rotation" or "width"."""
+    amounts = [("rotation", amount) for amount in ROTATIONS] + [("width", amount) for amount in WIDTHS]
 
-    Args:
-        weights: of the prior.
-        case: of the task deblur.
-        names: of lines of the table.
-        rotations, widths: as for :func:`spoiled`.
-    """
-    amounts = [("rotation", amount) for amount in rotations] + [("width", amount) for amount in widths]
-    lines = {name: _compiled("deblur", name, weights) for name in names}
-    rows, scores = [], {}
+    def scorer(task, name):
+        line = known.line(task, name, weights)
+        program = jax.jit(line.restore)
+        return lambda case: float(aligned_psnr(program(line.params, case.unseen)[0], case.x).mean())
 
-    def score(name, restore, case):
-        bar.set_postfix_str(known.title("deblur", name))
-        found = float(aligned_psnr(restore(case.unseen), case.x).mean())
-        bar.update()
-        return found
-
-    with tqdm(total=1 + len(names) * (len(amounts) - 1), unit="run", desc="wrong kernel") as bar:
-        told_none = score("bird", _compiled("blind", "bird", weights), case)
-        for error, amount in amounts:
-            wrong = {**case.given, "kernel": jnp.asarray(spoiled(case.given["kernel"], **{error: amount}))}
-            for name, restore in lines.items():
-                key = (name, error if amount else "", amount)
-                scores[key] = scores[key] if key in scores else score(name, restore, case._replace(given=wrong))
-                rows.append({"error": error, "amount": amount, "method": name, "psnr": scores[key]})
-            rows.append({"error": error, "amount": amount, "method": "blind", "psnr": told_none})
+    scorers, told_none = {name: scorer("deblur", name) for name in WRONG_METHODS}, scorer("blind", "bird")(case)
+    right, rows = {name: score(case) for name, score in scorers.items()}, []
+    for error, amount in tqdm(amounts, desc="wrong kernel"):
+        kernel = jnp.asarray(spoiled(case.given["kernel"], **{error: amount}))
+        wrong = case._replace(given={**case.given, "kernel": kernel})
+        found = {name: score(wrong) if amount else right[name] for name, score in scorers.items()}
+        rows += [{"error": error, "amount": amount, "method": name, "psnr": psnr}
+                 for name, psnr in {**found, "blind": told_none}.items()]
     return rows
-
-
-def _compiled(task, name, weights):
-    line = known.line(task, name, weights)
-    program = jax.jit(line.restore)
-    return lambda case: program(line.params, case)[0]
 
 
 def draw_wrong_kernel(rows: list[dict], title: str):
     """A panel per error of the kernel, a line per method."""
-    plt = drawing.pyplot()
     labels = {"rotation": "kernel rotated by, degrees", "width": "kernel widened by a Gaussian of, pixels"}
-    errors = list(dict.fromkeys(row["error"] for row in rows))
-    figure, axes = plt.subplots(1, len(errors), figsize=(4.2 * len(errors), 3.6), sharey=True, squeeze=False,
-                                layout="constrained")
-    for ax, error in zip(axes[0], errors):
-        for colour, method in zip(drawing.COLOURS, dict.fromkeys(row["method"] for row in rows)):
-            points = [(row["amount"], row["psnr"]) for row in rows if (row["error"], row["method"]) == (error, method)]
-            name = "blind (told no kernel)" if method == "blind" else known.title("deblur", method)
-            ax.plot(*zip(*points), "--" if method == "blind" else "-o", color=colour, label=name)
-        ax.set_xlabel(labels[error], fontsize=9)
-        ax.grid(color="0.92", linewidth=0.6)
-    axes[0, 0].set_ylabel("PSNR, shift-aligned, dB")
-    axes[0, 0].legend(fontsize=8)
+    blind = "blind (told no kernel)"
+    errors = grouped(rows, "error", "method")
+    figure, axes = drawing.pyplot().subplots(1, len(errors), figsize=(4.2 * len(errors), 3.6), sharey=True,
+                                             squeeze=False, layout="constrained")
+    for ax, (error, by_method) in zip(axes[0], errors.items()):
+        lines = {blind if method == "blind" else known.title("deblur", method):
+                 zip(*((row["amount"], row["psnr"]) for row in group)) for method, group in by_method.items()}
+        drawing.curves(ax, lines, labels[error], "PSNR, shift-aligned, dB", dashed=blind)
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-# ---------------------------------------------------------------------------------------------------- all of them
-
-def draw(weights: str, network: base.Network, pictures: Pictures, folder, names=FIGURES, *, seed: int = 0) -> None:
-    """Draw some of :data:`FIGURES` into a folder: ``bird_NAME.png``, with ``bird_NAME.csv`` where there are numbers.
-
-    Args:
-        weights, network: of the prior.
-        pictures: clean ones.
-        folder: where the figures go.
-        names: of :data:`FIGURES`.
-        seed: of all noise and kernels.
-    """
+def draw(args, names, folder) -> None:
+    """``bird_NAME.png``, with ``bird_NAME.csv`` where there are numbers; see :data:`eval.figures.DRAW`."""
+    network = base.open_network(args.weights, "prior")
+    pictures = problems.open_pictures(args.data, limit=args.limit or 3)
     where = f"{len(pictures.names)} pictures of {pictures.label}"
     if "iterations" in names:
-        first = pictures._replace(names=pictures.names[:1], images=pictures.images[:1])
-        walks = [walk_inpainting(network, case_of(network, first, "inpaint", seed)),
-                 walk_blind(network, case_of(network, first, "blind", seed))]
+        first = pictures.singles()[0]
+        walks = [walk(network, case_of(network, first, task, args.seed), task) for task in ("inpaint", "blind")]
         drawing.save(draw_iterations(walks), folder / "bird_iterations.png")
     if "kernels" in names:
-        drawing.save(draw_kernels(weights, case_of(network, pictures, "blind", seed)), folder / "bird_kernels.png")
+        figure = draw_kernels(args.weights, case_of(network, pictures, "blind", args.seed))
+        drawing.save(figure, folder / "bird_kernels.png")
     if "levels" in names:
-        rows = measure_levels(network, case_of(network, pictures, "inpaint", seed))
-        write_text(folder / "bird_levels.csv", to_csv(rows))
+        rows = measure_levels(network, case_of(network, pictures, "inpaint", args.seed))
+        write_csv(folder / "bird_levels.csv", rows)
         drawing.save(draw_levels(rows, f"BIRD, inpainting, {where}"), folder / "bird_levels.png")
     if "wrong-kernel" in names:
-        rows = measure_wrong_kernel(weights, case_of(network, pictures, "deblur", seed))
-        write_text(folder / "bird_wrong_kernel.csv", to_csv(rows))
-        drawing.save(draw_wrong_kernel(rows, f"deblurring with a wrong kernel, {where}"),
-                     folder / "bird_wrong_kernel.png")
+        rows = measure_wrong_kernel(args.weights, case_of(network, pictures, "deblur", args.seed))
+        write_csv(folder / "bird_wrong_kernel.csv", rows)
+        figure = draw_wrong_kernel(rows, f"deblurring with a wrong kernel, {where}")
+        drawing.save(figure, folder / "bird_wrong_kernel.png")

@@ -9,19 +9,15 @@ import jax
 import numpy as np
 
 from eval import problems
-from eval.command import to_csv, write_text
+from eval.command import guided_settings, write_csv
 from eval.figures import drawing
-from eval.figures.bird import chosen_steps
 from eval.measure import psnr_of
-from eval.problems import Case, Pictures
+from eval.problems import Case
 from eval.tables import guided
 from indigo_jax import methods, restoration, samplers
 
 OF_METHOD = {"indigo": ("decomposition", "path"), "latent-indigo": ("decomposition", "path", "drift")}
-FIGURES = OF_METHOD["latent-indigo"]
 
-
-# ---------------------------------------------------------------------------------------------------- decomposition
 
 class Decomposition(NamedTuple):
     """A picture in the eyes of the invertible network; all but ``x``, ``y`` and ``swapped`` in its units.
@@ -46,16 +42,11 @@ class Decomposition(NamedTuple):
 
 def decompose(method: methods.Indigo, case: Case) -> Decomposition:
     """Of each picture of the case, for its own degradation: with F(y)."""
-    latent, apply = method.variant == "latent", method.networks["inn"].module.apply
-
     @jax.jit
     def run(params, x, y):
-        space = method.autoencoder(params)
-        cond = apply(params[1], y / 2 + 0.5, method="embed")
-        whole, measured = (space.encode(a) if latent else a / 2 + 0.5 for a in (x, y))
-        coarse, details = apply(params[1], whole, cond, method="forward")
-        swapped = apply(params[1], measured, details, cond, method="inverse")
-        swapped = space.decode(swapped) if latent else 2 * swapped - 1
+        whole, measured, coarse, details, inverse = guided.split(method, params, x, y)
+        swapped = inverse(measured, details)
+        swapped = method.autoencoder(params).decode(swapped) if method.variant == "latent" else 2 * swapped - 1
         return Decomposition(x, y, whole, coarse, details, measured, swapped)
 
     return jax.tree.map(np.asarray, run(method.params, case.x, case.y))
@@ -75,33 +66,24 @@ def contrast(a: np.ndarray) -> np.ndarray:
 
 def draw_decomposition(found: Decomposition, picture: int = 0, *, title: str = ""):
     """A row of pictures, then one row of details per level."""
-    plt = drawing.pyplot()
     levels = len(found.details)
-    figure, axes = plt.subplots(1 + levels, 6, figsize=(10.5, 2.1 * (1 + levels) + 0.5), squeeze=False,
-                                layout="constrained")
     latent = found.whole.shape[-1] != 3 or found.whole.shape != found.x.shape
 
     def view(a):
-        return contrast(a[picture]) if latent else np.clip(a[picture], 0, 1)
+        return 2 * (contrast(a[picture]) if latent else a[picture]) - 1
 
     psnr = psnr_of(np.clip(found.swapped, -1, 1), found.x)[picture]
-    name = "latents" if latent else "network's input"
-    for ax, (label, image) in zip(axes[0], (
-            ("picture x", found.x[picture] / 2 + 0.5), (name, view(found.whole)), ("coarse part c", view(found.coarse)),
-            ("measurement y", found.y[picture] / 2 + 0.5), ("in place of c", view(found.measured)),
-            (f"y with x's details\n{psnr:.1f} dB", found.swapped[picture] / 2 + 0.5))):
-        drawing.show(ax, np.clip(image, 0, 1), label)
-    for level, (row, details) in enumerate(zip(axes[1:], found.details)):
-        for i, (ax, detail) in enumerate(zip(row, details)):
-            drawing.show(ax, contrast(detail[picture]), f"level {levels - level}, detail {i + 1}")
-        for ax in row[len(details):]:
-            ax.axis("off")
+    cells = [(found.x[picture], "picture x", ""), (view(found.whole), "latents" if latent else "network's input", ""),
+             (view(found.coarse), "coarse part c", ""), (found.y[picture], "measurement y", ""),
+             (view(found.measured), "in place of c", ""),
+             (found.swapped[picture], f"y with x's details\n{psnr:.1f} dB", "")]
+    rows = [("", cells)] + [
+        ("", [(2 * contrast(detail[picture]) - 1, f"level {levels - level}, detail {i + 1}", "")
+              for i, detail in enumerate(details)]) for level, details in enumerate(found.details)]
     seen = "latents (first three channels) and details" if latent else "details"
-    figure.suptitle(f"{title}\n{seen}: contrast-normalised, each by its own largest values; grey is 0", fontsize=9)
-    return figure
+    return drawing.strips(rows, side=1.75, title=f"{title}\n{seen}: contrast-normalised, each by its own largest "
+                          "values; grey is 0")[0]
 
-
-# ---------------------------------------------------------------------------------------------------- a chain's way
 
 class Walk(NamedTuple):
     """A chain, step by step.
@@ -136,65 +118,33 @@ def walk(method: methods.Indigo, case: Case, title: str) -> Walk:
     return Walk(title, *jax.tree.map(np.asarray, run(method.params, case.y, case.keys)))
 
 
+def _over_steps(ax, walks, values, label):
+    """A curve per chain."""
+    drawing.curves(ax, {walk.title: (np.arange(1, 1 + len(walk.x0)), values(walk)) for walk in walks}, "step", label)
+    ax.set_ylim(bottom=0)
+
+
 def draw_path(walks: list[Walk], case: Case, picture: int = 0, *, title: str = ""):
     """Estimates at chosen steps, a row per chain, and below the residual over the steps."""
-    plt = drawing.pyplot()
-    steps = chosen_steps(len(walks[0].x0))
-    columns = len(steps) + 2
-    figure = plt.figure(figsize=(1.55 * columns, 1.95 * len(walks) + 2.8), layout="constrained")
-    grid = figure.add_gridspec(len(walks) + 1, columns, height_ratios=[1] * len(walks) + [1.3])
-    truth = np.asarray(case.x)[picture]
-    for row, each in enumerate(walks):
-        shown = [("measurement", np.asarray(case.y)[picture])]
-        shown += [(f"step {step}", each.x0[step - 1, picture]) for step in steps] + [("truth", truth)]
-        for column, (label, x) in enumerate(shown):
-            ax, x = figure.add_subplot(grid[row, column]), np.clip(x, -1, 1)
-            below = f"{psnr_of(x[None], truth[None])[0]:.1f} dB" if "step" in label else ""
-            drawing.show(ax, x / 2 + 0.5, label, below)
-            if column == 0:
-                ax.set_ylabel(each.title, fontsize=8)
-    _curves(figure.add_subplot(grid[len(walks), :]), [(each.title, each.residual[:, picture]) for each in walks],
-            "residual: rms of y - c(x0)")
-    figure.suptitle(title, fontsize=10)
+    rows = [drawing.way(walk.title, "step", case.y[picture], walk.x0[:, picture], case.x[picture]) for walk in walks]
+    figure, ax = drawing.strips(rows, title=title, below=2.8)
+    _over_steps(ax, walks, lambda walk: walk.residual[:, picture], "residual: rms of y - c(x0)")
     return figure
 
 
 def draw_drift(walks: list[Walk], title: str):
     """Mean drift of the estimates over the pictures, a line per chain."""
-    plt = drawing.pyplot()
-    figure, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    _curves(ax, [(each.title, each.drift.mean(axis=1)) for each in walks], "drift: |E(D(z0)) - z0| / |z0|")
+    figure, ax = drawing.pyplot().subplots(figsize=(6, 3.6), layout="constrained")
+    _over_steps(ax, walks, lambda walk: walk.drift.mean(axis=1), "drift: |E(D(z0)) - z0| / |z0|")
     ax.set_title(title, fontsize=10)
     return figure
 
 
-def _curves(ax, curves, label):
-    for (name, values), colour in zip(curves, drawing.COLOURS):
-        ax.plot(np.arange(1, 1 + len(values)), values, color=colour, label=name, linewidth=1.4)
-    ax.set_xlabel("step", fontsize=9)
-    ax.set_ylabel(label, fontsize=9)
-    ax.set_ylim(bottom=0)
-    ax.legend(fontsize=8)
-    ax.grid(color="0.92", linewidth=0.6)
-
-
-# ---------------------------------------------------------------------------------------------------- all of them
-
-def draw(name: str, pictures: Pictures, folder, names=None, *, degradation: str = "plain", seed: int = 0,
-         **settings) -> None:
-    """Draw some of ``OF_METHOD[name]`` into a folder: ``indigo_NAME.png``, with ``.csv`` where there are numbers.
-
-    Args:
-        name: of the method.
-        pictures: clean ones.
-        folder: where the figures go.
-        names: of figures; default all.
-        degradation: of :data:`problems.LEARNED`.
-        seed: of all noise.
-        settings: of the method, for all chains.
-    """
-    names, method = OF_METHOD[name] if names is None else names, methods.load(name, **settings)
-    stem, case = name.replace("-", "_"), guided.case_of(method, pictures, degradation, seed)
+def draw(args, names, folder) -> None:
+    """``METHOD_NAME.png``, and ``.csv`` of the numbers; see :data:`eval.figures.DRAW`."""
+    name, settings, degradation = args.method, guided_settings(args), args.degradation
+    pictures, method = problems.open_pictures(args.data, limit=args.limit or 3), methods.load(name, **settings)
+    stem, case = name.replace("-", "_"), guided.case_of(method, pictures, degradation, args.seed)
     where = f"{pictures.label}, {degradation}: {problems.LEARNED[degradation]}"
     if "decomposition" in names:
         figure = draw_decomposition(decompose(method, case), title=f"the invertible network, {where}")
@@ -216,4 +166,4 @@ def draw(name: str, pictures: Pictures, folder, names=None, *, degradation: str 
     rows = [{"chain": each.title, "step": step + 1, "picture": picture, "residual": float(each.residual[step, i]),
              "drift": "" if each.drift is None else float(each.drift[step, i])}
             for each in walks for step in range(len(each.x0)) for i, picture in enumerate(pictures.names)]
-    write_text(folder / f"{stem}_path.csv", to_csv(rows))
+    write_csv(folder / f"{stem}_path.csv", rows)

@@ -4,13 +4,16 @@ import pathlib
 import numpy as np
 
 from eval import problems
-from eval.command import to_csv, write_text
+from eval.command import write_csv
 from eval.configs import photo_degradations
-from eval.figures.drawing import COLOURS, pyplot, save
+from eval.figures import toy
+from eval.figures.drawing import COLOURS, pyplot, save, strips
+from eval.measure import lpips_of
 from eval.problems import Degradation
 from eval.tables.photo import Result, means, measure, restorations
 from indigo_jax import methods, metrics
 
+FIGURES = ("toy", "perception-distortion")
 STEPS = (1, 2, 3, 5, 10, 20)
 
 
@@ -23,17 +26,17 @@ class HighFrequencies:
 
     def __call__(self, a, b) -> np.ndarray:
         """uint8 ``[B, H, W, 3]`` twice ``-> float64 [B]``; ``b`` is the truth."""
-        return self.energy(a) / np.maximum(self.energy(b), 1e-12)
+        return _high_frequencies(a) / np.maximum(_high_frequencies(b), 1e-12)
 
-    @staticmethod
-    def energy(image) -> np.ndarray:
-        """Mean power of the (Hann-windowed) grey picture at frequencies above 0.25 per pixel."""
-        grey = np.asarray(image, np.float64) @ (0.299, 0.587, 0.114)
-        grey = grey - grey.mean(axis=(1, 2), keepdims=True)
-        height, width = grey.shape[1:]
-        window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
-        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
-        return np.mean(np.abs(np.fft.fft2(grey * window))[:, frequency > 0.25] ** 2, axis=1)
+
+def _high_frequencies(image):
+    """Mean power of the (Hann-windowed) grey picture at frequencies above 0.25 per pixel."""
+    grey = np.asarray(image, np.float64) @ (0.299, 0.587, 0.114)
+    grey = grey - grey.mean(axis=(1, 2), keepdims=True)
+    height, width = grey.shape[1:]
+    window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    return np.mean(np.abs(np.fft.fft2(grey * window))[:, frequency > 0.25] ** 2, axis=1)
 
 
 def one_per_task(degradations) -> tuple[Degradation, ...]:
@@ -57,11 +60,10 @@ def draw_perception_distortion(rows: list[dict], perception, title: str):
         perception: the protocol on the vertical axis.
         title: what was measured.
     """
-    plt = pyplot()
     distortion = metrics.by_name("psnr").name
     psnr, seen = means(rows, distortion), means(rows, perception.name)
     labels = {row["task"]: _label(row["task"], row["variant"]) for row in rows}
-    figure, axes = plt.subplots(1, len(psnr), figsize=(3.1 * len(psnr), 3.7), squeeze=False, layout="constrained")
+    figure, axes = pyplot().subplots(1, len(psnr), figsize=(3.1 * len(psnr), 3.7), squeeze=False, layout="constrained")
     for i, (ax, task) in enumerate(zip(axes[0], psnr)):
         steps = sorted(n for n in psnr[task] if n)
         x, y = [psnr[task][n] for n in steps], [seen[task][n] for n in steps]
@@ -90,29 +92,18 @@ def _span(values, least: float) -> tuple[float, float]:
 
 def draw_strip(results: list[Result], steps=(1, 10), *, size: int = 96):
     """Details of pictures: one row per task with input, restorations and truth, each task from another picture."""
-    plt = pyplot()
     names = list(dict.fromkeys(result.name for result in results))
-    tasks = list(dict.fromkeys(result.degradation.task for result in results))
     found = {(result.degradation.task, result.name, result.num_steps): result for result in results}
-    columns = [0, *steps]
-    figure, axes = plt.subplots(len(tasks), len(columns) + 1, squeeze=False, layout="constrained",
-                                figsize=(2.3 * (len(columns) + 1), 2.45 * len(tasks)))
-    for i, (row, task) in enumerate(zip(axes, tasks)):
-        here = [found[task, names[i % len(names)], n] for n in columns]
-        truth = here[0].truth
-        window = detail(truth, size)
-        for ax, result in zip(row, here):
-            ax.imshow(result.image[window], interpolation="nearest")
-            psnr = metrics.psnr(result.image[window][None], truth[window][None])[0]
-            ax.set_xlabel(f"{psnr:.2f} dB", fontsize=9, labelpad=2)
-        row[-1].imshow(truth[window], interpolation="nearest")
-        row[-1].set_xlabel(pathlib.PurePath(names[i % len(names)]).stem, fontsize=9, labelpad=2)
-        row[0].set_ylabel(_label(task, here[0].degradation.variant).replace(", ", ",\n"), fontsize=9)
-    for ax, title in zip(axes[0], ["input", *(f"N = {n}" for n in steps), "truth"]):
-        ax.set_title(title, fontsize=11)
-    for ax in axes.flat:
-        ax.set(xticks=(), yticks=())
-    return figure
+    rows = []
+    for i, task in enumerate(dict.fromkeys(result.degradation.task for result in results)):
+        name = names[i % len(names)]
+        here = [found[task, name, n] for n in (0, *steps)]
+        truth, window = here[0].truth, detail(here[0].truth, size)
+        cells = [(result.image[window], f"N = {result.num_steps}" if result.num_steps else "input",
+                  f"{metrics.psnr(result.image[window][None], truth[window][None])[0]:.2f} dB") for result in here]
+        rows.append((_label(task, here[0].degradation.variant).replace(", ", ",\n"),
+                     [*cells, (truth[window], "truth", pathlib.PurePath(name).stem)]))
+    return strips(rows, side=2.1)[0]
 
 
 def detail(image, size: int) -> tuple[slice, slice]:
@@ -127,15 +118,13 @@ def detail(image, size: int) -> tuple[slice, slice]:
     return slice(top, top + height), slice(left, left + width)
 
 
-def draw(args, folder) -> None:
-    """Draw all into a folder.
-
-    Args:
-        args: of the command line.
-        folder: where the pictures go, with the numbers behind them.
-    """
-    perception = metrics.by_name("lpips", lpips_params=metrics.load_lpips(args.lpips)) if args.lpips else (
-        HighFrequencies())
+def draw(args, names, folder) -> None:
+    """The figures and the numbers behind them; see :data:`eval.figures.DRAW`."""
+    if "toy" in names:
+        save(toy.draw_toy(), folder / "toy.png")
+    if "perception-distortion" not in names:
+        return
+    perception = lpips_of(args.lpips) or HighFrequencies()
     pictures = problems.open_pictures(args.data, limit=args.limit, crop=args.crop)
     info = methods.base.open_network(args.weights, "restorer").info
     steps = sorted({1, *args.steps})
@@ -144,7 +133,7 @@ def draw(args, folder) -> None:
     rows = measure(results, [metrics.by_name("psnr"), perception])
     title = (f"{info.get('name', 'InDI')}: perception against distortion for {steps[0]} to {steps[-1]} steps "
              f"(means over {len(pictures.names)} pictures of {pictures.label}, central {args.crop} px)")
-    write_text(folder / "perception_distortion.csv", to_csv(rows))
+    write_csv(folder / "perception_distortion.csv", rows)
     save(draw_perception_distortion(rows, perception, title), folder / "perception_distortion.png")
     shown = [1, 10] if 10 in steps else [1, steps[-1]]
     save(draw_strip(results, tuple(dict.fromkeys(shown))), folder / "strip.png")

@@ -8,9 +8,8 @@ The scores of a picture depend on the picture, its name, the config, the weights
 on the other pictures, the number of devices or processes or on having been stopped: each picture has a record of its
 own there, and the same command does only what is missing. A picture that cannot be read is named, the others are done.
 """
-import argparse
-import hashlib
 import inspect
+import itertools
 import json
 import pathlib
 import re
@@ -23,15 +22,14 @@ from tqdm import tqdm
 
 import indigo_jax
 from eval import problems
-from eval.command import some, write_text
-from eval.problems import Degradation
+from eval.command import some, write_csv
+from eval.problems import Degradation, digest
 from eval.run import batches, processes, records
 from eval.run.config import EvalConfig
 from indigo_jax import data, images, metrics, operators, rng, sharding
 from indigo_jax.images.picture import one_line, show
 from indigo_jax.methods import flags
-from train import common as train_common
-from train import distributed
+from train import common, distributed
 
 _GIVEN = (Degradation("given", "", lambda keys: operators.compose()),)  # of data in pairs
 _READERS = 4  # threads
@@ -46,40 +44,25 @@ class Outcome(NamedTuple):
     failed: dict[str, str]
 
 
-# ---------------------------------------------------------------------------------------------------- what is run
-
 def degradations(config: EvalConfig, source) -> tuple[Degradation, ...]:
-    """Those of the config, or that of data in pairs.
-
-    Errors:
-        ValueError for a mix-up of paired data and degradations.
-    """
+    """Those of the config, or that of data in pairs; ValueError for a mix-up of both."""
     paired = (config.data.partition(":")[0] in ("gopro", "pairs")
               or not pathlib.Path(config.data).is_dir() and "measurement" in source[0])
-    if paired and config.degradations:
-        raise ValueError(f"{config.data} holds pairs but the config degrades pictures itself: use a config without "
-                         "degradations, or a folder of clean pictures")
-    if not paired and not config.degradations:
-        raise ValueError(f"{config.data} holds no pairs: give --data gopro:FOLDER or --data "
-                         "pairs:SHARP_FOLDER,BLURRED_FOLDER")
+    common.check_pairs(config.data, paired=paired, degrades=bool(config.degradations))
     return _GIVEN if paired else config.chosen()
 
 
 def identity(config: EvalConfig, method, chosen, protocols) -> dict:
     """JSON of all that the scores depend on, beside the pictures."""
     device = jax.local_devices()[0]
-    return {"method": config.method, "task": method.task, "settings": _settings(method),
+    settings = {name: getattr(method.settings, name) for name, (_, flag) in flags.flags_of(method.settings).items()
+                if flag.file != "weights"}  # all but names; arrays as their digests
+    return {"method": config.method, "task": method.task,
+            "settings": json.loads(json.dumps(settings, default=digest)),
             "weights": {role: network.info["sha256"] for role, network in method.networks.items()},
             "degradations": fingerprints(chosen), "metrics": [protocol.name for protocol in protocols],
             "seed": config.seed, "batch": config.batch, "code": code(method),
             "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
-
-
-def _settings(method):
-    """JSON of all but the names of weights; arrays as twelve digits."""
-    found = {name: getattr(method.settings, name) for name, (_, flag) in flags.flags_of(method.settings).items()
-             if flag.file != "weights"}
-    return json.loads(json.dumps(found, default=lambda array: hashlib.sha256(array.tobytes()).hexdigest()[:12]))
 
 
 def fingerprints(chosen: tuple[Degradation, ...]) -> dict[str, str]:
@@ -87,8 +70,7 @@ def fingerprints(chosen: tuple[Degradation, ...]) -> dict[str, str]:
     ramp = np.arange(64 * 64 * 3, dtype=np.uint32).reshape(64, 64, 3)
     picture = (ramp * ramp // 97 % 256).astype(np.uint8)
     outputs = np.asarray(problems.degrade(chosen, picture, rng.image_keys(0, [0])[0]))
-    return {f"{each.task} {each.variant}".strip(): hashlib.sha256(y.tobytes()).hexdigest()[:12]
-            for each, y in zip(chosen, outputs)}
+    return {f"{each.task} {each.variant}".strip(): digest(y) for each, y in zip(chosen, outputs)}
 
 
 def code(method) -> str:
@@ -97,13 +79,9 @@ def code(method) -> str:
     files = {path.relative_to(library).as_posix(): path for path in library.rglob("*.py")}
     files = {name: path for name, path in files.items() if name.partition("/")[0] not in _ELSEWHERE}
     here = {module.__name__: pathlib.Path(module.__file__) for module in (problems, batches, sys.modules[__name__])}
-    state = hashlib.sha256()
-    for name, path in sorted({**files, **here, "method": pathlib.Path(inspect.getfile(type(method)))}.items()):
-        state.update(name.encode() + b"\0" + path.read_bytes())
-    return state.hexdigest()[:12]
+    files.update(here, method=pathlib.Path(inspect.getfile(type(method))))
+    return digest(*(part for name, path in sorted(files.items()) for part in (name, b"\0", path.read_bytes())))
 
-
-# ---------------------------------------------------------------------------------------------------- the run
 
 def evaluate(config: EvalConfig, devices=None) -> Outcome:
     """Do what is missing of an evaluation and write its table; with several processes, all of them call this.
@@ -128,7 +106,7 @@ def evaluate(config: EvalConfig, devices=None) -> Outcome:
     kept.check()
     peers = processes.Peers(config.output, config.time_limit)
     if peers.index == 0:
-        kept.begin({"data": config.data, "weights": config.weights, "version": train_common.code_version()})
+        kept.begin({"data": config.data, "weights": config.weights, "version": common.code_version()})
     peers.begin()
     kept.check()
     try:
@@ -155,14 +133,11 @@ def _check_output(config):
 
 def _do(config, source, names, kept, peers, method, chosen, protocols, mesh):
     """This process's pictures: read, restore, measure, record."""
-    places = {name: index for index, name in enumerate(source.names)}
-    done = 0
+    places, done = {name: index for index, name in enumerate(source.names)}, itertools.count(1)
     with tqdm(total=len(names), unit="picture", desc="evaluating", disable=None if peers.index == 0 else True) as bar:
         def advance():
-            nonlocal done
-            done += 1
             bar.update()
-            peers.tell(done)
+            peers.tell(next(done))
 
         def fail(name, error):
             bar.write(f"eval.run: {_named(name, error)}", file=sys.stderr)
@@ -193,7 +168,7 @@ def _do(config, source, names, kept, peers, method, chosen, protocols, mesh):
             except (ValueError, OSError, MemoryError) as error:
                 fail(job.name, error)
                 continue
-            kept.write(job.name, id=job.image_id, pixels=job.digest, scores=scores)
+            kept.write(job.name, pixels=job.digest, scores=scores)
             advance()
 
 
@@ -203,10 +178,8 @@ def _job(name, element):
     if given.shape != truth.shape:
         raise ValueError(f"a picture of {truth.shape[1]} x {truth.shape[0]} with a measurement of {given.shape[1]} x "
                          f"{given.shape[0]} pixels; enlarge it first")
-    state = hashlib.sha256(json.dumps(truth.shape).encode())
-    for pixels in (truth,) if given is truth else (truth, given):
-        state.update(np.ascontiguousarray(pixels))
-    return batches.Job(name, rng.name_id(name), state.hexdigest(), truth, given)
+    own = digest(str(truth.shape), truth, *([] if given is truth else [given]))
+    return batches.Job(name, own, truth, given)
 
 
 def _is_done(config, kept, chosen, job):
@@ -241,40 +214,20 @@ def _conclude(names, kept, write):
         raise ValueError(f"no result for {len(missing)} of {len(names)} pictures ({some(missing)}); start again")
     done = [record for record in found.values() if "scores" in record]
     rows, path = records.rows(done), kept.folder / records.TABLE
+    means = records.means(rows)
     if write and done:
-        write_text(path, records.table(rows))
+        write_csv(path, [*rows, *means])
     elif write:
         path.unlink(missing_ok=True)
     failed = {name: record["error"] for name, record in found.items() if "error" in record}
-    return Outcome(len(done), records.means(rows), failed)
-
-
-# ---------------------------------------------------------------------------------------------------- command line
-
-def config_from_command_line(argv: list[str]) -> EvalConfig:
-    """As :func:`train.common.config_from_command_line`, for the configs of this folder."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    known, _ = parser.parse_known_args(argv)
-    if known.config is None:
-        wants_help = {"-h", "--help"} & set(argv)
-        if not wants_help:
-            raise ValueError("say what to do: --config eval/configs/folder.py")
-        print(f"{__doc__}\n{distributed.HELP}\n\nWith --config FILE --help: the fields of that config.")
-        raise SystemExit(0)
-    if not pathlib.Path(known.config).is_file():
-        found = sorted(path.name for path in (pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
-        raise ValueError(f"config {known.config} not found; there are: {', '.join(found)} in eval/configs/")
-    found = train_common.load_file(known.config).get_config()
-    if not isinstance(found, EvalConfig):
-        raise ValueError(f"{known.config} is no config of eval.run: its get_config() gives a {type(found).__name__}")
-    return train_common.config_from_command_line(argv)
+    return Outcome(len(done), means, failed)
 
 
 def main(argv=None) -> int:
     """Command line; see the module's text. Exit code 1: some picture failed, 2: nothing could be done."""
     try:
-        config = config_from_command_line(distributed.from_command_line("eval.run", argv))
+        arguments = distributed.from_command_line("eval.run", argv)
+        config = common.config_from_command_line(arguments, program="eval.run", kind=EvalConfig, about=__doc__)
         outcome = evaluate(config)
     except (ValueError, OSError, ImportError) as error:
         print(f"eval.run: {one_line(error)}", file=sys.stderr)

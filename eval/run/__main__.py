@@ -1,7 +1,5 @@
-import sys
-
 from eval.run import main
 from indigo_jax import sharding
 
 sharding.fix_threads()  # else the numbers depend on that of the devices
-sys.exit(main())
+raise SystemExit(main())

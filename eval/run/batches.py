@@ -25,15 +25,13 @@ class Job(NamedTuple):
     """One picture to do.
 
     Attributes:
-        name: within its data set.
-        image_id: uint32, for its key.
+        name: within its data set; its key comes from it.
         digest: of its pixels.
         truth: uint8 ``[H, W, 3]``.
         given: the picture to degrade, or with paired data the measurement; of the same shape.
     """
 
     name: str
-    image_id: int
     digest: str
     truth: np.ndarray
     given: np.ndarray
@@ -66,21 +64,23 @@ def restored(jobs: Iterable[Job], method: Restoration, degradations: tuple, *, m
     Errors:
         ValueError for a degradation that changes the size.
     """
-    params = jax.device_put(method.params, sharding.replicated(mesh))
-    waiting, running = {}, None
-    for job in jobs:
-        layout = method.plan(*job.given.shape[:2])
-        group = waiting.setdefault(layout, [])
-        group.append(job)
-        if len(group) == _rows(layout, batch) * mesh.size:
-            following = group, _start(params, method, degradations, waiting.pop(layout), layout, mesh, batch, seed)
-            yield from _finish(running)
-            running = following
-    for layout, group in waiting.items():
+    params, running = jax.device_put(method.params, sharding.replicated(mesh)), None
+    for layout, group in _groups(jobs, method, mesh, batch):
         following = group, _start(params, method, degradations, group, layout, mesh, batch, seed)
         yield from _finish(running)
         running = following
     yield from _finish(running)
+
+
+def _groups(jobs, method, mesh, batch):
+    """``(layout, jobs)``: as many as the devices take at a time, or at the end fewer."""
+    waiting = {}
+    for job in jobs:
+        layout = method.plan(*job.given.shape[:2])
+        waiting.setdefault(layout, []).append(job)
+        if len(waiting[layout]) == _rows(layout, batch) * mesh.size:
+            yield layout, waiting.pop(layout)
+    yield from waiting.items()
 
 
 def _rows(layout, batch):
@@ -111,7 +111,7 @@ def _placed(job, layout):
     rows, columns = (np.pad(np.arange(size, dtype=np.int32), (0, canvas - size), "reflect")
                      for size, canvas in zip(job.given.shape[:2], layout.canvas))
     return {"pixels": job.given[rows][:, columns], "rows": rows, "columns": columns,
-            "id": np.asarray(job.image_id, np.uint32)}
+            "id": np.asarray(rng.name_id(job.name), np.uint32)}
 
 
 @functools.lru_cache(maxsize=64)
@@ -124,7 +124,8 @@ def program(method: Restoration, degradations: tuple, seed: int, layout: tiles.P
         keys = rng.image_keys(seed, batch["id"])
         own = [each.keys(keys) for each in degradations]
         inputs = [_degraded(each, x, rng.fold(key, _DEGRADE)) for each, key in zip(degradations, own)]
-        y = jax.vmap(_continued, in_axes=(1, 0, 0), out_axes=1)(jnp.stack(inputs), batch["rows"], batch["columns"])
+        continued = jax.vmap(lambda y, rows, columns: y[:, rows][:, :, columns], in_axes=(1, 0, 0), out_axes=1)
+        y = continued(jnp.stack(inputs), batch["rows"], batch["columns"])  # in the upper left corner, then reflected
 
         def restore_one(arguments):
             y, keys = arguments
@@ -144,8 +145,3 @@ def _degraded(degradation, x, keys):
         raise ValueError(f"the degradation {degradation.task} makes {list(y.shape[1:3])} of a picture of "
                          f"{list(x.shape[1:3])}; use one that keeps the size, as random_super_resolution")
     return to_uint8(y)
-
-
-def _continued(y, rows, columns):
-    """``[D, H, W, 3]``: the picture in the upper left corner, then its reflections."""
-    return y[:, rows][:, :, columns]

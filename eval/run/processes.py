@@ -7,7 +7,7 @@ import time
 import jax
 import orbax.checkpoint as ocp
 
-from eval.command import write_text
+from eval import command
 from indigo_jax.images.picture import one_line, show
 
 _LIMIT = 300  # seconds for what all processes do at about the same time
@@ -15,6 +15,8 @@ _LIMIT = 300  # seconds for what all processes do at about the same time
 
 class Peers:
     """The processes of a run. Each tells in a file of its own how far it is; alone, one does nothing at all.
+
+    Its methods raise ValueError, one line, when another process has stopped or is silent for too long.
 
     Args:
         output: a folder that all of them see.
@@ -26,11 +28,7 @@ class Peers:
         self._folder, self._limit, self._told = pathlib.Path(output) / ".processes", time_limit, 0.0
 
     def begin(self) -> None:
-        """Wait until all are here and see each other's files.
-
-        Errors:
-            ValueError, one line.
-        """
+        """Wait until all are here and see each other's files."""
         if self.count > 1:
             self._write(done=0)
             self.barrier("eval.run begins")
@@ -47,15 +45,11 @@ class Peers:
             self._write(error=one_line(error))
 
     def wait(self) -> None:
-        """Say that this process has nothing left to do, and wait until that is true of all.
-
-        Errors:
-            ValueError, one line, when another one has stopped or is silent for too long.
-        """
+        """Say that this process has nothing left to do, and wait until that is true of all."""
         if self.count > 1:
             self._write(finished=True)
-            self._watch(lambda states: len(states) == self.count
-                        and all("finished" in state for state in states.values()), self._limit)
+            self._watch(lambda states: sum("finished" in state for state in states.values()) == self.count,
+                        self._limit)
 
     def end(self) -> None:
         """Wait until all are here, then remove the files."""
@@ -65,11 +59,7 @@ class Peers:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
     def barrier(self, name: str) -> None:
-        """Wait for all processes.
-
-        Errors:
-            ValueError, one line, after five minutes, or as many seconds as the time limit has.
-        """
+        """Wait for all processes, for five minutes or as many seconds as the time limit has."""
         seconds = min(self._limit, _LIMIT)
         try:
             ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=int(seconds * 1000))
@@ -79,7 +69,7 @@ class Peers:
 
     def _write(self, **state):
         self._told = time.monotonic()
-        write_text(self._folder / f"{self.index}.json", json.dumps(state))
+        command.write(self._folder / f"{self.index}.json", json.dumps(state))
 
     def _watch(self, enough, seconds):
         before, since = None, time.monotonic()

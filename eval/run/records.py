@@ -4,16 +4,12 @@ import json
 import math
 import pathlib
 
-from eval.command import to_csv, write_text
+from eval.command import write
+from eval.problems import digest
 from indigo_jax.images import EXTENSIONS
 from indigo_jax.images.picture import show
 
 TABLE = "scores.csv"
-
-
-def digest(value) -> str:
-    """Twelve digits of the SHA-256 of JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class Records:
@@ -25,19 +21,17 @@ class Records:
     """
 
     def __init__(self, folder, identity: dict):
-        self.folder, self.identity, self.run = pathlib.Path(folder), identity, digest(identity)
+        self.folder, self.identity = pathlib.Path(folder), identity
+        self.run = digest(json.dumps(identity, sort_keys=True))
 
-    def check(self) -> bool:
-        """Whether the folder already holds this run.
-
-        Errors:
-            ValueError, one line, when it holds another one: says what differs; OSError when it cannot be read.
-        """
+    def check(self) -> None:
+        """Refuse a folder that holds another run: ValueError, one line, says what differs. OSError when it cannot be
+        read."""
         path = self.folder / "run.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["identity"]
         except FileNotFoundError:
-            return False
+            return
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{show(path)}: damaged, so nothing says what the results beside it are; name another "
                              "--output") from None
@@ -47,12 +41,11 @@ class Records:
         if differ:
             raise ValueError(f"--output {show(self.folder)} holds the results of another run: {'; '.join(differ)}; "
                              "name another folder, or say what was said then")
-        return True
 
     def begin(self, facts: dict) -> None:
         """Write what the run is, with facts that may change from one start to the next."""
         text = json.dumps({"identity": self.identity, **facts}, indent=2, sort_keys=True)
-        write_text(self.folder / "run.json", text + "\n")
+        write(self.folder / "run.json", text + "\n")
 
     def read(self, name: str) -> dict | None:
         """The record of a picture; None if there is none of this run."""
@@ -65,7 +58,7 @@ class Records:
 
     def write(self, name: str, **values) -> None:
         """Write the record of a picture, whole or not at all: its ``scores``, or the ``error``."""
-        write_text(self._path(name), json.dumps({"name": name, "run": self.run, **values}, indent=1) + "\n")
+        write(self._path(name), json.dumps({"name": name, "run": self.run, **values}, indent=1) + "\n")
 
     def _path(self, name):
         identity = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
@@ -100,11 +93,6 @@ def means(rows: list[dict]) -> list[dict]:
     return [{"name": "mean", "task": task, "variant": variant,
              **{column: math.fsum(row[column] for row in group) / len(group) for column in list(group[0])[3:]}}
             for (task, variant), group in groups.items()]
-
-
-def table(rows: list[dict]) -> str:
-    """The CSV of rows and their means, numbers in full."""
-    return to_csv([*rows, *means(rows)])
 
 
 def _flat(tree, prefix=""):

@@ -54,17 +54,13 @@ def _rollout_gradient(module, size, batch, num_steps, remat):
 
 def _train_step(module, size, batch):
     """``train.indi``'s own step: degradation on the device, loss, gradient, AdamW, moving average."""
-    from train import indi
+    from train import indi, loop
     config = indi.IndiConfig(model=module, degradation=operators.photo_mixture(), batch_size=batch,
                              crop=size, margin=16)
     mesh = sharding.data_mesh()
     sharding.check_batch_size(batch, mesh)
-    optimizer = indi.make_optimizer(config)
-    template = jax.eval_shape(functools.partial(indi.init_state, config, optimizer))
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
-    state = state._replace(params=random_arrays(template.params), ema=random_arrays(template.ema),
-                           bad_step=np.full((), -1, np.int32))
-    state = jax.device_put(state, sharding.replicated(mesh))
+    optimizer = loop.make_optimizer(config)
+    state = jax.jit(lambda: loop.init_state(config, optimizer), out_shardings=sharding.replicated(mesh))()
     side = size + 2 * config.margin
     pictures = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
     arguments = state, sharding.put_batch({"image": pictures}, mesh)

@@ -1,8 +1,7 @@
 """What a step of LatentINDIGO costs, guided by a network of pixels, of latents or not at all; see eval.benchmark.
 
 FLOPs and bytes are those of the compiled step for one picture: the compiler's count, with loops (over tiles, over
-lifting steps) counted as often as they run (:mod:`train.plan_hlo`). What happens once for a picture is not in it:
-E(y), F(y) and the last D(z). Neither is what a regulariser does in every fifth step.
+lifting steps) counted as often as they run (:mod:`train.plan_hlo`). See :data:`NOTES` for what is not in it.
 """
 import collections
 import functools
@@ -85,7 +84,7 @@ def row(networks: Networks, variant: str, size: int, *, gradient: str = "full", 
     compile_seconds, text, device = time.perf_counter() - began, compiled.as_text(), jax.devices()[0]
     times = []
     if timed and networks.runs:
-        times = run_seconds(compiled, random_arrays(arguments), repeats=repeats, seconds=seconds)
+        times, _ = run_seconds(compiled, random_arrays(arguments), repeats=repeats, seconds=seconds)
     reason = None if times else ("compiled for shapes, never run" if not networks.runs else
                                  f"not asked for: --time {size}")
     return {"benchmark": "latent-indigo", "variant": variant, "networks": networks.name, "gradient": gradient,
@@ -96,8 +95,6 @@ def row(networks: Networks, variant: str, size: int, *, gradient: str = "full", 
             "repeats": len(times), "device_count": 1, "device_kind": device.device_kind, "platform": device.platform,
             "jax_version": jax.__version__}
 
-
-# ---------------------------------------------------------------------------------------------------- the program
 
 def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = "full", tile: int = TILE) -> tuple:
     """``(function, shapes of its arguments)``: a step of :func:`restoration.latent_indigo` in the middle of a chain,
@@ -123,7 +120,7 @@ def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = 
             decode = _named("decoder", functools.partial(autoencoder.apply, params.get("decoder"), method="decode"))
             space = restoration.Autoencoder(lambda y: measured,  # E(y), from before the chain
                                             tiles.blended(decode, tile=tile, overlap=tile // 4))
-            calls = (_named("inn", functools.partial(_call, inn, method)) for method in ("forward", "inverse"))
+            calls = (_named("inn", functools.partial(inn.apply, method=method)) for method in ("forward", "inverse"))
             network = restoration.InvertibleNetwork(*calls, params["inn"])
             kernel = restoration.latent_indigo(
                 denoiser, schedule, network, 2 * measured - 1, space, variant, cond=cond, gradient=gradient,
@@ -146,10 +143,6 @@ def guided_step(networks: Networks, variant: str, size: int, *, gradient: str = 
     return step, jax.eval_shape(arguments)
 
 
-def _call(module, method, params, *arguments):
-    return module.apply(params, *arguments, method=method)
-
-
 def _named(part, function):
     """``function`` whose operations carry the name of a part in the compiled program's text."""
     def call(*arguments):
@@ -158,8 +151,6 @@ def _named(part, function):
 
     return call
 
-
-# ---------------------------------------------------------------------------------------------------- reading, timing
 
 def parts(text: str) -> dict[str, float]:
     """Operations of the convolutions and matrix products of each of :data:`PARTS`, and of those without a name."""

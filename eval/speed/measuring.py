@@ -1,4 +1,5 @@
 """Measuring a compiled program: time, memory, operations, the share of what the device could do; rows as text."""
+import math
 import statistics
 import time
 from typing import Callable, NamedTuple
@@ -48,7 +49,7 @@ def measure(program: Program, *, repeats: int, seconds: float) -> dict:
     began = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     compile_seconds = time.perf_counter() - began
-    times = run_seconds(compiled, arguments, repeats=repeats, seconds=seconds, carries=program.carries)
+    times, _ = run_seconds(compiled, arguments, repeats=repeats, seconds=seconds, carries=program.carries)
     batch = program.facts["batch"]
     device = jax.devices()[0]
     row = {"device_count": jax.device_count(), **program.facts, "platform": device.platform,
@@ -59,8 +60,14 @@ def measure(program: Program, *, repeats: int, seconds: float) -> dict:
     return {**row, **(program.derive(row) if program.derive else {})}
 
 
-def run_seconds(compiled, arguments, *, repeats: int, seconds: float, carries: bool = False) -> list[float]:
-    """Seconds of each timed run, as :func:`measure` makes them: after one that also warms up."""
+def run_seconds(compiled, arguments, *, repeats: int, seconds: float = math.inf, carries: bool = False) -> tuple:
+    """``(seconds of each timed run, results of the last)``, after one run that also warms up.
+
+    Args:
+        compiled, arguments: what is run.
+        repeats, seconds: as for :func:`measure`.
+        carries: as in :class:`Program`.
+    """
     times, began = [], time.perf_counter()
     for repeat in range(1 + repeats):
         if repeat > 1 and time.perf_counter() - began > seconds:
@@ -70,7 +77,7 @@ def run_seconds(compiled, arguments, *, repeats: int, seconds: float, carries: b
         times.append(time.perf_counter() - mark)
         if carries:
             arguments = (outputs[0], *arguments[1:])
-    return times[1:]
+    return times[1:], outputs
 
 
 def memory(compiled) -> dict:

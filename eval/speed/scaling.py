@@ -4,17 +4,17 @@ Every row has as many pictures per device, so that what should stay the same doe
 factor of a ring) bytes between devices. Measured rows share the cores of one machine: their times say that the
 program runs, not how fast a pod is.
 """
+import functools
 import json
 import os
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
 
-from eval.speed.measuring import scaled
+from eval.speed.measuring import run_seconds, scaled
 
 COLUMNS = (("source", "source", "s"), ("topology", "topology", "s"), ("processes", "processes", "d"),
            ("pictures_per_chip", "pictures/chip", "g"), ("flops", "GFLOP/chip", scaled(1e9)),
@@ -22,17 +22,15 @@ COLUMNS = (("source", "source", "s"), ("topology", "topology", "s"), ("processes
            ("collective_bytes", "collective MB", scaled(1e6)), ("wire_bytes", "MB sent/chip", scaled(1e6)),
            ("roofline_seconds", "roofline s", ".3g"), ("run_seconds_min", "measured s", ".4g"))
 NOTES = ("planned: compiled and read, not run; measured: on virtual devices of this machine, which share its cores",)
-_EMPTY = {key: None for key, _, _ in COLUMNS}
-_CODE = "import sys; from eval.speed import scaling; sys.exit(scaling.worker(sys.argv[1]))"
+_CODE = "import sys; from eval.speed import scaling; scaling.worker(*map(int, sys.argv[1:]))"
 
 
 def make_config(per_chip: int, count: int, side: int):
     """InDI with a small network, or the one of 26 million parameters for pictures of 128 pixels and more."""
     from indigo_jax import models, operators
     from train.indi import IndiConfig
-    model = models.RestorationUNet(width=8, multipliers=(1, 2), num_res_blocks=1, patch_size=2, norm="layer")
-    if side >= 128:
-        model = models.RestorationUNet(width=64, dtype="bfloat16")
+    small = models.RestorationUNet(width=8, multipliers=(1, 2), num_res_blocks=1, patch_size=2, norm="layer")
+    model = models.RestorationUNet(width=64, dtype="bfloat16") if side >= 128 else small
     return IndiConfig(model=model, degradation=operators.random_gaussian_noise((5.0, 50.0)), margin=0, crop=side,
                       batch_size=per_chip * count)
 
@@ -45,68 +43,51 @@ def scaling(args) -> list:
             them), ``sizes`` (the first), ``repeats``, ``two_processes``.
     """
     from train import plan_chips
-    counts = (1, 2, 4, 8)
-    topologies = [plan_chips.parse(name) for name in args.topologies or [f"cpu:{count}" for count in counts]]
+    topologies = [plan_chips.parse(name) for name in args.topologies or ("cpu:1", "cpu:2", "cpu:4", "cpu:8")]
     virtual = [topology.count for topology in topologies if topology.kind == "cpu"]
     plan_chips.start_cpu(max(virtual, default=1))
-    side, per_chip, repeats = args.sizes[0], (args.batch or [1])[0], args.repeats
-
-    def planned(topology):
-        return lambda: plan_row(topology, per_chip, side)
-
-    def measured(count):
-        return lambda: measure_row(count, per_chip, side, repeats)
-
-    rows = [planned(topology) for topology in topologies] + [measured(count) for count in virtual]
-    return rows + [lambda: processes_row(per_chip, side, repeats)] * bool(args.two_processes)
+    per_chip, side = (args.batch or [1])[0], args.sizes[0]
+    rows = [functools.partial(plan_row, topology, per_chip, side) for topology in topologies]
+    rows += [functools.partial(measure_row, count, per_chip, side, args.repeats) for count in virtual]
+    return rows + [functools.partial(processes_row, per_chip, side, args.repeats)] * bool(args.two_processes)
 
 
 def plan_row(topology, per_chip: int, side: int) -> dict:
     """A row that is compiled and read only."""
     from train import plan
-    made = plan.plan(make_config(per_chip, topology.count, side), topology)
-    return _row("planned", 1, made)
+    return _row("planned", 1, plan.plan(make_config(per_chip, topology.count, side), topology))
 
 
 def _row(source, processes, made, **measured):
-    found = made.get("collectives", ())
-    return {"benchmark": "scaling", **_EMPTY, "source": source, "processes": processes, "repeats": 0,
+    found, kind = made.get("collectives"), made["topology"].partition(":")[0]
+    total = {key: None if found is None else sum(each[key] for each in found) for key in ("count", "bytes")}
+    return {"benchmark": "scaling", "run_seconds_min": None, "source": source, "processes": processes, "repeats": 0,
             "topology": made["topology"], "device_count": made["chips"], "image_size": made["size"],
-            "pictures_per_chip": made["pictures_per_chip"], "flops": made.get("flops"), "fits": made["fits"],
-            "total_bytes": made["memory"]["total"], "collectives": sum(each["count"] for each in found),
-            "collective_bytes": sum(each["bytes"] for each in found), "wire_bytes": made.get("wire_bytes"),
+            "pictures_per_chip": made["pictures_per_chip"], "flops": made.get("flops"), "fits": made.get("fits"),
+            "total_bytes": made.get("memory", {}).get("total"), "collectives": total["count"],
+            "collective_bytes": total["bytes"], "wire_bytes": made.get("wire_bytes"),
             "roofline_seconds": max(made.get("seconds", {}).values(), default=None), "bound": made.get("bound"),
-            "platform": made["topology"].partition(":")[0], "device_kind": made["topology"].partition(":")[0],
-            "jax_version": jax.__version__, **measured}
+            "platform": kind, "device_kind": kind, "jax_version": jax.__version__, **measured}
 
 
 def measure_row(count: int, per_chip: int, side: int, repeats: int, processes: int = 1) -> dict:
-    """A row of a program that is run, on the first ``count`` devices; also planned, for the other columns."""
-    from train import indi, loop, plan, plan_chips, plan_programs
+    """A row of a program that is run, on the first ``count`` devices; of one process also planned, for the other
+    columns."""
+    from train import loop, plan, plan_chips, plan_programs
     config = make_config(per_chip, count, side)
     topology = plan_chips.Topology("cpu", (count,))
-    devices = jax.devices()[:count]
-    made = plan.plan(config, topology) if processes == 1 else None
-    program = plan_programs.make(config, devices, "train")
+    made = {"topology": str(topology), "chips": count, "size": side, "pictures_per_chip": per_chip}
+    if processes == 1:
+        made = plan.plan(config, topology)
+    program = plan_programs.make(config, jax.devices()[:count], "train")
     state_shapes, batch_shapes = program.arguments
-    optimizer = indi.make_optimizer(config)
-    state = jax.jit(lambda: indi.init_state(config, optimizer),
+    state = jax.jit(lambda: loop.init_state(config, loop.make_optimizer(config)),
                     out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state_shapes))()
     pixels = np.random.default_rng(0).integers(0, 256, (config.batch_size, side, side, 3)).astype(np.uint8)
     batch = {name: jax.make_array_from_callback(shape.shape, shape.sharding, lambda index: pixels[index])
              for name, shape in batch_shapes.items()}
-    assert isinstance(state, loop.TrainState)
-    times = []
-    for _ in range(1 + repeats):
-        began = time.perf_counter()
-        state, values = jax.block_until_ready(program.jitted(state, batch))
-        times.append(time.perf_counter() - began)
-    measured = {"run_seconds_min": min(times[1:]), "repeats": repeats, "loss": float(values["loss"])}
-    if made is None:
-        made = {"topology": str(topology), "chips": count, "size": side, "fits": None, "memory": {"total": None},
-                "pictures_per_chip": per_chip}
-        return {**_row("measured", processes, made, **measured), "collectives": None, "collective_bytes": None}
-    return _row("measured", processes, made, **measured)
+    times, (_, values) = run_seconds(program.jitted, (state, batch), repeats=repeats, carries=True)
+    return _row("measured", processes, made, run_seconds_min=min(times), repeats=repeats, loss=float(values["loss"]))
 
 
 def processes_row(per_chip: int, side: int, repeats: int, processes: int = 2) -> dict:
@@ -120,12 +101,9 @@ def processes_row(per_chip: int, side: int, repeats: int, processes: int = 2) ->
         port = probe.getsockname()[1]
     flags = " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    started = []
-    for index in range(processes):
-        task = json.dumps({"port": port, "index": index, "processes": processes, "per_chip": per_chip, "side": side,
-                           "repeats": repeats})
-        started.append(subprocess.Popen([sys.executable, "-c", _CODE, task], stdout=subprocess.PIPE, text=True,
-                                        stderr=subprocess.PIPE, env=environment))
+    started = [subprocess.Popen(
+        [sys.executable, "-c", _CODE, *map(str, (port, index, per_chip, side, repeats, processes))],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) for index in range(processes)]
     try:
         outputs = [process.communicate(timeout=600) for process in started]
     finally:
@@ -137,11 +115,8 @@ def processes_row(per_chip: int, side: int, repeats: int, processes: int = 2) ->
     return json.loads(outputs[0][0].splitlines()[-1])
 
 
-def worker(task: str) -> int:
-    """One of the processes of :func:`processes_row`."""
-    task = json.loads(task)
+def worker(port: int, index: int, *work: int) -> None:
+    """One of the processes of :func:`processes_row`; ``work`` is what :func:`measure_row` takes."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"127.0.0.1:{task['port']}", task["processes"], task["index"])
-    row = measure_row(jax.device_count(), task["per_chip"], task["side"], task["repeats"], task["processes"])
-    print(json.dumps(row))
-    return 0
+    jax.distributed.initialize(f"127.0.0.1:{port}", work[-1], index)
+    print(json.dumps(measure_row(jax.device_count(), *work)))

@@ -13,50 +13,37 @@ rounding of its floating point arithmetic.
 beside the picture as it is and what scikit-image has.
 
 --method bird compares BIRD with its official settings and with cheap methods, on a diffusion prior; --methods chooses
-the lines, among them any method of indigo_jax.methods.METHODS that does the task. It adds every
-number that it has measured to a .jsonl file beside the .csv and takes it from there next time, as long as weights,
-pictures and the method itself are the same: a run that was stopped goes on where it was. So does --method indigo or
-latent-indigo, which compares guided chains with free ones, with refinement and each regulariser.
+the lines, among them any method of indigo_jax.methods.METHODS that does the task. --method indigo or latent-indigo
+compares guided chains with free ones, with refinement and each regulariser. Both add every number that they have
+measured to a .jsonl file beside the .csv and take it from there next time, as long as weights, pictures and the method
+itself are the same: a run that was stopped goes on where it was.
 """
 import pathlib
 import re
 import shlex
 
 from eval import command, problems
-from eval.command import guided_methods, to_csv, write_text
+from eval.command import guided_methods, write, write_csv
 from eval.tables import guided, known, people, photo
 from indigo_jax.methods import METHODS
 
-
-def replace_between(text: str, body: str, *, start: str = photo.START, end: str = photo.END) -> str:
-    """``text`` with everything between the two marks replaced by ``body`` on lines of its own.
-
-    Errors:
-        ValueError unless each mark is there exactly once, in this order.
-
-    >>> replace_between("a [ old ] b", "new", start="[", end="]").splitlines()
-    ['a [', 'new', '] b']
-    """
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise ValueError(f"needs the marks {start} and {end}, once each and in this order")
-    return text[:text.index(start) + len(start)] + "\n" + body.strip("\n") + "\n" + text[text.index(end):]
-
-
-# ---------------------------------------------------------------------------------------------------- command line
 
 _GUIDED = guided_methods()
 # by method: ``table(args, pictures, path, command) -> (name of the weights, rows, Markdown)``: arguments of the command
 # line, clean pictures, where the files go (without an extension), the command that was given
 TABLES = {"indi": photo.table, "bird": known.table, "people": people.table,
           **dict.fromkeys(_GUIDED, guided.table)}
-OWN_FLAGS = {"steps": ("indi",), "spacing": ("indi",), "lpips": ("indi", "people", *_GUIDED), "tasks": ("bird",),
-             "methods": ("bird",), "seeds": ("bird", *_GUIDED), "weights": ("indi", "bird"),
-             "autoencoder": ("latent-indigo",),
+OWN_FLAGS = {"weights": ("indi", "bird"), "autoencoder": ("latent-indigo",), "lpips": ("indi", "people", *_GUIDED),
+             "steps": ("indi",), "spacing": ("indi",), "tasks": ("bird",), "methods": ("bird",),
+             "seeds": ("bird", *_GUIDED),
              **dict.fromkeys(("prior", "inn", "degradations", "kinds", "chain_steps", "guidance", "start",
                               "refine", "raw_colors"), _GUIDED)}
-MARKS = {"indi": (photo.START, photo.END), "bird": (known.START, known.END),
-         "people": (people.START, people.END),
-         **{method: (f"<!-- {method}:start -->", f"<!-- {method}:end -->") for method in _GUIDED}}
+MARKS = {method: tuple(f"<!-- {'results' if method == 'indi' else method}:{edge} -->" for edge in ("start", "end"))
+         for method in TABLES}  # of the places in the README
+_PATHS = ("data", "weights", "prior", "inn", "autoencoder", "lpips")
+_ALWAYS = ("weights", "lpips", "steps")  # said in the command though they have their defaults
+_SAID = ("method", *_PATHS, "steps", "spacing", "limit", "seed", "tasks", "methods", "seeds", "degradations", "kinds",
+         "chain_steps", "guidance", "start", "refine", "raw_colors")
 
 
 def _parser():
@@ -82,8 +69,8 @@ def _parser():
     parser.add_argument("--refine", type=float, default=guided.REFINE, metavar="RATE",
                         help="indigo: learning rate of the line \"refined\"; default: %(default)g")
     parser.add_argument("--raw-colors", action="store_true", help="indigo: keep the chain's colours")
-    parser.add_argument("--readme", metavar="FILE", help=f"also write the table between {photo.START} and {photo.END} "
-                        f"of this file (bird: {' and '.join(MARKS['bird'])}; so for indigo and latent-indigo)")
+    parser.add_argument("--readme", metavar="FILE", help=f"also write the table between {' and '.join(MARKS['indi'])} "
+                        f"of this file (bird: {' and '.join(MARKS['bird'])}, and so for the others)")
     parser.add_argument("-o", "--output", default=str(command.RESULTS), metavar="FOLDER",
                         help="where the .md and the .csv go; default: eval/results")
     return parser
@@ -91,29 +78,25 @@ def _parser():
 
 def _command(args, parser) -> str:
     """The command that was run, without this machine's folders."""
-    words = ["python", "-m", "eval.tables"] + (["--method", args.method] if args.method != "indi" else [])
-    weights = args.weights if args.method in OWN_FLAGS["weights"] else None
-    for flag, path in (("--data", args.data), ("--weights", weights), ("--prior", args.prior),
-                       ("--inn", args.inn), ("--autoencoder", args.autoencoder),
-                       ("--lpips", args.lpips if args.method != "bird" else None)):
-        words += [flag, pathlib.Path(path).resolve().name] if path else []
-    if args.method == "indi":
-        words += ["--steps", *map(str, args.steps)]
-    for name in ("spacing", "limit", "seed", "tasks", "methods", "seeds", "degradations", "kinds", "chain_steps",
-                 "guidance", "start", "refine"):
+    words = ["python", "-m", "eval.tables"]
+    for name in _SAID:
         value = getattr(args, name)
-        if value != parser.get_default(name):
-            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    return shlex.join(words + ["--raw-colors"] * args.raw_colors)
+        is_default = value == parser.get_default(name) and name not in _ALWAYS
+        if value is None or is_default or args.method not in OWN_FLAGS.get(name, TABLES):
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words += ["--" + name.replace("_", "-"), *(pathlib.Path(each).resolve().name if name in _PATHS else str(each)
+                                                   for each in values)]
+    return shlex.join(words)
 
 
 def _work(args, parser):
-    for flag, names in OWN_FLAGS.items():
-        if args.method not in names and getattr(args, flag) != parser.get_default(flag):
-            raise ValueError(f"--{flag.replace('_', '-')} is for --method {' or '.join(names)}; leave it out")
-    readme = pathlib.Path(args.readme).read_text(encoding="utf-8") if args.readme else None
-    if readme is not None:
-        _with_name(args.readme, readme, "", args.method)  # refuses before the long work
+    for name, owners in OWN_FLAGS.items():
+        if args.method not in owners and getattr(args, name) != parser.get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} is for --method {' or '.join(owners)}; leave it out")
+    readme = args.readme and pathlib.Path(args.readme)
+    if readme:
+        _replaced(readme, "", args.method)  # refuses before the long work
     if "ct" in args.tasks and args.tasks != ["ct"]:
         raise ValueError("--tasks ct takes slices and a prior of slices; measure it alone")
     names = ("phantom.png",) if "ct" in args.tasks else None
@@ -123,19 +106,19 @@ def _work(args, parser):
     stem = re.sub(r"\W+", "_", pathlib.Path(main).stem) + ("" if args.data else "_scikit_image")
     path = pathlib.Path(args.output) / (stem if args.method == "indi" else f"{stem}_{args.method.replace('-', '_')}")
     name, rows, body = TABLES[args.method](args, pictures, path, _command(args, parser))
-    write_text(path.with_suffix(".csv"), to_csv(rows))
-    write_text(path.with_suffix(".md"), f"# Results of {name or stem}\n\n{body}\n")
-    if readme is not None:
-        write_text(args.readme, _with_name(args.readme, readme, body, args.method))
+    write_csv(path.with_suffix(".csv"), rows)
+    write(path.with_suffix(".md"), f"# Results of {name or stem}\n\n{body}\n")
+    if readme:
+        write(readme, _replaced(readme, body, args.method))
     print(body)
 
 
-def _with_name(path, text, body, method):
-    start, end = MARKS[method]
-    try:
-        return replace_between(text, body, start=start, end=end)
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from error
+def _replaced(path, body, method):
+    """The text of a file with what is between the method's marks replaced."""
+    text, (start, end) = path.read_text(encoding="utf-8"), MARKS[method]
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"{path} needs the marks {start} and {end}, once each and in this order")
+    return text[:text.index(start) + len(start)] + "\n" + body.strip("\n") + "\n" + text[text.index(end):]
 
 
 def main(argv=None) -> int:

@@ -1,5 +1,3 @@
-import sys
-
 from eval.tables import main
 
-sys.exit(main())
+raise SystemExit(main())

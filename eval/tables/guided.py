@@ -1,15 +1,15 @@
 """The table of INDIGO and LatentINDIGO: guided, refined, regularised or not, on several degradations and seeds."""
+import functools
 from typing import Callable
 
 import jax.numpy as jnp
 import numpy as np
 
-import indigo_jax
 from eval import problems
 from eval.command import guided_settings
-from eval.measure import PSNR, Cache, Group, grouped, mean, measure, psnr_of, weights_of
+from eval.measure import PSNR, Cache, Group, about, grouped, lpips_of, markdown, mean, measure, psnr_of, weights_of
 from eval.problems import LEARNED, Case, Pictures
-from indigo_jax import methods, metrics, operators, restoration
+from indigo_jax import arrays, methods, operators, restoration
 from indigo_jax.methods.indigo import REGULARIZERS
 from indigo_jax.typing import Array
 
@@ -24,24 +24,6 @@ TITLES = {"input": "bicubic", "free": "zeta = 0", "guided": "guided", "refined":
 KINDS = tuple(TITLES)
 
 
-# ---------------------------------------------------------------------------------------------------- measuring
-
-def settings_of(method: str, kinds=KINDS, refine: float = REFINE, **settings) -> dict[str, dict]:
-    """Settings of each kind of a method, beside those of all; of the input those of its judge.
-
-    Args:
-        method: its name; the regularisers are for latents.
-        kinds: of :data:`KINDS`; "input" always is.
-        refine: learning rate of "refined".
-        settings: of the method, for all.
-    """
-    own = {"input": {}, "free": {"guidance": 0.0}, "guided": {}, "refined": {"refine": refine},
-           "truncated": {"gradient": "truncated"}}
-    if method == "latent-indigo":
-        own.update({name: {"regularizer": rule} for name, rule in _REGULARIZERS.items()})
-    return {kind: {**settings, **options} for kind, options in own.items() if kind == "input" or kind in kinds}
-
-
 def side_of(method: methods.Indigo) -> int:
     """Of the pictures: the one that the prior has learned."""
     return method.plan(method.learned, method.learned).canvas[0]
@@ -49,8 +31,7 @@ def side_of(method: methods.Indigo) -> int:
 
 def case_of(method: methods.Indigo, pictures: Pictures, degradation: str, seed: int) -> Case:
     """All pictures as one case of :data:`problems.LEARNED`, at the side of the prior."""
-    return problems.make_learned(degradation, method.scale, problems.at_side(pictures, side_of(method)),
-                                 problems.keys_of(pictures, seed))
+    return problems.make_learned(degradation, method.scale, *pictures.at(side_of(method), seed))
 
 
 def enlarged(method: methods.Indigo, y: Array) -> Array:
@@ -58,23 +39,29 @@ def enlarged(method: methods.Indigo, y: Array) -> Array:
     return jnp.clip(operators.upsample(method.scale)(y), -1, 1) if method.scale > 1 else y
 
 
+def split(method: methods.Indigo, params: tuple, x: Array, y: Array) -> tuple:
+    """``(x, y, coarse part of x, details of x)`` in the units of the invertible network (pixels in [0, 1], or latents),
+    and its inverse ``(coarse, details) -> x``, for pictures and their measurements in [-1, 1]."""
+    space, apply = method.autoencoder(params), functools.partial(method.networks["inn"].module.apply, params[1])
+    cond = apply(y / 2 + 0.5, method="embed")
+    x, y = (space.encode(a) if method.variant == "latent" else a / 2 + 0.5 for a in (x, y))
+    return x, y, *apply(x, cond, method="forward"), functools.partial(apply, cond=cond, method="inverse")
+
+
 def judge(method: methods.Indigo, params: tuple, x: Array, y: Array) -> tuple[Array, Array | None]:
     """``(residuals [B], drifts [B] or None)`` of finished pictures, by the networks as they are loaded.
 
-    The residual is the root mean square of ``y - c(x)`` in the units of the invertible network (pixels in [0, 1], or
-    latents), the drift :func:`restoration.manifold_drift` of ``E(x)``.
+    The residual is the root mean square of ``y - c(x)`` in the units of :func:`split`, the drift
+    :func:`restoration.manifold_drift` of ``E(x)``.
 
     Args:
         method: of its networks and units.
         params: of the networks.
         x, y: pictures and their measurements.
     """
-    space, apply = method.autoencoder(params), method.networks["inn"].module.apply
-    cond = apply(params[1], y / 2 + 0.5, method="embed")
-    u, measured = (space.encode(a) if method.variant == "latent" else a / 2 + 0.5 for a in (x, y))
-    left = measured - apply(params[1], u, cond, method="forward")[0]
-    drift = space and restoration.manifold_drift(space.encode(x), space)
-    return jnp.sqrt(jnp.mean(left**2, axis=(1, 2, 3))), drift
+    _, measured, coarse, *_ = split(method, params, x, y)
+    space = method.autoencoder(params)
+    return arrays.rms(measured - coarse), space and restoration.manifold_drift(space.encode(x), space)
 
 
 def restorer(method: methods.Indigo, kind: str) -> Callable:
@@ -92,34 +79,6 @@ def restorer(method: methods.Indigo, kind: str) -> Callable:
     return restore
 
 
-def run(method: str, pictures: Pictures, kinds: dict[str, dict], degradations, seeds, cache: Cache, *, lpips=None,
-        batch_size: int = 4) -> list[dict]:
-    """One row per degradation, kind, picture and seed: ``{"degradation", "kind", "picture", "seed", ...MEASURED}``.
-
-    What is drawn comes from the seed and the picture's name. A number is taken from the cache while weights, pixels,
-    settings and the whole program are the same.
-
-    Args:
-        method: its name.
-        pictures: clean ones.
-        kinds: from :func:`settings_of`.
-        degradations: of :data:`problems.LEARNED`.
-        seeds: numbers.
-        cache: of earlier runs; what is measured is added to it.
-        lpips: callable ``(a, b) -> [B]``, or None.
-        batch_size: pictures restored at a time.
-    """
-    made = {kind: methods.load(method, **settings) for kind, settings in kinds.items()}
-    cases = [({"degradation": name, "seed": seed, "picture": one.names[0]}, case_of(made["input"], one, name, seed))
-             for name in degradations for seed in seeds for one in pictures.singles()]
-    groups = [Group(TITLES[kind], restorer(each, kind), each.params, weights_of(each),
-                    [({**said, "kind": kind}, case) for said, case in cases]) for kind, each in made.items()]
-    rows = measure(groups, {PSNR: psnr_of, LPIPS: lpips}, cache, batch_size=batch_size)
-    return sorted(rows, key=lambda row: degradations.index(row["degradation"]))
-
-
-# ---------------------------------------------------------------------------------------------------- writing
-
 def summaries(rows: list[dict]) -> dict[str, dict[str, dict]]:
     """``{degradation: {kind: {number: mean over pictures and seeds, "gain": of PSNR over zeta = 0, "spread": standard
     deviation of the seeds' mean gains}}}``; None where there is nothing."""
@@ -134,10 +93,8 @@ def summaries(rows: list[dict]) -> dict[str, dict[str, dict]]:
 def _gain(group, free):
     if not free:
         return {"gain": None, "spread": None}
-    by_seed = {}
-    for row in group:
-        by_seed.setdefault(row["seed"], []).append(row[PSNR] - free[row["picture"], row["seed"]])
-    means = [float(np.mean(gains)) for gains in by_seed.values()]
+    means = [np.mean([row[PSNR] - free[row["picture"], seed] for row in group if row["seed"] == seed])
+             for seed in dict.fromkeys(row["seed"] for row in group)]
     return {"gain": float(np.mean(means)), "spread": float(np.std(means))}
 
 
@@ -146,16 +103,15 @@ def to_markdown(rows: list[dict]) -> str:
     columns = [("network evaluations", "evaluations", ".0f"), ("PSNR, dB", PSNR, ".2f"), ("LPIPS", LPIPS, ".4f"),
                ("residual", RESIDUAL, ".4f"), ("of the chain", LAST, ".4f"), ("drift", DRIFT, ".4f")]
     columns = [column for column in columns if any(row[column[1]] is not None for row in rows)]
-    lines = ["| degradation | method | " + " | ".join(title for title, *_ in columns) + " |",
-             "|---|---|" + "---:|" * len(columns)]
+    lines = []
     for name, kinds in summaries(rows).items():
         for kind, found in kinds.items():
             cells = ["" if found[key] is None else format(found[key], form) for _, key, form in columns]
             if found["gain"] is not None and kind != "free":
                 cells[1] += f" ({found['gain']:+.2f} ± {found['spread']:.2f})"
             label = f"{name}: {LEARNED[name]}" if kind == next(iter(kinds)) else ""
-            lines.append(f"| {label} | {TITLES[kind]} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            lines.append([label, TITLES[kind], *cells])
+    return markdown(["degradation", "method", *(title for title, *_ in columns)], lines)
 
 
 def _provenance(method, pictures, seeds, refine, settings, command):
@@ -163,9 +119,7 @@ def _provenance(method, pictures, seeds, refine, settings, command):
     names = [f"`{network.info.get('name', 'unnamed')}` (sha256 `{network.info['sha256'][:12]}`)"
              for network in method.networks.values()]
     unit = "latents" if method.variant == "latent" else "pixels in [0, 1]"
-    lines = [f"{', '.join(names)} on {len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`, "
-             f"brought to {side_of(method)} px), seeds {', '.join(map(str, seeds))}, indigo_jax "
-             f"{indigo_jax.__version__}.",
+    lines = [f"{', '.join(names)} on {about(pictures, side_of(method), seeds)}.",
              "Means over pictures and seeds; in brackets the mean gain over the same chain with zeta = 0, picture by "
              f"picture, ± its standard deviation over the seeds. PSNR is `{PSNR}`: clipped, not rounded to 8 bits.",
              f"Residual: the root mean square of y - c(x), in {unit}, of the finished picture and the network as "
@@ -178,11 +132,25 @@ def _provenance(method, pictures, seeds, refine, settings, command):
 
 
 def table(args, pictures, path, command: str):
-    """As :data:`eval.tables.TABLES` has it; numbers that are known come from .jsonl."""
+    """As :data:`eval.tables.TABLES` has it: a row per degradation, kind, picture and seed.
+
+    What is drawn comes from the seed and the picture's name. Numbers that are known come from .jsonl, while weights,
+    pixels, settings and the whole program are the same.
+    """
     settings = {**guided_settings(args), **({"no_color_fix": True} if args.raw_colors else {})}
-    method, seeds = methods.load(args.method, **settings), list(dict.fromkeys(args.seeds or SEEDS))
-    lpips = metrics.by_name("lpips", lpips_params=metrics.load_lpips(args.lpips)) if args.lpips else None
-    rows = run(args.method, pictures, settings_of(args.method, args.kinds, args.refine, **settings), args.degradations,
-               seeds, Cache(path.with_suffix(".jsonl"), MEASURED), lpips=lpips, batch_size=args.batch)
+    own = {"input": {}, "free": {"guidance": 0.0}, "guided": {}, "refined": {"refine": args.refine},
+           "truncated": {"gradient": "truncated"}}
+    if args.method == "latent-indigo":
+        own.update({name: {"regularizer": rule} for name, rule in _REGULARIZERS.items()})
+    made = {kind: methods.load(args.method, **{**settings, **options}) for kind, options in own.items()
+            if kind == "input" or kind in args.kinds}
+    method, seeds = made["input"], list(dict.fromkeys(args.seeds or SEEDS))
+    cases = [({"degradation": name, "seed": seed, "picture": one.names[0]}, case_of(method, one, name, seed))
+             for name in args.degradations for seed in seeds for one in pictures.singles()]
+    groups = [Group(TITLES[kind], restorer(each, kind), each.params, weights_of(each),
+                    [({**said, "kind": kind}, case) for said, case in cases]) for kind, each in made.items()]
+    rows = measure(groups, {PSNR: psnr_of, LPIPS: lpips_of(args.lpips)}, Cache(path.with_suffix(".jsonl"), MEASURED),
+                   batch_size=args.batch)
+    rows.sort(key=lambda row: args.degradations.index(row["degradation"]))
     body = [to_markdown(rows), _provenance(method, pictures, seeds, args.refine, settings, command)]
     return method.info.get("name"), rows, "\n\n".join(body)

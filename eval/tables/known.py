@@ -3,20 +3,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import indigo_jax
 from eval import problems
 from eval.baselines import BASELINES
-from eval.measure import ALIGNED, PSNR, Cache, Group, aligned_psnr, grouped, mean, measure, psnr_of, weights_of
+from eval.measure import (
+    ALIGNED, PSNR, Cache, Group, about, aligned_psnr, grouped, markdown, mean, measure, psnr_of, weights_of)
 from eval.problems import TASKS
 from indigo_jax import methods, tiles
 from indigo_jax.methods import METHODS, base, bird
 from indigo_jax.methods.known import KnownOperator
 
-START, END = "<!-- bird:start -->", "<!-- bird:end -->"
 RESIDUAL = "residual-over-sigma"
 MEASURED = ("evaluations", PSNR, ALIGNED, RESIDUAL)
 SCORES = {PSNR: psnr_of, ALIGNED: aligned_psnr}
-_ALIGNED_TASKS = ("deblur", "blind")
 LINES = {  # shown by default; any other of METHODS on request
     "inpaint": ("bird", "official", "ddnm", "diffpir"), "denoise": ("bird", "official", "once"),
     "sr": ("bird", "official", "ddnm", "diffpir"), "deblur": ("wiener", "tv", "bird", "official", "diffpir"),
@@ -30,8 +28,6 @@ TITLES = {"input": "input", "bird": "BIRD", "official": "BIRD, official settings
           ("blind", "diffpir"): "DiffPIR, told the true kernel"}
 _SETTINGS = {("inpaint", "diffpir"): {"steps": 30}, ("sr", "diffpir"): {"steps": 30}, ("sr", "hqs"): {"shrunk": "mean"}}
 
-
-# ---------------------------------------------------------------------------------------------------- lines
 
 def does(task: str, name: str) -> bool:
     """Whether there can be such a line of a task."""
@@ -73,7 +69,6 @@ def line(task: str, name: str, prior: str, **settings) -> Group:
     whole = f"{title(task, name)} of {task}"
     if name in BASELINES:
         def baseline(params, case):
-            del params
             problem = problems.problem_of(task, case)
             x = jnp.clip(BASELINES[name](task, problem), -1.0, 1.0)
             return x, {"evaluations": 0, RESIDUAL: problem.residual(x) / problem.sigma}
@@ -115,33 +110,6 @@ def side_of(network: base.Network) -> int:
     return base.side_of(network) or 64
 
 
-def run(prior: str, pictures, pairs, seeds, cache: Cache, *, batch_size: int = 4) -> list[dict]:
-    """One row per picture, seed, task and method: ``{"picture", "seed", "task", "method", "evaluations", PSNR, ALIGNED,
-    RESIDUAL}``.
-
-    Noise, kernels and starts come from the seed and the picture's name, so that rows do not depend on other pictures.
-
-    Args:
-        prior: name or file of a diffusion prior.
-        pictures: clean ones.
-        pairs: from :func:`chosen`.
-        seeds: numbers.
-        cache: of earlier runs; what is measured is added to it.
-        batch_size: pictures restored at a time.
-    """
-    side = side_of(base.open_network(prior, "prior"))
-    cases = {task: [({"picture": one.names[0], "seed": seed},
-                     problems.make(task, problems.at_side(one, side), problems.keys_of(one, seed)))
-                    for seed in seeds for one in pictures.singles()] for task in dict(pairs)}
-    groups = []
-    for task, name in pairs:
-        own = [({**said, "task": task, "method": name}, case) for said, case in cases[task]]
-        groups.append(line(task, name, prior)._replace(cases=own))
-    return measure(groups, SCORES, cache, batch_size=batch_size)
-
-
-# ---------------------------------------------------------------------------------------------------- writing
-
 def summaries(rows: list[dict]) -> dict[str, dict[str, dict]]:
     """``{task: {method: numbers}}``: the means over pictures and seeds; in dB over the input of the same picture and
     seed mean and least of the PSNR, "gain" and "worst", and of the aligned one, "aligned gain" and "aligned worst"."""
@@ -161,8 +129,7 @@ def summaries(rows: list[dict]) -> dict[str, dict[str, dict]]:
 
 def to_markdown(rows: list[dict]) -> str:
     """One line per task and method; bold the best mean of a task, among those that are told no more than the rest."""
-    lines = ["| task | method | network evaluations | PSNR, dB (gain) | worst picture's gain | aligned PSNR, dB (gain, "
-             "worst) | residual / noise level |", "|---|---|---:|---:|---:|---:|---:|"]
+    lines = []
     for task, by_method in summaries(rows).items():
         fair = [method for method in by_method if not is_told(task, method)]
         best = {name: max(by_method[method][name] for method in fair) for name in (PSNR, ALIGNED)}
@@ -173,10 +140,10 @@ def to_markdown(rows: list[dict]) -> str:
             if not first:
                 psnr, worst = f"{psnr} ({found['gain']:+.2f})", f"{found['worst']:+.2f}"
                 aligned = f"{aligned} ({found['aligned gain']:+.2f}, {found['aligned worst']:+.2f})"
-            lines.append("| " + " | ".join([
-                TASKS[task] if first else "", title(task, method), f"{found['evaluations']:.0f}", psnr, worst,
-                aligned if task in _ALIGNED_TASKS else "", f"{found[RESIDUAL]:.2f}"]) + " |")
-    return "\n".join(lines)
+            lines.append([TASKS[task] if first else "", title(task, method), f"{found['evaluations']:.0f}", psnr, worst,
+                          aligned if task in ("deblur", "blind") else "", f"{found[RESIDUAL]:.2f}"])
+    return markdown(["task", "method", "network evaluations", "PSNR, dB (gain)", "worst picture's gain",
+                     "aligned PSNR, dB (gain, worst)", "residual / noise level"], lines)
 
 
 def against_official(rows: list[dict]) -> str:
@@ -197,8 +164,7 @@ def _provenance(prior, pictures, pairs, seeds, command):
     count = sum(leaf.size for leaf in jax.tree.leaves(prior.params))
     lines = [
         f"`{prior.info.get('name', 'unnamed')}` ({count:,} parameters, sha256 `{prior.info['sha256'][:12]}`) on "
-        f"{len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`, brought to {side_of(prior)} "
-        f"px), seeds {', '.join(map(str, seeds))}, indigo_jax {indigo_jax.__version__}.",
+        f"{about(pictures, side_of(prior), seeds)}.",
         "Means over pictures and seeds; a gain is over the input of the same picture and seed; bold the best of a "
         f"task. PSNR is `{PSNR}`: of pictures clipped to their range but not rounded to 8 bits. Aligned: the best of "
         "all moves by at most 3 pixels, without an eighth of the side at each border.",
@@ -214,10 +180,18 @@ def _provenance(prior, pictures, pairs, seeds, command):
 
 
 def table(args, pictures, path, command: str):
-    """As :data:`eval.tables.TABLES` has it; numbers that are known come from .jsonl."""
+    """As :data:`eval.tables.TABLES` has it: a row per picture, seed, task and method; numbers that are known come from
+    .jsonl.
+
+    Noise, kernels and starts come from the seed and the picture's name, so that rows do not depend on other pictures.
+    """
     prior, pairs = base.open_network(args.weights, "prior"), chosen(args.tasks, args.methods)
-    seeds = list(dict.fromkeys(args.seeds or [args.seed]))
-    rows = run(args.weights, pictures, pairs, seeds, Cache(path.with_suffix(".jsonl"), MEASURED), batch_size=args.batch)
+    seeds, side = list(dict.fromkeys(args.seeds or [args.seed])), side_of(prior)
+    cases = {task: [({"picture": one.names[0], "seed": seed}, problems.make(task, *one.at(side, seed)))
+                    for seed in seeds for one in pictures.singles()] for task in dict(pairs)}
+    groups = [line(task, name, args.weights)._replace(
+        cases=[({**said, "task": task, "method": name}, case) for said, case in cases[task]]) for task, name in pairs]
+    rows = measure(groups, SCORES, Cache(path.with_suffix(".jsonl"), MEASURED), batch_size=args.batch)
     both = against_official(rows)
     body = [to_markdown(rows), both and f"BIRD against its official settings:\n\n{both}",
             _provenance(prior, pictures, pairs, seeds, command)]

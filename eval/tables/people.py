@@ -11,12 +11,10 @@ import numpy as np
 import skimage.restoration
 from tqdm import tqdm
 
-import indigo_jax
-from eval.measure import grouped, mean
+from eval.measure import about, grouped, lpips_of, markdown, mean
 from eval.problems import Pictures
 from indigo_jax import images, methods, metrics, operators, restoration, rng
 
-START, END = "<!-- people:start -->", "<!-- people:end -->"
 SIDE = 192  # of what is restored
 _KERNEL = 21  # side of the blur's kernel
 _BLUR_NOISE = 2.55  # of 255
@@ -43,6 +41,11 @@ def _eight_bits(x):
     return np.clip(np.round(x), 0, 255)
 
 
+def _seen(operator, picture):
+    """What an operator makes of one picture."""
+    return np.asarray(operator(jnp.asarray(picture[None], jnp.float32)))[0]
+
+
 def _middle(image, margin=0):
     top, left = ((side - SIDE) // 2 - margin for side in image.shape[:2])
     return image[top:top + SIDE + 2 * margin, left:left + SIDE + 2 * margin].astype(np.float64)
@@ -57,7 +60,7 @@ def _noisy(sigma, kind="white"):
         if kind in ("grain", "grey file"):
             noise = np.repeat(noise[..., :1], 3, axis=2)
         if kind == "correlated":
-            noise = np.asarray(operators.gaussian_blur(0.6)(jnp.asarray(noise[None], jnp.float32)))[0]
+            noise = _seen(operators.gaussian_blur(0.6), noise)
             noise = noise / noise.std()
         return Damage(_eight_bits(x + sigma * noise), x, {}, kind == "grey file")
     return make
@@ -67,25 +70,19 @@ def _blurred(image, random):
     keys = rng.image_keys(int(random.integers(2**31)), [0])
     kernel = np.asarray(operators.motion_kernel(keys, size=_KERNEL, length=float(random.uniform(11, 19))))[0]
     margin = _KERNEL // 2
-    large = jnp.asarray(_middle(image, margin)[None], jnp.float32)
-    y = np.asarray(operators.blur(kernel)(large))[0, margin:-margin, margin:-margin]
+    y = _seen(operators.blur(kernel), _middle(image, margin))[margin:-margin, margin:-margin]
     y = _eight_bits(y + _BLUR_NOISE * random.standard_normal(y.shape))
     return Damage(y, _middle(image), {"kernel": kernel})
 
 
 def _small(image, random):
-    del random
     x = _middle(image)
-    return Damage(_eight_bits(np.asarray(operators.downsample(4)(jnp.asarray(x[None], jnp.float32)))[0]), x, {})
+    return Damage(_eight_bits(_seen(operators.downsample(4), x)), x, {})
 
 
-def _jpeg(quality):
-    def make(image, random):
-        del random
-        x = _middle(image)
-        y = operators.jpeg(quality)(jnp.asarray(x[None] / 127.5 - 1, jnp.float32))
-        return Damage(_eight_bits((np.asarray(y)[0] + 1) * 127.5), x, {})
-    return make
+def _compressed(image, random):
+    x = _middle(image)
+    return Damage(_eight_bits((_seen(operators.jpeg(10), x / 127.5 - 1) + 1) * 127.5), x, {})
 
 
 def _scribbled(image, random):
@@ -100,7 +97,7 @@ def _scribbled(image, random):
     return Damage(np.where(kept[..., None] > 0, x, 255.0), x, {"mask": kept})
 
 
-# task, title, how it is made, cheap methods by name: functions of (y 0..1, damage) that give one or several pictures
+# cheap methods: functions of (y 0..1, damage) that give one or several pictures
 def _nl_means(y, damage):
     sigma = float(restoration.noise_level(jnp.asarray(y[None], jnp.float32))[0])
     return [skimage.restoration.denoise_nl_means(y, h=factor * sigma, sigma=sigma, fast_mode=True, patch_size=5,
@@ -111,24 +108,15 @@ def _total_variation(y, damage):
     return [skimage.restoration.denoise_tv_chambolle(y, weight, channel_axis=2) for weight in (0.02, 0.05, 0.1, 0.2)]
 
 
-def _by_channel(function):
-    return np.stack([function(channel) for channel in range(3)], axis=2)
-
-
-def _wiener(y, damage):
-    kernel = damage.settings["kernel"]
-    return [_by_channel(lambda c: skimage.restoration.wiener(y[..., c], kernel, balance))
-            for balance in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)]
-
-
-def _richardson_lucy(y, damage):
-    kernel = damage.settings["kernel"]
-    return [_by_channel(lambda c: skimage.restoration.richardson_lucy(y[..., c], kernel, num_iter=count))
-            for count in (10, 20, 40)]
+def _deconvolved(solve, *strengths):
+    def cheap(y, damage):
+        return [np.stack([solve(y[..., c], damage.settings["kernel"], strength) for c in range(3)], axis=2)
+                for strength in strengths]
+    return cheap
 
 
 def _bicubic(y, damage):
-    return [(np.asarray(operators.upsample(4)(jnp.asarray(2 * y[None] - 1, jnp.float32)))[0] + 1) / 2]
+    return [(_seen(operators.upsample(4), 2 * y - 1) + 1) / 2]
 
 
 def _biharmonic(y, damage):
@@ -154,9 +142,10 @@ TASKS = (
     Task("denoise", "correlated noise, sigma 25", _noisy(25, "correlated"), _DENOISERS),
     Task("denoise", "nothing wrong", _noisy(0), {}),
     Task("deblur", "known blur, 11 to 19 px, 1 % noise", _blurred,
-         {"Wiener": _wiener, "Richardson-Lucy": _richardson_lucy}),
+         {"Wiener": _deconvolved(skimage.restoration.wiener, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+          "Richardson-Lucy": _deconvolved(skimage.restoration.richardson_lucy, 10, 20, 40)}),
     Task("sr", "4x smaller, bicubic", _small, {"bicubic": _bicubic}),
-    Task("jpeg", "JPEG, quality 10", _jpeg(10), {"total variation": _total_variation}),
+    Task("jpeg", "JPEG, quality 10", _compressed, {"total variation": _total_variation}),
     Task("inpaint", "scribbles over 5 %", _scribbled, {"biharmonic": _biharmonic}))
 
 
@@ -170,17 +159,15 @@ def measure(pictures: Pictures, *, seed: int = 0, lpips=None, tasks=TASKS) -> li
         tasks: of :data:`TASKS`.
     """
     rows, psnr = [], metrics.by_name("psnr")
-    with tqdm(total=len(tasks) * len(pictures.names), unit="picture", mininterval=1.0) as bar:
-        for task in tasks:
-            for name, image in zip(pictures.names, pictures.images):
-                damage = task.make(image, np.random.default_rng([seed, rng.name_id(f"{name} {task.title}")]))
-                for method, found in _answers(task, damage).items():
-                    truth = _bytes(damage.truth)[None]
-                    best, shown = max(((float(psnr(one[None], truth)[0]), one) for one in map(_bytes, found)),
-                                      key=lambda each: each[0])
-                    rows.append({"task": task.title, "picture": name, "method": method, "psnr": best,
-                                 "lpips": None if lpips is None else float(lpips(shown[None], truth)[0])})
-                bar.update()
+    jobs = [(task, name, image) for task in tasks for name, image in zip(pictures.names, pictures.images)]
+    for task, name, image in tqdm(jobs, unit="picture", mininterval=1.0):
+        damage = task.make(image, np.random.default_rng([seed, rng.name_id(f"{name} {task.title}")]))
+        truth = _bytes(damage.truth)[None]
+        for method, found in _answers(task, damage).items():
+            best, shown = max(((float(psnr(one[None], truth)[0]), one) for one in map(_bytes, found)),
+                              key=lambda each: each[0])
+            rows.append({"task": task.title, "picture": name, "method": method, "psnr": best,
+                         "lpips": None if lpips is None else float(lpips(shown[None], truth)[0])})
     return rows
 
 
@@ -207,8 +194,7 @@ def _answers(task, damage):
 def to_markdown(rows: list[dict]) -> str:
     """One line per task and method; bold the best of a task."""
     with_lpips = any(row["lpips"] is not None for row in rows)
-    lines = ["| what is wrong | method | PSNR, dB | worst picture against the best other |" + " LPIPS |" * with_lpips,
-             "|---|---|---:|---:|" + "---:|" * with_lpips]
+    columns, lines = ["what is wrong", "method", "PSNR, dB", "worst picture against the best other"], []
     for title, by_method in grouped(rows, "task", "method").items():
         best = max(mean(each, "psnr") for each in by_method.values())
         for i, (method, each) in enumerate(by_method.items()):
@@ -221,18 +207,15 @@ def to_markdown(rows: list[dict]) -> str:
                 cells[-1] = f"{worst:+.2f}" if np.isfinite(worst) else ""
             if with_lpips:
                 cells.append(f"{mean(each, 'lpips'):.4f}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append(cells)
+    return markdown(columns + ["LPIPS"] * with_lpips, lines)
 
 
 def table(args, pictures: Pictures, path, command: str):
     """The name, the rows, the Markdown; see :data:`eval.tables.TABLES`."""
-    del path
-    lpips = metrics.by_name("lpips", lpips_params=metrics.load_lpips(args.lpips)) if args.lpips else None
-    rows = measure(pictures, seed=args.seed, lpips=lpips)
+    rows = measure(pictures, seed=args.seed, lpips=lpips_of(args.lpips))
     notes = ("`indigo restore --task ...` with the bundled weights and nothing else said but the kernel and the mask, "
-             f"on the middle {SIDE} x {SIDE} of {len(pictures.names)} pictures (`{pictures.label}`, pixels "
-             f"`{pictures.digest}`), indigo_jax {indigo_jax.__version__}; inputs and results are rounded to 8 bits. Of "
-             "the other methods (scikit-image) the best of several strengths is shown, chosen on the truth, picture by "
+             f"on the middle {SIDE} x {SIDE} of {about(pictures)}; inputs and results are rounded to 8 bits. Of the "
+             "other methods (scikit-image) the best of several strengths is shown, chosen on the truth, picture by "
              "picture.")
     return "people", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])

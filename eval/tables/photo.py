@@ -8,20 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-import indigo_jax
 from eval import problems
 from eval.configs import photo_degradations
-from eval.measure import grouped, mean
+from eval.measure import about, grouped, lpips_of, markdown, mean
 from eval.problems import Degradation, Pictures
 from indigo_jax import methods, metrics, rng, tiles
 
-START, END = "<!-- results:start -->", "<!-- results:end -->"
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 _ALL = "mean of the tasks"
 _SHOWN = {"psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 4), "lpips": ("LPIPS", 4)}  # title, decimals
 
-
-# ---------------------------------------------------------------------------------------------------- restoring
 
 class Result(NamedTuple):
     """One picture: ``num_steps`` is 0 for the degraded input; ``image`` and ``truth`` are uint8 ``[H, W, 3]``."""
@@ -75,12 +71,9 @@ def _filled(rows, size):
     return [*rows, *[rows[-1]] * (size - len(rows))]
 
 
-# ---------------------------------------------------------------------------------------------------- measuring
-
 def protocols(lpips: str | None) -> list[metrics.Protocol]:
     """PSNR, SSIM and, with a file of weights, LPIPS."""
-    names = [metrics.by_name("psnr"), metrics.by_name("ssim")]
-    return names + [metrics.by_name("lpips", lpips_params=metrics.load_lpips(lpips))] if lpips else names
+    return list(filter(None, (metrics.by_name("psnr"), metrics.by_name("ssim"), lpips_of(lpips))))
 
 
 def measure(results: Iterable[Result], measures) -> list[dict]:
@@ -92,14 +85,12 @@ def measure(results: Iterable[Result], measures) -> list[dict]:
     """
     rows = []
     for result in results:
-        row = {"picture": result.name, "task": result.degradation.task, "variant": result.degradation.variant,
-               "steps": result.num_steps}
         try:
-            row.update({measure.name: float(measure(result.image[None], result.truth[None])[0])
-                        for measure in measures})
+            scores = {measure.name: float(measure(result.image[None], result.truth[None])[0]) for measure in measures}
         except ValueError as error:
             raise ValueError(f"{result.name}: {error}") from error
-        rows.append(row)
+        rows.append({"picture": result.name, "task": result.degradation.task, "variant": result.degradation.variant,
+                     "steps": result.num_steps, **scores})
     return rows
 
 
@@ -108,8 +99,6 @@ def means(rows: list[dict], name: str) -> dict[str, dict[int, float]]:
     return {task: {steps: mean(group, name) for steps, group in by_steps.items()}
             for task, by_steps in grouped(rows, "task", "steps").items()}
 
-
-# ---------------------------------------------------------------------------------------------------- writing
 
 def to_markdown(rows: list[dict], measures) -> str:
     """One line per task and metric, then the mean of the tasks; the best number of each is bold.
@@ -123,8 +112,7 @@ def to_markdown(rows: list[dict], measures) -> str:
             by_task[_ALL] = {n: float(np.mean([by_task[task][n] for task in tasks])) for n in by_task[tasks[0]]}
         tasks.append(_ALL)
     steps = [steps for steps in next(iter(table[measures[0].name].values())) if steps]
-    lines = ["| task | metric | input | " + " | ".join(f"N = {n}" for n in steps) + " |",
-             "|---|---|" + "---:|" * (1 + len(steps))]
+    lines = []
     for task in tasks:
         variants = list(dict.fromkeys(row["variant"] for row in rows if row["task"] == task and row["variant"]))
         label = f"{task} ({', '.join(variants)})" if variants else task
@@ -136,8 +124,8 @@ def to_markdown(rows: list[dict], measures) -> str:
                      for n in (0, *steps)]
             if measure.metric == "psnr":
                 cells[1:] = [f"{cell} ({values[n] - values[0]:+.2f})" for cell, n in zip(cells[1:], steps)]
-            lines.append(f"| {label if measure is measures[0] else ''} | {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            lines.append([label if measure is measures[0] else "", title, *cells])
+    return markdown(["task", "metric", "input", *(f"N = {n}" for n in steps)], lines)
 
 
 def _provenance(network, pictures, measures, command):
@@ -146,8 +134,7 @@ def _provenance(network, pictures, measures, command):
     trained = f", {info['num_steps']:,} steps in its last training run" if info.get("num_steps") else ""
     return "\n".join([
         f"`{info.get('name', 'unnamed')}` ({count:,} parameters{trained}, sha256 `{info.get('sha256', 'none')[:12]}`) "
-        f"on {len(pictures.names)} pictures (`{pictures.label}`, pixels `{pictures.digest}`), indigo_jax "
-        f"{indigo_jax.__version__}.",
+        f"on {about(pictures)}.",
         "Means over pictures (and over the variants in brackets) in float64; inputs and results are rounded to 8 bits. "
         "Protocols: " + ", ".join(f"`{measure.name}`" for measure in measures) + ".",
         "N is the number of steps, in brackets the gain over the input, bold the best of a line. The input of "
@@ -169,7 +156,6 @@ def references(pictures: Pictures) -> list[str]:
 
 def table(args, pictures, path, command: str):
     """As :data:`eval.tables.TABLES` has it; keeps no .jsonl."""
-    del path
     measures, network = protocols(args.lpips), methods.base.open_network(args.weights, "restorer")
     found = restorations(args.weights, pictures, photo_degradations.get_config(), sorted(set(args.steps)),
                          batch_size=args.batch, seed=args.seed, spacing=args.spacing)
