@@ -1,5 +1,5 @@
 """Samplers: one file, one algorithm. They see callables, never networks, files or configs."""
-from indigo_jax.samplers.base import Info, SampleInfo, State, Trace, sample
+from indigo_jax.samplers.base import Info, SampleInfo, State, Trace, own_keys, sample
 from indigo_jax.samplers.ddim import ddim
 from indigo_jax.samplers.ddpm import ddpm
 from indigo_jax.samplers.indi import indi
@@ -8,5 +8,5 @@ from indigo_jax.typing import Kernel
 
 __all__ = [
     "Info", "Kernel", "NoiseMode", "SampleInfo", "State", "Trace", "brownian_noise", "constant_noise", "custom_noise",
-    "ddim", "ddpm", "indi", "no_noise", "sample",
+    "ddim", "ddpm", "indi", "no_noise", "own_keys", "sample",
 ]
