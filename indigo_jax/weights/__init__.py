@@ -21,7 +21,7 @@ FOLDER = pathlib.Path(__file__).parent
 MANIFEST = "manifest.json"
 ARCHITECTURES, KINDS = tuple(checking.ARCHITECTURES), checking.KINDS
 # what travels from a training run
-_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "image_size", "autoencoder")
+_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "sigma_data", "image_size", "autoencoder")
 
 
 class Entry(NamedTuple):
@@ -104,9 +104,9 @@ def save(path, params: Params, info: dict) -> None:
         params: a linen variables dict.
         info: JSON-able: "architecture" and "arguments" (the module's class and constructor arguments), "noise"
             (:func:`schedules.noise_to_json`) and "tasks", or for a diffusion prior "schedule"
-            (:func:`schedules.to_json`), "prediction" (eps, x0 or v) and "learned_variance" where it is True; of a prior
-            or an invertible network of latents "autoencoder" (:func:`latents.identity`); and whatever should travel
-            with the weights.
+            (:func:`schedules.to_json`), "prediction" (of :data:`denoisers.BY_PREDICTION`), "learned_variance" where it
+            is True and "sigma_data" where it is not 0.5; of a prior or an invertible network of latents "autoencoder"
+            (:func:`latents.identity`); and whatever should travel with the weights.
 
     Errors:
         :class:`WeightsError` for another extension, params that are not those of the module, or that are not finite in
