@@ -72,8 +72,8 @@ def karras(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float
     """Noise levels of EDM: ``sigma^(1/rho)`` evenly spaced from ``sigma_min`` to ``sigma_max`` in ``[-1, 1]`` units
     (Karras et al. 2022, Eq. 5), ``alpha_bar = 1 / (1 + sigma^2)``. Its timesteps are the paper's ``ln(sigma) / 4``.
 
-    >>> np.sqrt(1 / karras(3).alpha_bar - 1).round(2).tolist()[1:]
-    [2.5199999809265137, 80.0]
+    >>> [round(float(sigma), 3) for sigma in sigmas(karras(3))]
+    [0.002, 2.515, 80.0]
     """
     _check_sigmas(sigma_min, sigma_max)
     if not rho > 0:
@@ -99,8 +99,8 @@ def flow(num_timesteps: int = 1000, shift: float = 1.0, time_scale: float = 1000
 
     Source: Liu, Gong & Liu, Flow Straight and Fast, ICLR 2023 (arXiv 2209.03003).
 
-    >>> flow(2).timesteps.tolist(), flow(2).alpha_bar.round(4).tolist()
-    ([250.0, 750.0], [0.8999999761581421, 0.10000000149011612])
+    >>> flow(2).timesteps.tolist(), [round(float(a), 4) for a in flow(2).alpha_bar]
+    ([250.0, 750.0], [0.9, 0.1])
     """
     if not (shift > 0 and time_scale > 0):
         raise ValueError(f"shift and time_scale must be above 0, got {shift} and {time_scale}")
@@ -112,7 +112,7 @@ def flow(num_timesteps: int = 1000, shift: float = 1.0, time_scale: float = 1000
 def sigmas(schedule: NoiseSchedule) -> Array:
     """``sigma = sqrt(1 / alpha_bar - 1)`` of each level, ``[S]`` ascending: ``x_t / sqrt(alpha_bar) = x + sigma n``.
 
-    >>> sigmas(geometric(3, 0.5, 2.0)).tolist()
+    >>> [round(float(sigma), 4) for sigma in sigmas(geometric(3, 0.5, 2.0))]
     [0.5, 1.0, 2.0]
     """
     return jnp.sqrt((1 - schedule.alpha_bar) / schedule.alpha_bar)
