@@ -61,6 +61,22 @@ def rms(x: Array) -> Array:
     return jnp.sqrt(mean_square(x))
 
 
+def split_as(tree, x: Array):
+    """The arrays ``[B, ...]`` of a tree, split over the devices as the images ``x`` ``[B, ...]`` are.
+
+    On meshes of explicit axes (``jax.sharding.AxisType.Explicit``), where new arrays are whole; elsewhere nothing
+    changes.
+    """
+    axis = jax.typeof(x).sharding.spec[0]
+    if axis is None:
+        return tree
+
+    def split(leaf):
+        return jax.sharding.reshard(leaf, jax.sharding.PartitionSpec(axis)) if leaf.ndim else leaf
+
+    return jax.tree.map(split, tree)
+
+
 def straight_through(function: Callable[[Array], Array], x: Array) -> Array:
     """``function(x)`` exactly, with the gradient of the identity.
 

@@ -65,6 +65,8 @@ def of(network: Callable, info: dict, *, clip: bool = False, y: Array | None = N
     with jax.ensure_compile_time_eval():  # numbers, not part of a program that is being traced
         schedule = schedules.from_json(dict(info["schedule"]))
     options = {"learned_variance": True} if info.get("learned_variance") else {}
+    if info["prediction"] == "edm":
+        options["sigma_data"] = info.get("sigma_data", 0.5)
     return Prior(BY_PREDICTION[info["prediction"]](network, schedule, clip=clip, **options), schedule)
 
 
@@ -205,8 +207,65 @@ def _flip(a, axes, shape):
     return jnp.flip(a, axes) if jnp.shape(a)[:3] == shape[:3] else a
 
 
+def from_flow(fn: Callable, schedule: NoiseSchedule, clip: bool = False) -> Denoiser:
+    """A network that predicts the velocity ``z - x`` of a rectified flow ``f_t = (1 - t) x + t z``.
+
+    The flow is the diffusion in another scale and time: with ``scale = sqrt(alpha_bar) + sqrt(1 - alpha_bar)`` it is
+    ``f_t = x_t / scale`` at ``t = sqrt(1 - alpha_bar) / scale``; and ``x0 = f_t - t v``, ``eps = f_t + (1 - t) v``.
+
+    Args:
+        fn: ``fn(f_t [B, H, W, C], t [B]) -> v``, told the schedule's timesteps.
+        schedule: :func:`schedules.flow`, whole or respaced, or whichever the network was trained with.
+        clip: as in :func:`from_eps`.
+
+    Source: Liu, Gong & Liu, Flow Straight and Fast, ICLR 2023 (arXiv 2209.03003), Eq. 1.
+
+    >>> denoiser = from_flow(lambda f, t: 0.0 * f, schedules.flow())
+    >>> denoiser(jnp.ones((1, 2, 2, 3)), jnp.full(1, 500.5)).x0.shape
+    (1, 2, 2, 3)
+    """
+    def denoiser(x_t, t):
+        signal, noise, _ = _levels(schedule, t, x_t)
+        scale = signal + noise
+        f_t = x_t / scale
+        v = jnp.asarray(fn(f_t, t), jnp.float32)
+        return _consistent(f_t - noise / scale * v, f_t + signal / scale * v, x_t, signal, noise, clip)
+
+    return denoiser
+
+
+def from_edm(fn: Callable, schedule: NoiseSchedule, clip: bool = False, sigma_data: float = 0.5) -> Denoiser:
+    """A raw network F of EDM: ``x0 = c_skip u + c_out F(c_in u, ln(sigma) / 4)`` for ``u = x + sigma n``.
+
+    ``c_skip = sigma_data^2 / (sigma^2 + sigma_data^2)``, ``c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2)``,
+    ``c_in = 1 / sqrt(sigma^2 + sigma_data^2)``; ``u = x_t / sqrt(alpha_bar)`` and ``sigma^2 = 1 / alpha_bar - 1`` as
+    in :func:`from_sigma`, which is for a network that is preconditioned already.
+
+    Args:
+        fn: ``fn(c_in u [B, H, W, C], ln(sigma) / 4 [B]) -> F``.
+        schedule: any within the levels of the training, as :func:`schedules.karras`.
+        clip: as in :func:`from_eps`.
+        sigma_data: standard deviation of the pictures, of the training.
+
+    Source: Karras et al., EDM, NeurIPS 2022 (arXiv 2206.00364), Eq. 7 and Tab. 1.
+
+    >>> denoiser = from_edm(lambda x, c: 0.0 * x, schedules.karras(2))
+    >>> denoiser(jnp.ones((1, 2, 2, 3)), schedules.karras(2).timesteps[1:]).x0.shape
+    (1, 2, 2, 3)
+    """
+    def denoiser(x_t, t):
+        signal, noise, _ = _levels(schedule, t, x_t)
+        size = jnp.sqrt(noise**2 + (signal * sigma_data)**2)  # of x_t
+        x, skip, out = x_t / size, signal * sigma_data / size, noise / size
+        raw = jnp.asarray(fn(x, jnp.log(noise / signal).reshape(-1) / 4), jnp.float32)
+        return _consistent(sigma_data * (skip * x + out * raw), out * x - skip * raw, x_t, signal, noise, clip)
+
+    return denoiser
+
+
 # as files and configs name them
-BY_PREDICTION: dict[str, Callable] = {"eps": from_eps, "x0": from_x0, "v": from_v, "sigma": from_sigma}
+BY_PREDICTION: dict[str, Callable] = {"eps": from_eps, "x0": from_x0, "v": from_v, "sigma": from_sigma,
+                                      "flow": from_flow, "edm": from_edm}
 
 
 def _levels(schedule, t, x):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import rng, schedules
+from indigo_jax.arrays import per_image
 from indigo_jax.schedules import NoiseMode, NoiseSchedule
 from indigo_jax.typing import Array, Key, Restorer
 
@@ -16,8 +17,14 @@ TIME, _NOISE = 0, 1  # what an image's key is folded with
 
 
 def indi_path(x: Array, y: Array, t: Array, noise: NoiseMode, n: Array) -> Array:
-    """``x_t = (1 - t) x + t y + t eps_t n`` (Eq. 7): ``x``, ``y``, ``n`` ``[B, H, W, C]``, ``t`` ``[B]``."""
-    t = t[:, None, None, None]
+    """``x_t = (1 - t) x + t y + t eps_t n`` (Eq. 7): ``x``, ``y``, ``n`` ``[B, ...]``, ``t`` ``[B]``.
+
+    Errors:
+        ValueError for y of another shape than x, and times that are not one per image.
+    """
+    if y.shape != x.shape:
+        raise ValueError(f"x and y must have one shape, got {x.shape} and {y.shape}")
+    t = per_image(t, x, "t")
     return (1 - t) * x + t * y + noise.std(t) * n
 
 
@@ -52,7 +59,7 @@ def indi(restorer: Restorer, x: Array, y: Array, keys: Key, *, noise: NoiseMode,
 
     Args:
         restorer: ``restorer(x_t, t) -> x0``.
-        x: clean pictures ``[B, H, W, C]`` in ``[-1, 1]``.
+        x: clean pictures ``[B, H, W, C]`` in ``[-1, 1]``; any other ``[B, ...]`` will do.
         y: measurements, as x.
         keys: one per image ``[B]``.
         noise: the mode that sampling will use too.
@@ -62,13 +69,19 @@ def indi(restorer: Restorer, x: Array, y: Array, keys: Key, *, noise: NoiseMode,
 
     Returns:
         Mean error of each image, ``[B]`` float32.
+
+    Errors:
+        ValueError for an unknown loss, y of another shape than x, and estimates of another one.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
     t = indi_times(rng.fold(keys, TIME), a=a, stratified=stratified) if t is None else t
     x_t = indi_path(x, y, t, noise, rng.normal(rng.fold(keys, _NOISE), x))
-    error = restorer(x_t, t) - x
-    return jnp.mean(jnp.abs(error) if loss == "l1" else error**2, axis=(1, 2, 3))
+    x0 = restorer(x_t, t)
+    if x0.shape != x.shape:
+        raise ValueError(f"the restorer gives {x0.shape} for pictures of shape {x.shape}")
+    error = x0 - x
+    return _mean(jnp.abs(error) if loss == "l1" else error**2)
 
 
 # ------------------------------------------------------------------------------------------------ diffusion
@@ -118,7 +131,7 @@ def diffusion(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, 
     if index is None:
         index = diffusion_levels(rng.fold(keys, TIME), schedule.timesteps.shape[0])
     alpha_bar = schedule.alpha_bar[index]
-    signal, sigma = (jnp.sqrt(a)[:, None, None, None] for a in (alpha_bar, 1 - alpha_bar))
+    signal, sigma = _levels(schedule, index, x)
     n = rng.normal(rng.fold(keys, _NOISE), x)
     x_t = signal * x + sigma * n
 
@@ -130,7 +143,7 @@ def diffusion(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, 
     if learned_variance:
         output, v = jnp.split(output, 2, axis=-1)
     target = {"eps": n, "x0": x, "v": signal * n - sigma * x}[prediction]
-    loss = jnp.mean((output - target) ** 2, axis=(1, 2, 3))
+    loss = _mean((output - target) ** 2)
     if weighting == "min_snr":
         snr = alpha_bar / (1 - alpha_bar)
         loss = loss * jnp.minimum(snr, 5.0) / {"eps": snr, "x0": jnp.ones_like(snr), "v": snr + 1}[prediction]
@@ -138,6 +151,63 @@ def diffusion(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, 
         x0 = jax.lax.stop_gradient((x_t - sigma * output) / signal)
         loss = loss + 0.001 * schedule.timesteps.shape[0] * _variational_bound(schedule, index, x, x_t, x0, v)
     return loss
+
+
+def flow(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, *, index: Array | None = None) -> Array:
+    """Loss of a rectified flow ``|| f(x_t, t) - (z - x) ||^2`` at ``x_t = (1 - t) x + t z`` (Liu et al. 2023, Eq. 1).
+
+    The least loss is reached by ``E[z - x | x_t]``; :func:`denoisers.from_flow` makes a prior of it.
+
+    Args:
+        apply_fn, x, keys, index: as for :func:`diffusion`.
+        schedule: :func:`schedules.flow`, whose levels are the times t that are learned, or any other.
+
+    Returns:
+        Mean over each image, ``[B]`` float32.
+
+    Errors:
+        ValueError for an output of other shape than x.
+    """
+    if index is None:
+        index = diffusion_levels(rng.fold(keys, TIME), schedule.timesteps.shape[0])
+    signal, sigma = _levels(schedule, index, x)
+    t, z = sigma / (signal + sigma), rng.normal(rng.fold(keys, _NOISE), x)
+    return _error(apply_fn, (1 - t) * x + t * z, schedule.timesteps[index], z - x)
+
+
+def edm_levels(keys: Key, schedule: NoiseSchedule, *, mean: float = -1.2, std: float = 1.2) -> Array:
+    """Levels of a schedule ``[B]`` int32, the nearest to ``ln(sigma) ~ N(mean, std^2)`` (Karras et al. 2022, Tab. 1);
+    stratified, as :func:`indi_times`."""
+    u = (jnp.arange(keys.shape[0], dtype=jnp.float32) + rng.uniform(keys)) / keys.shape[0]
+    wanted = mean + std * jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
+    known = jnp.log(schedules.sigmas(schedule))
+    return jnp.searchsorted((known[1:] + known[:-1]) / 2, wanted).astype(jnp.int32)
+
+
+def edm(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, *, sigma_data: float = 0.5,
+        index: Array | None = None) -> Array:
+    """EDM's loss of a raw network, ``|| F(c_in u, ln(sigma) / 4) - (x - c_skip u) / c_out ||^2``, ``u = x + sigma n``
+    (Karras et al. 2022, Eq. 8): its weight makes every level count alike.
+
+    Args:
+        apply_fn: ``apply_fn(c_in u [B, H, W, C], ln(sigma) / 4 [B]) -> F``; see :func:`denoisers.from_edm`.
+        x, keys: as for :func:`diffusion`.
+        schedule: as :func:`schedules.karras`.
+        sigma_data: standard deviation of the pictures.
+        index: levels of the schedule ``[B]``; drawn by :func:`edm_levels` with ``rng.fold(keys, TIME)`` where None.
+
+    Returns:
+        Mean over each image, ``[B]`` float32.
+
+    Errors:
+        ValueError for an output of other shape than x.
+    """
+    index = edm_levels(rng.fold(keys, TIME), schedule) if index is None else index
+    sigma = schedules.sigmas(schedule)[index]
+    level, n = per_image(sigma, x), rng.normal(rng.fold(keys, _NOISE), x)
+    size = jnp.sqrt(level**2 + sigma_data**2)
+    target = (level * x - sigma_data**2 * n) / (sigma_data * size)  # (x - c_skip u) / c_out
+    return _error(apply_fn, (x + level * n) / size, jnp.log(sigma) / 4, target)
 
 
 def noise_levels(keys: Key, low: float, middle: float, high: float, *, share: float = 0.75) -> Array:
@@ -165,14 +235,33 @@ def denoising(denoiser: Callable, x: Array, noisy: Array, sigma: Array, level: A
     Returns:
         The loss of each picture ``[B]`` float32.
     """
-    error = jnp.mean((denoiser(noisy, level) - x) ** 2, axis=(1, 2, 3))
+    error = _mean((denoiser(noisy, level) - x) ** 2)
     return jnp.sqrt(error + 1e-12) / jnp.sqrt(sigma)
+
+
+def _levels(schedule, index, x):
+    """``sqrt(alpha_bar)`` and ``sqrt(1 - alpha_bar)``, shaped for the images."""
+    alpha_bar = schedule.alpha_bar[index]
+    return tuple(per_image(jnp.sqrt(a), x) for a in (alpha_bar, 1 - alpha_bar))
+
+
+def _error(apply_fn, x_t, t, target):
+    """Mean squared error of a network's output, of each image."""
+    output = apply_fn(x_t, t)
+    if output.shape != target.shape:
+        raise ValueError(f"the network gives {output.shape} for pictures of shape {target.shape}")
+    return _mean((output - target) ** 2)
+
+
+def _mean(values):
+    """Over each image, ``[B, ...] -> [B]``."""
+    return jnp.mean(values, axis=tuple(range(1, values.ndim)))
 
 
 def _variational_bound(schedule, index, x, x_t, x0, v):
     """The term of level ``index`` in L_vlb, in bits per number, ``[B]``."""
     def at(values):
-        return values[index][:, None, None, None]
+        return per_image(values[index], x)
 
     low, high = (at(a) for a in schedules.log_variances(schedule))
     log_var = 0.5 * (v + 1) * high + 0.5 * (1 - v) * low  # Nichol & Dhariwal, Eq. 15
@@ -180,8 +269,8 @@ def _variational_bound(schedule, index, x, x_t, x0, v):
     from_x0 = jnp.sqrt(before) * (1 - a / before) / (1 - a)  # Ho et al., Eq. 7
     kl = 0.5 * (log_var - low - 1 + jnp.exp(low - log_var) + (from_x0 * (x - x0)) ** 2 * jnp.exp(-log_var))
     mean = from_x0 * x0 + jnp.sqrt(a / before) * (1 - before) / (1 - a) * x_t
-    bound = jnp.where(index[:, None, None, None] == 0, -_log_likelihood(x, mean, 0.5 * log_var), kl)
-    return jnp.mean(bound, axis=(1, 2, 3)) / math.log(2.0)
+    bound = jnp.where(per_image(index, x) == 0, -_log_likelihood(x, mean, 0.5 * log_var), kl)
+    return _mean(bound) / math.log(2.0)
 
 
 def _log_likelihood(x, mean, log_std):

@@ -14,6 +14,8 @@ import numpy as np
 
 from indigo_jax.typing import Array
 
+RESPACINGS = ("leading", "trailing", "linspace", "karras", "log_snr")
+
 
 class NoiseSchedule(NamedTuple):
     """The noise levels of a diffusion, ascending in noise; every sampler reads them from here.
@@ -60,19 +62,70 @@ def geometric(num_timesteps: int = 1000, sigma_min: float = 0.004, sigma_max: fl
     >>> round(float(geometric(10, 0.01, 10.0).alpha_bar[-1]), 4)
     0.0099
     """
-    if not 0 < sigma_min <= sigma_max:
-        raise ValueError(f"sigma_min {sigma_min} and sigma_max {sigma_max} must be above 0 and in this order")
+    _check_sigmas(sigma_min, sigma_max)
     sigma = np.geomspace(sigma_min, sigma_max, _count(num_timesteps, "num_timesteps"))
-    alpha_bar = 1 / (1 + sigma**2)
-    return NoiseSchedule(jnp.arange(len(sigma), dtype=jnp.float32), jnp.asarray(alpha_bar, jnp.float32),
-                         jnp.asarray(np.append(1.0, alpha_bar[:-1]), jnp.float32))
+    return _from_alpha_bar(1 / (1 + sigma**2))
+
+
+def karras(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+           ) -> NoiseSchedule:
+    """Noise levels of EDM: ``sigma^(1/rho)`` evenly spaced from ``sigma_min`` to ``sigma_max`` in ``[-1, 1]`` units
+    (Karras et al. 2022, Eq. 5), ``alpha_bar = 1 / (1 + sigma^2)``. Its timesteps are the paper's ``ln(sigma) / 4``.
+
+    >>> [round(float(sigma), 3) for sigma in sigmas(karras(3))]
+    [0.002, 2.515, 80.0]
+    """
+    _check_sigmas(sigma_min, sigma_max)
+    if not rho > 0:
+        raise ValueError(f"rho must be above 0, got {rho}")
+    sigma = np.linspace(sigma_min**(1 / rho), sigma_max**(1 / rho), _count(num_timesteps, "num_timesteps"))**rho
+    return _from_alpha_bar(1 / (1 + sigma**2), np.log(sigma) / 4)
+
+
+def flow(num_timesteps: int = 1000, shift: float = 1.0, time_scale: float = 1000.0) -> NoiseSchedule:
+    """Times of a rectified flow, ``x_t = (1 - t) x + t z``, as levels of diffusion.
+
+    ``alpha_bar = (1 - t)^2 / ((1 - t)^2 + t^2)``: the flow, divided by ``sqrt((1 - t)^2 + t^2)``, is a diffusion.
+    ``t = shift u / (1 + (shift - 1) u)`` (Esser et al. 2024, Eq. 23) at ``u = (k + 1/2) / num_timesteps``, which leaves
+    out the ends, where nothing is left of the noise or of the picture.
+
+    Args:
+        num_timesteps: how many.
+        shift: above 1 for more noise, as for large pictures.
+        time_scale: the network is told ``time_scale t``; 1000 as in Stable Diffusion 3.
+
+    Errors:
+        ValueError for numbers that are not above 0.
+
+    Source: Liu, Gong & Liu, Flow Straight and Fast, ICLR 2023 (arXiv 2209.03003).
+
+    >>> flow(2).timesteps.tolist(), [round(float(a), 4) for a in flow(2).alpha_bar]
+    ([250.0, 750.0], [0.9, 0.1])
+    """
+    if not (shift > 0 and time_scale > 0):
+        raise ValueError(f"shift and time_scale must be above 0, got {shift} and {time_scale}")
+    u = (np.arange(_count(num_timesteps, "num_timesteps")) + 0.5) / num_timesteps
+    t = shift * u / (1 + (shift - 1) * u)
+    return _from_alpha_bar((1 - t)**2 / ((1 - t)**2 + t**2), time_scale * t)
+
+
+def sigmas(schedule: NoiseSchedule) -> Array:
+    """``sigma = sqrt(1 / alpha_bar - 1)`` of each level, ``[S]`` ascending: ``x_t / sqrt(alpha_bar) = x + sigma n``.
+
+    >>> [round(float(sigma), 4) for sigma in sigmas(geometric(3, 0.5, 2.0))]
+    [0.5, 1.0, 2.0]
+    """
+    return jnp.sqrt((1 - schedule.alpha_bar) / schedule.alpha_bar)
 
 
 def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -> NoiseSchedule:
     """``num_steps`` of a schedule's levels, for sampling with fewer steps.
 
     Of T levels: "leading" takes ``0, T // N, 2 (T // N), ...`` (never the noisiest), "trailing" takes
-    ``T - 1, T - 1 - T / N, ...`` (always the noisiest), "linspace" both ends (Lin et al. 2024, Tab. 2).
+    ``T - 1, T - 1 - T / N, ...`` (always the noisiest), "linspace" both ends (Lin et al. 2024, Tab. 2): all evenly in
+    time. With ``sigma^2 = 1 / alpha_bar - 1``, "karras" takes the levels nearest to an even spacing in ``sigma^(1/7)``
+    (Karras et al. 2022, Eq. 5) and "log_snr" in ``log sigma``, both ends included: for solvers of second order (of a
+    cosine schedule :func:`truncate` first what is nothing but noise).
 
     Errors:
         ValueError for more steps than levels, or an unknown spacing.
@@ -83,17 +136,22 @@ def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -
     total, n = schedule.timesteps.shape[0], _count(num_steps, "num_steps")
     if n > total:
         raise ValueError(f"num_steps {n} is more than the {total} levels of the schedule")
-    if spacing not in ("leading", "trailing", "linspace"):
-        raise ValueError(f"spacing must be 'leading', 'trailing' or 'linspace'; got {spacing!r}")
-    index = {"leading": np.arange(n) * (total // n),
-             "trailing": np.round(np.arange(1, n + 1) * total / n).astype(int) - 1,
-             "linspace": np.round(np.linspace(0, total - 1, n)).astype(int)}[spacing]
+    if spacing not in RESPACINGS:
+        raise ValueError(f"spacing must be one of {', '.join(RESPACINGS)}; got {spacing!r}")
+    if spacing in ("karras", "log_snr"):
+        sigma = np.sqrt(1 / np.asarray(schedule.alpha_bar, np.float64) - 1)
+        index = _nearest(sigma, n, 1 / 7 if spacing == "karras" else 0)
+    else:
+        index = {"leading": np.arange(n) * (total // n),
+                 "trailing": np.round(np.arange(1, n + 1) * total / n).astype(int) - 1,
+                 "linspace": np.round(np.linspace(0, total - 1, n)).astype(int)}[spacing]
     alpha_bar = schedule.alpha_bar[index]
     return NoiseSchedule(schedule.timesteps[index], alpha_bar,
                          jnp.concatenate([jnp.ones(1, jnp.float32), alpha_bar[:-1]]))
 
 
-_MAKERS = {"linear": linear, "scaled_linear": scaled_linear, "cosine": cosine, "geometric": geometric}
+_MAKERS = {"linear": linear, "scaled_linear": scaled_linear, "cosine": cosine, "geometric": geometric,
+           "karras": karras, "flow": flow}
 _MOST_TIMESTEPS = 100_000  # of a stored schedule, so that a forged file cannot ask for a monster
 
 
@@ -163,9 +221,30 @@ def log_variances(schedule: NoiseSchedule) -> tuple[Array, Array]:
 def _from_betas(betas):
     if not ((betas >= 0).all() and (betas < 1).all()):
         raise ValueError(f"every beta must be in [0, 1); got {betas.min():g} to {betas.max():g}")
-    alpha_bar = np.cumprod(1 - np.asarray(betas, np.float64))
-    return NoiseSchedule(jnp.arange(len(betas), dtype=jnp.float32), jnp.asarray(alpha_bar, jnp.float32),
-                         jnp.asarray(np.append(1.0, alpha_bar[:-1]), jnp.float32))
+    return _from_alpha_bar(np.cumprod(1 - np.asarray(betas, np.float64)))
+
+
+def _from_alpha_bar(alpha_bar, timesteps=None):
+    """Of float64 numbers; the timesteps count the levels where none are given."""
+    timesteps = np.arange(len(alpha_bar)) if timesteps is None else timesteps
+    return NoiseSchedule(*(jnp.asarray(values, jnp.float32)
+                           for values in (timesteps, alpha_bar, np.append(1.0, alpha_bar[:-1]))))
+
+
+def _check_sigmas(sigma_min, sigma_max):
+    if not 0 < sigma_min <= sigma_max:
+        raise ValueError(f"sigma_min {sigma_min} and sigma_max {sigma_max} must be above 0 and in this order")
+
+
+def _nearest(sigma, num_steps, power):
+    """Indices, all different, of the levels nearest to ``num_steps`` from the first to the last that are evenly spaced
+    in ``sigma^power``, or in its logarithm where power is 0."""
+    place = np.log(sigma) if power == 0 else sigma**power
+    wanted = np.linspace(place[-1], place[0], num_steps)[::-1]
+    index = np.abs(place[None] - wanted[:, None]).argmin(axis=1)
+    count = np.arange(num_steps)
+    index = np.maximum.accumulate(index - count) + count  # one at least above the one before
+    return np.minimum(index, len(sigma) - num_steps + count)
 
 
 def _count(number, name):

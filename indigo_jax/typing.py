@@ -84,12 +84,17 @@ class InvertibleNetwork(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """One algorithm as two pure functions, run by :func:`indigo_jax.samplers.sample`.
+    """One algorithm as two pure functions, run by :func:`indigo_jax.samplers.sample` or by a loop of one's own::
+
+        state = kernel.init(x_init, keys)
+        for i in range(kernel.num_steps):
+            state, info = kernel.step(keys, state, i)
 
     Attributes:
         init: ``init(x_init, keys) -> state``. ``state.x`` is the image batch.
         step: ``step(keys, state, i) -> (state, info)`` with ``i`` = 0 for the first step. ``state`` is what the
-            next step needs, ``info`` is diagnostics; both are NamedTuples.
+            next step needs, ``info`` is diagnostics; both are NamedTuples. The keys, one per image, are the same in
+            every step: whatever draws folds i in, by :func:`indigo_jax.samplers.own_keys`.
         num_steps: how many steps the algorithm takes.
     """
 

@@ -70,6 +70,29 @@ def test_l2_is_least_at_the_conditional_mean():
     assert value(1.0) == pytest.approx(expected, rel=0.03)
 
 
+def test_points_in_the_plane_are_pictures_too():
+    """``[B, 2]`` has the loss of the same numbers as pictures; it has been broadcast to ``[B, 1, B, 2]``."""
+    x, y = (jax.random.normal(jax.random.key(k), (4, 2)) for k in (1, 2))
+    keys, noise, schedule = KEYS[:4], schedules.brownian_noise(0.3), schedules.linear(10)
+
+    def both(loss):
+        return loss(x, y), loss(x[:, None, None], y[:, None, None])
+
+    for flat, pictures in (
+            both(lambda x, y: losses.indi(lambda x_t, t: 0.5 * x_t, x, y, keys, noise=noise, loss="l2")),
+            both(lambda x, y: losses.diffusion(lambda x_t, t: 0.5 * x_t, x, keys, schedule, weighting="min_snr"))):
+        assert flat.shape == (4,)
+        np.testing.assert_allclose(flat, pictures, rtol=1e-6)
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    x = jnp.zeros((2, 4, 4, 3))
+    with pytest.raises(ValueError, match="must have one shape"):
+        losses.indi(lambda x_t, t: x_t, x, x[..., :1], KEYS[:2], noise=schedules.no_noise())
+    with pytest.raises(ValueError, match="the restorer gives"):
+        losses.indi(lambda x_t, t: x_t[..., :1], x, x, KEYS[:2], noise=schedules.no_noise())
+
+
 def test_refusals():
     x = jnp.zeros((1, 2, 2, 1))
     with pytest.raises(ValueError, match="loss must be one of l1, l2"):
@@ -99,6 +122,63 @@ def test_the_optimal_predictor_of_a_gaussian_attains_the_closed_form_loss(predic
     worse = losses.diffusion(lambda x_t, t: 0.8 * gain * x_t, x, keys, schedule, prediction=prediction,
                              index=jnp.full(2000, level))
     assert worse.mean() > value.mean()
+
+
+@pytest.mark.parametrize("level", [3, 20, 36])
+def test_flow_and_edm_at_the_optimal_predictor_of_a_gaussian(level):
+    """x ~ N(0, s^2): target and input are linear in (x, n), so the best gain and its error are a regression's."""
+    s, sigma_data, count = 0.5, 0.8, 4000
+    keys = rng.image_keys(2, np.arange(count))
+    x = s * rng.normal(rng.fold(keys, 10), jnp.zeros((count, 4, 4, 1)))
+
+    def regression(target, seen):
+        """Both as (factor of x, factor of n)."""
+        (a, b), (c, d) = target, seen
+        gain = (a * c * s**2 + b * d) / (c**2 * s**2 + d**2)
+        return gain, (a - gain * c) ** 2 * s**2 + (b - gain * d) ** 2
+
+    def check(loss, gain, least):
+        value = loss(lambda x_t, t: gain * x_t).mean()
+        np.testing.assert_allclose(value, least, rtol=0.03)
+        assert loss(lambda x_t, t: gain * x_t + 0.1).mean() > value
+
+    schedule, index = schedules.flow(40), jnp.full(count, level)
+    t, told = (level + 0.5) / 40, []
+    check(lambda f: losses.flow(lambda x_t, t: told.append(t) or f(x_t, t), x, keys, schedule, index=index),
+          *regression((-1, 1), (1 - t, t)))
+    np.testing.assert_allclose(told[0], 1000 * t, rtol=1e-6)
+    schedule, told = schedules.karras(40, 0.05, 20.0), []
+    sigma = float(schedules.sigmas(schedule)[level])
+    total = sigma**2 + sigma_data**2
+    skip, out = sigma_data**2 / total, sigma * sigma_data / total**0.5
+    check(lambda f: losses.edm(lambda x_t, t: told.append(t) or f(x_t, t), x, keys, schedule, sigma_data=sigma_data,
+                               index=index),
+          *regression(((1 - skip) / out, -skip * sigma / out), (1 / total**0.5, sigma / total**0.5)))
+    np.testing.assert_allclose(told[0], np.log(sigma) / 4, rtol=1e-5)
+
+
+def test_edm_weighs_every_level_alike():
+    """A network that says 0 has loss 1 at each of them, where sigma_data is that of the pictures."""
+    x = 0.5 * rng.normal(rng.fold(KEYS, 10), jnp.zeros((len(KEYS), 4, 4, 3)))
+    schedule = schedules.karras(200)
+    index = losses.edm_levels(KEYS, schedule)
+    value = losses.edm(lambda x_t, t: 0.0 * x_t, x, KEYS, schedule, index=index)
+    for part in np.array_split(np.asarray(value)[np.argsort(index)], 4):
+        np.testing.assert_allclose(part.mean(), 1, rtol=0.03)
+
+
+def test_edm_levels_are_those_of_the_paper_and_cover_a_batch():
+    schedule = schedules.karras(1000)
+    level = np.log(np.asarray(schedules.sigmas(schedule))[losses.edm_levels(KEYS, schedule)])
+    assert abs(level.mean() + 1.2) < 0.01 and abs(level.std() - 1.2) < 0.01
+    few = np.log(np.asarray(schedules.sigmas(schedule))[losses.edm_levels(KEYS[:8], schedule)])
+    assert (np.diff(few) > 0).all() and few[3] < -1.2 + 0.02 and few[4] > -1.2 - 0.02
+
+
+@pytest.mark.parametrize("loss", [losses.flow, losses.edm])
+def test_flow_and_edm_refuse_another_shape(loss):
+    with pytest.raises(ValueError, match="the network gives"):
+        loss(lambda x_t, t: x_t[..., :1], jnp.zeros((2, 4, 4, 3)), KEYS[:2], schedules.flow(10))
 
 
 def test_min_snr_weighs_the_error_of_x0_alike_for_every_prediction():

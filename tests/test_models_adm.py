@@ -118,6 +118,6 @@ def test_its_learned_variance_reaches_the_sampler():
 
     (wide, two), (narrow, _) = last_step_but_one(1.0), last_step_but_one(-1.0)
     beta = 1 - two.alpha_bar[1] / two.alpha_bar[0]
-    noise = rng.normal(rng.image_keys(0, [0, 1]), jnp.asarray(x))
+    noise = rng.normal(rng.fold(rng.image_keys(0, [0, 1]), 0), jnp.asarray(x))
     small_std = jnp.sqrt(beta * (1 - two.alpha_bar[0]) / (1 - two.alpha_bar[1]))
     np.testing.assert_allclose(wide - narrow, (jnp.sqrt(beta) - small_std) * noise, rtol=1e-4, atol=1e-4)

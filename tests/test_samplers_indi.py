@@ -410,7 +410,7 @@ def test_iv_coefficients_are_those_of_i2sb_with_constant_beta():
         noise_only, of_x0, of_x_t = np.asarray(step(i))[:, 0]
         np.testing.assert_allclose([of_x0 - noise_only, of_x_t - noise_only], [w / (v + w), v / (v + w)], atol=1e-6)
         np.testing.assert_allclose(float(noise.step_std(t, s)), np.sqrt(v * w / (v + w)), atol=1e-7)
-        drawn = float(rng.normal(keys, x_t)[0, 0])
+        drawn = float(rng.normal(rng.fold(keys, i), x_t)[0, 0])
         np.testing.assert_allclose(noise_only, np.sqrt(v * w / (v + w)) * drawn, atol=1e-6)
 
 

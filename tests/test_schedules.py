@@ -142,7 +142,7 @@ def test_respacing(spacing, expected):
 
 @pytest.mark.parametrize("make, message", [
     (lambda: schedules.respace(schedules.linear(10), 11), "more than the 10 levels"),
-    (lambda: schedules.respace(schedules.linear(10), 5, "middle"), "'leading', 'trailing' or 'linspace'"),
+    (lambda: schedules.respace(schedules.linear(10), 5, "middle"), "leading, trailing, linspace, karras, log_snr"),
     (lambda: schedules.linear(0), "at least 1"), (lambda: schedules.linear(10, 0.1, 1.5), r"in \[0, 1\)")])
 def test_bad_schedules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
@@ -201,3 +201,65 @@ def test_one_geometric_level():
 def test_geometric_levels_out_of_order(low, high):
     with pytest.raises(ValueError, match="must be above 0 and in this order"):
         schedules.geometric(10, low, high)
+
+
+# ---------------------------------------------------------------- EDM's levels, times of a flow, spacings of solvers
+
+def test_karras_levels_are_even_in_the_seventh_root():
+    schedule = schedules.karras(50, 0.002, 80.0)
+    sigma = np.sqrt(1 / np.asarray(schedule.alpha_bar, np.float64) - 1)
+    np.testing.assert_allclose(sigma, [(80**(1 / 7) + i / 49 * (0.002**(1 / 7) - 80**(1 / 7)))**7
+                                       for i in range(49, -1, -1)], rtol=0.01)  # 1 - alpha_bar in float32
+    np.testing.assert_allclose(schedule.timesteps, np.log(sigma) / 4, atol=3e-3)
+    np.testing.assert_allclose(schedules.sigmas(schedule), sigma, rtol=1e-4)
+    assert schedule.alpha_bar_prev[0] == 1
+    np.testing.assert_array_equal(schedule.alpha_bar_prev[1:], schedule.alpha_bar[:-1])
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_times(shift):
+    schedule = schedules.flow(100, shift, 1.0)
+    t = np.asarray(schedule.timesteps, np.float64)
+    u = (np.arange(100) + 0.5) / 100
+    np.testing.assert_allclose(t, shift * u / (1 + (shift - 1) * u), rtol=1e-6)
+    np.testing.assert_allclose(schedules.sigmas(schedule), t / (1 - t), rtol=2e-3)  # of z against x
+    np.testing.assert_allclose(schedules.flow(100, shift).timesteps, 1000 * t, rtol=1e-6)
+
+
+@pytest.mark.parametrize("whole", [
+    schedules.linear(), schedules.truncate(schedules.cosine(300), 1e-4), schedules.karras(), schedules.flow()],
+    ids=["linear", "cosine", "karras", "flow"])
+@pytest.mark.parametrize("spacing, place", [("karras", lambda sigma: sigma**(1 / 7)), ("log_snr", np.log)])
+def test_spacings_of_solvers_are_even_and_keep_both_ends(whole, spacing, place):
+    few = schedules.respace(whole, 12, spacing)
+    sigma, all_sigma = (place(np.asarray(schedules.sigmas(each), np.float64)) for each in (few, whole))
+    assert (few.timesteps[0], few.timesteps[-1]) == (whole.timesteps[0], whole.timesteps[-1])
+    even = np.linspace(all_sigma[0], all_sigma[-1], 12)
+    nearest = np.abs(all_sigma[None] - even[:, None]).min(axis=1)
+    assert (np.abs(sigma - even) <= nearest + 0.5 * np.diff(all_sigma).max()).all()
+    index = np.searchsorted(whole.timesteps, few.timesteps)
+    assert (np.diff(index) > 0).all()
+    np.testing.assert_array_equal(few.alpha_bar, whole.alpha_bar[index])
+
+
+def test_spacings_of_solvers_of_all_levels_and_of_one():
+    whole = schedules.linear(30)
+    for spacing in ("karras", "log_snr"):
+        np.testing.assert_array_equal(schedules.respace(whole, 30, spacing).timesteps, whole.timesteps)
+        assert schedules.respace(whole, 1, spacing).timesteps.tolist() == [29.0]
+
+
+@pytest.mark.parametrize("name, arguments", [("karras", {"num_timesteps": 20, "sigma_max": 40.0}),
+                                             ("flow", {"num_timesteps": 20, "shift": 2.0})])
+def test_they_are_stored_and_read_again(name, arguments):
+    stored = json.loads(json.dumps(schedules.to_json(name, **arguments)))
+    for found, wanted in zip(schedules.from_json(stored), getattr(schedules, name)(**arguments)):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: schedules.karras(10, 2.0, 1.0), "in this order"), (lambda: schedules.karras(10, rho=0.0), "rho must be"),
+    (lambda: schedules.flow(10, shift=0.0), "shift and time_scale"), (lambda: schedules.flow(0), "num_timesteps must")])
+def test_bad_levels_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -1,6 +1,7 @@
 """Training a diffusion prior: the same on one device and on eight, exact resume, weights that can be loaded again."""
 import csv
 import dataclasses
+import functools
 import json
 import pathlib
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, data, methods, models, schedules, sharding, weights
+from indigo_jax import checkpoints, data, denoisers, methods, models, schedules, sharding, weights
 from tests.paths import ROOT
 from train import common, diffusion
 from train.diffusion import DiffusionConfig
@@ -124,6 +125,23 @@ def test_a_run_becomes_weights_that_load(pictures, uninterrupted, tmp_path):
         diffusion.train(dataclasses.replace(config, prediction="eps"))
     with pytest.raises(ValueError, match="but the config trains"):
         diffusion.train(dataclasses.replace(config, model=models.DDPMUNet(**{**MODEL, "channels": 16})))
+
+
+@pytest.mark.parametrize("prediction, schedule", [("flow", "flow"), ("edm", "karras")])
+def test_flows_and_edm_are_trained_and_travel(prediction, schedule, pictures, tmp_path):
+    config = tiny(pictures, tmp_path / "run", prediction=prediction, num_steps=2, eval_every=2, sigma_data=0.4,
+                  schedule=schedules.to_json(schedule, num_timesteps=20))
+    diffusion.train(config)
+    weights.export(config.workdir, tmp_path / "tiny.safetensors")
+    module, params, info = weights.load(tmp_path / "tiny.safetensors")
+    assert info["prediction"] == prediction and info.get("sigma_data") == (0.4 if prediction == "edm" else None)
+    network = functools.partial(module.apply, params)
+    prior, x = denoisers.of(network, info), jnp.ones((2, 16, 16, 3))
+    options = {"sigma_data": 0.4} if prediction == "edm" else {}
+    wanted = denoisers.BY_PREDICTION[prediction](network, prior.schedule, **options)(x, prior.schedule.timesteps[3:5])
+    np.testing.assert_array_equal(prior.denoiser(x, prior.schedule.timesteps[3:5]).x0, wanted.x0)
+    with pytest.raises(ValueError, match="goes with eps, x0 or v"):
+        dataclasses.replace(config, weighting="min_snr")
 
 
 def test_a_run_is_not_continued_as_another(pictures, uninterrupted):

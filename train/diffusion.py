@@ -5,7 +5,8 @@
 With an autoencoder, frozen, what is learned is its latents (Rombach et al., CVPR 2022, arXiv 2112.10752).
 
 Papers: Ho, Jain & Abbeel, DDPM, NeurIPS 2020 (arXiv 2006.11239); Nichol & Dhariwal, ICML 2021 (arXiv 2102.09672) for
-the cosine schedule and learned variances; Salimans & Ho, ICLR 2022 (arXiv 2202.00512) for v.
+the cosine schedule and learned variances; Salimans & Ho, ICLR 2022 (arXiv 2202.00512) for v; Liu, Gong & Liu, ICLR 2023
+(arXiv 2209.03003) for flow; Karras et al., NeurIPS 2022 (arXiv 2206.00364) for edm.
 """
 import dataclasses
 import functools
@@ -33,8 +34,11 @@ class DiffusionConfig(RunConfig):
     """A linen module: ``module.apply(params, x_t, timestep)``."""
     schedule: tyro.conf.Suppress[dict]
     """Of the noise: ``schedules.to_json(NAME, argument=value, ...)``. It travels with the weights."""
-    prediction: Literal["eps", "x0", "v"] = "eps"
-    """What the network predicts. It travels with the weights."""
+    prediction: Literal["eps", "x0", "v", "flow", "edm"] = "eps"
+    """What the network predicts: "flow" the velocity of a rectified flow, "edm" the F of EDM; best with the schedules
+    flow and karras. It travels with the weights."""
+    sigma_data: float = 0.5
+    """Standard deviation of the pictures, of prediction edm. It travels with the weights."""
     learned_variance: bool = False
     """The network has twice the channels and learns the variance of the reverse steps too (prediction eps only)."""
     weighting: Literal["simple", "min_snr"] = "simple"
@@ -64,6 +68,10 @@ class DiffusionConfig(RunConfig):
         schedule = schedules.from_json(self.schedule)
         if self.resize and self.resize < self.crop:
             raise ValueError(f"resize {self.resize} is below crop {self.crop}: no crop fits into the resized pictures")
+        if self.weighting != "simple" and self.prediction in ("flow", "edm"):
+            raise ValueError(f"weighting {self.weighting} goes with eps, x0 or v; {self.prediction} has its own")
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data must be above 0, got {self.sigma_data}")
         if self.learned_variance and self.prediction != "eps":
             raise ValueError(f"learned_variance goes with prediction eps, not {self.prediction}")
         if not 0 < self.eval_steps <= schedule.timesteps.shape[0]:
@@ -80,9 +88,13 @@ def inputs(config: DiffusionConfig) -> tuple:
 
 def denoising_loss(config: DiffusionConfig, params, x, keys, index=None) -> jax.Array:
     """The loss of each picture (or latent) ``[B]``, at random levels or those of ``index``."""
-    return losses.diffusion(functools.partial(loop.network(config).apply, params), x, keys,
-                            schedules.from_json(config.schedule), prediction=config.prediction,
-                            weighting=config.weighting, learned_variance=config.learned_variance, index=index)
+    network, schedule = functools.partial(loop.network(config).apply, params), schedules.from_json(config.schedule)
+    if config.prediction == "flow":
+        return losses.flow(network, x, keys, schedule, index=index)
+    if config.prediction == "edm":
+        return losses.edm(network, x, keys, schedule, sigma_data=config.sigma_data, index=index)
+    return losses.diffusion(network, x, keys, schedule, prediction=config.prediction, weighting=config.weighting,
+                            learned_variance=config.learned_variance, index=index)
 
 
 def train_step(config: DiffusionConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
@@ -93,8 +105,9 @@ def train_step(config: DiffusionConfig, optimizer, state: loop.TrainState, batch
         return jnp.mean(denoising_loss(config, params, x, keys, index))
 
     keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
-    count = schedules.from_json(config.schedule).timesteps.shape[0]
-    index = losses.diffusion_levels(rng.fold(keys, losses.TIME), count)  # one from each slice of the batch
+    schedule, time_keys = schedules.from_json(config.schedule), rng.fold(keys, losses.TIME)
+    index = (losses.edm_levels(time_keys, schedule) if config.prediction == "edm" else
+             losses.diffusion_levels(time_keys, schedule.timesteps.shape[0]))  # one from each slice of the batch
     return loop.update(config, optimizer, state, loss_fn, batch["image"], keys, index)
 
 
@@ -137,8 +150,8 @@ def evaluation(config: DiffusionConfig, source):
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # as shares of the schedule
 COLUMNS, CAPTION = ("eval_loss", *(f"eval_loss_{level}" for level in LEVELS)), "samples"
-KEPT = ("schedule", "prediction", "learned_variance", "autoencoder")  # what weights are good for
-FITTING = ("schedule", "prediction", "autoencoder")
+KEPT = ("schedule", "prediction", "learned_variance", "sigma_data", "autoencoder")  # what weights are good for
+FITTING = ("schedule", "prediction", "sigma_data", "autoencoder")
 
 
 def open_data(config: DiffusionConfig, split: str):
@@ -157,7 +170,8 @@ def feed(config: DiffusionConfig, mesh, source) -> loop.Feed:
 
 def config_to_json(config: DiffusionConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
-    return common.description(config, schedule=config.schedule, prediction=config.prediction,
+    edm = {"sigma_data": config.sigma_data} if config.prediction == "edm" else {}
+    return common.description(config, schedule=config.schedule, prediction=config.prediction, **edm,
                               learned_variance=config.learned_variance, weighting=config.weighting, range=[-1, 1],
                               image_size=config.crop, **latent.description(config))
 

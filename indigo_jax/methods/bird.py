@@ -206,7 +206,7 @@ def deblur(prior: denoisers.Prior, problem: Problem, *, size: int | None = None,
         own = rng.fold(problem.keys, number)
 
         def step(state, i):
-            return kernel.step(rng.fold(own, i), state, i)[0], None
+            return kernel.step(own, state, i)[0], None
 
         state, _ = jax.lax.scan(step, kernel.init(y, own), jnp.arange(kernel.num_steps))
         blur = blur_of(state.blur_kernel, grid, y.shape)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax.arrays import per_image, square, straight_through  # noqa: F401 - operators say base.per_image
+from indigo_jax.arrays import split_as
 from indigo_jax.typing import Array, Key
 
 
@@ -73,7 +74,7 @@ def check_keys(keys: Key | None, x: Array, name: str) -> Key:
 
 def transpose(function, y: Array, shape: tuple[int, ...]) -> Array:
     """The exact adjoint of a linear ``function`` of images of ``shape``, applied to ``y``: ``<A x, y> = <x, A* y>``."""
-    image = jax.ShapeDtypeStruct(shape, y.dtype)
+    image = jax.eval_shape(lambda y: split_as(jnp.zeros(shape, y.dtype), y), y)
     expected = jax.eval_shape(function, image).shape
     if expected != y.shape:
         raise ValueError(f"adjoint: images of shape {shape} give measurements {expected}, got {y.shape}")

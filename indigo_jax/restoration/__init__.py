@@ -12,7 +12,9 @@ from indigo_jax.restoration.kernel_estimate import estimate_kernel, noise_level
 from indigo_jax.restoration.latent_indigo import latent_indigo
 from indigo_jax.restoration.latent_regularizers import LatentRegularizer, manifold_drift
 from indigo_jax.restoration.noise_estimate import flat_noise_level
+from indigo_jax.restoration.pigdm import pigdm
 from indigo_jax.restoration.reuse import Reuse
+from indigo_jax.restoration.tmpd import tmpd
 from indigo_jax.restoration.wrappers import averaged, stopped
 from indigo_jax.typing import Autoencoder, InvertibleNetwork
 
@@ -20,5 +22,6 @@ __all__ = [
     "Autoencoder", "BirdInfo", "BirdState", "BlindState", "IndigoState", "InvertibleNetwork", "LatentRegularizer",
     "Objective", "Reuse", "View", "Walks", "averaged", "bird", "bird_objective", "bird_optimizer", "blind_em", "ddim_rollout",
     "ddnm", "diffpir", "dps", "estimate_kernel", "fix_color", "flat_noise_level", "hqs", "indigo", "indigo_preset",
-    "indigo_schedule", "indigo_start", "latent_indigo", "manifold_drift", "noise_level", "stopped", "to_sphere",
+    "indigo_schedule", "indigo_start", "latent_indigo", "manifold_drift", "noise_level", "pigdm", "stopped", "tmpd",
+    "to_sphere",
 ]

@@ -3,6 +3,7 @@
 Source: Chihaoui, Lemkhenter & Favaro, Blind Image Restoration via Fast Diffusion Inversion, NeurIPS 2024
 (arXiv 2405.19572), and its released code, which differentiates neither the network nor anything but linear steps.
 """
+import math
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from indigo_jax import operators, rng
-from indigo_jax.arrays import mean_square
+from indigo_jax.arrays import mean_square, split_as
 from indigo_jax.restoration.reuse import Reuse, Reused
+from indigo_jax.samplers.base import in_float32
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator, Params
 
@@ -139,14 +141,16 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         if jnp.issubdtype(z.dtype, jax.dtypes.prng_key):
             if not same_shape:
                 raise ValueError("this operator changes the shape: give the noise z itself, of the pictures' shape")
-            z, keys = rng.normal(rng.init_keys(z), jnp.zeros(y.shape)), z
+            z, keys = rng.normal(rng.init_keys(z), jnp.zeros_like(y, jnp.float32)), z
+        z = in_float32(z)
         if same_shape and z.shape != y.shape or z.shape[0] != y.shape[0]:
             raise ValueError(f"z must be of the pictures' shape, for measurements of {y.shape}; got {z.shape}")
         if params is None and hasattr(operator, "init"):
             params = operator.init(rng.image_keys(0, jnp.arange(z.shape[0])) if keys is None else keys)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts with float32
             opt_state = jax.vmap(optimizer.init)({"z": z, "params": params})
-        return BirdState(z, params, opt_state, jnp.zeros(z.shape), reuse and reuse.start(num_levels, z.shape))
+        remembered = reuse and reuse.start(num_levels, z.shape)
+        return BirdState(z, params, *split_as((opt_state, jnp.zeros(z.shape), remembered), z))
 
     def step(keys, state: BirdState, i) -> tuple[BirdState, BirdInfo]:
         del keys  # an iteration draws nothing
@@ -165,7 +169,7 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         if reuse is not None:
             reused = reuse.learn(reused, jnp.moveaxis(now.eps, 0, 1), now.loss, exact)
         return (BirdState(to_sphere(variables["z"]), variables["params"], opt_state, now.x0, reused),
-                BirdInfo(now.loss, now.x0, evaluations, exact))
+                BirdInfo(now.loss, now.x0, *split_as((evaluations, exact), state.z)))
 
     return Kernel(init, step, num_iterations)
 
@@ -287,4 +291,4 @@ def bird_optimizer(z: float = 0.1, params: float = 0.01, *, num_iterations: int 
 def to_sphere(z: Array) -> Array:
     """Scale each image to norm ``sqrt(H W C)``, that of white noise: ``r z / sqrt(|z|^2 + 1e-9)``."""
     axes = tuple(range(1, z.ndim))
-    return z * (z[0].size**0.5 / jnp.sqrt(jnp.sum(z**2, axis=axes, keepdims=True) + 1e-9))
+    return z * (math.prod(z.shape[1:])**0.5 / jnp.sqrt(jnp.sum(z**2, axis=axes, keepdims=True) + 1e-9))

@@ -9,7 +9,7 @@ import numpy as np
 from indigo_jax import operators, rng
 from indigo_jax.arrays import rms
 from indigo_jax.restoration.kernel_estimate import FAMILIES, estimate_kernel, noise_level
-from indigo_jax.samplers.base import Info
+from indigo_jax.samplers.base import Info, in_float32, own_keys
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
@@ -121,6 +121,7 @@ def blind_em(denoiser: Denoiser, schedule: NoiseSchedule, y: Array, *, size: int
 
     def init(x: Array, keys) -> BlindState:
         del keys
+        x = in_float32(x)
         shape = (x.shape[0], size, size) if windows is None else (x.shape[0], cells, size, size)
         first = operators.gaussian_kernel(start, size) if jnp.ndim(start) == 0 else start
         return BlindState(x, x, jnp.broadcast_to(first, shape))
@@ -133,6 +134,7 @@ def blind_em(denoiser: Denoiser, schedule: NoiseSchedule, y: Array, *, size: int
             return blur_of(blur_kernel, grid, y.shape)
         return operators.compose(operators.blur(blur_kernel, boundary="periodic"), operators.inpaint(seen))
 
+    @own_keys
     def step(keys, state: BlindState, i) -> tuple[BlindState, Info]:
         now = jax.tree.map(lambda column: jnp.asarray(column)[i], plan)
         a_t, a_s = schedule.alpha_bar[now.index], now.next_alpha_bar

@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 
 from indigo_jax import operators, rng
-from indigo_jax.samplers.base import Info, State
+from indigo_jax.samplers.base import Info, State, own_keys, start
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
@@ -41,6 +41,7 @@ def diffpir(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: 
     variance = 1 / (1 / variance + 1 / prior_std**2)
     sigma = jnp.maximum(jnp.asarray(sigma, jnp.float32), 1e-3)
 
+    @own_keys
     def step(keys, state: State, i) -> tuple[State, Info]:
         k = num_steps - 1 - i
         t = schedule.timesteps[k]
@@ -51,4 +52,4 @@ def diffpir(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: 
         noise = (1 - zeta)**0.5 * e + zeta**0.5 * rng.normal(keys, e)
         return State(jnp.sqrt(a_s[k]) * x0 + jnp.sqrt(1 - a_s[k]) * noise), Info(t, x0)
 
-    return Kernel(lambda x, keys: State(x), step, num_steps)
+    return Kernel(start, step, num_steps)

@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 
 from indigo_jax import operators
-from indigo_jax.samplers.base import Info, State
+from indigo_jax.samplers.base import Info, State, in_float32
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
@@ -41,7 +41,7 @@ def hqs(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
 
     def init(x: Array, keys) -> State:
         del keys
-        return State(x)
+        return State(in_float32(x))
 
     def step(keys, state: State, i) -> tuple[State, Info]:
         del keys

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from indigo_jax import guidance, rng, samplers, schedules
+from indigo_jax import guidance, rng, schedules
 from indigo_jax.restoration.inn_energy import InnEnergy, inn_energy
-from indigo_jax.samplers.base import Info, State
+from indigo_jax.samplers.base import Info, in_float32, own_keys
+from indigo_jax.samplers.ddim import ddim_move
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, InvertibleNetwork, Kernel, Key, Params
 
@@ -128,18 +129,20 @@ def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork, 
     def rest(x_t, t, level, params, opt_state):
         return predict(x_t, t), jnp.zeros_like(x_t), jnp.full(x_t.shape[:1], jnp.nan, x_t.dtype), params, opt_state
 
+    @own_keys
     def step(keys: Key, state: IndigoState, i) -> tuple[IndigoState, Info]:
         level = num_steps - 1 - i
-        arguments = state.x, jnp.full(state.x.shape[:1], schedule.timesteps[level]), level, *state[1:]
+        t = schedule.timesteps[level]
+        arguments = state.x, jnp.full(state.x.shape[:1], t), level, *state[1:]
         prediction, drift, residual, params, opt_state = (
             act(*arguments) if guide_every == 1 else jax.lax.cond(level % guide_every == 0, act, rest, *arguments))
-        free, info = samplers.ddim(lambda x_t, t: prediction, schedule, eta).step(keys, State(state.x), i)
-        x_s = free.x if unguided else free.x + drift
+        free = ddim_move(schedule, eta)(keys, prediction, level)
+        x_s = free if unguided else free + drift
         if view.regularise is not None and not unguided:
-            x_s = view.regularise(network, state.params, keys, x_s, free.x, info.x0, level)
-        return IndigoState(x_s, params, opt_state), info._replace(residual=residual)
+            x_s = view.regularise(network, state.params, keys, x_s, free, prediction.x0, level)
+        return IndigoState(x_s, params, opt_state), Info(t, prediction.x0, residual)
 
-    return Kernel(lambda x, keys: IndigoState(x, *network.start(x.shape[0])), step, num_steps)
+    return Kernel(lambda x, keys: IndigoState(in_float32(x), *network.start(x.shape[0])), step, num_steps)
 
 
 def indigo_preset(name: str) -> dict[str, Any]:

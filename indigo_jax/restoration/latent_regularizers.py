@@ -8,10 +8,10 @@ from typing import Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from indigo_jax import rng, samplers
+from indigo_jax import rng
 from indigo_jax.arrays import norm, per_image
 from indigo_jax.restoration.indigo import View
-from indigo_jax.samplers.base import State
+from indigo_jax.samplers.ddim import ddim_move
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Autoencoder, Denoiser, Key
 
@@ -127,13 +127,13 @@ def resample(keys: Key, z_s: Array, level: Array, denoiser: Denoiser, schedule: 
 
     Source: the time travel of RePaint (Lugmayr et al. 2022, Algorithm 1).
     """
-    kernel = samplers.ddim(denoiser, schedule, eta)
+    move = ddim_move(schedule, eta)
     kept = schedule.alpha_bar[level] / schedule.alpha_bar_prev[level]
 
     def once(j, z_s):
         up, down = rng.fold(keys, 2 * j), rng.fold(keys, 2 * j + 1)
         z_t = jnp.sqrt(kept) * z_s + jnp.sqrt(1 - kept) * rng.normal(up, z_s)
-        return kernel.step(down, State(z_t), kernel.num_steps - 1 - level)[0].x
+        return move(down, denoiser(z_t, jnp.full(z_t.shape[:1], schedule.timesteps[level])), level)
 
     return jax.lax.fori_loop(0, repeats, once, z_s)
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from indigo_jax.arrays import split_as
 from indigo_jax.samplers.base import State
 from indigo_jax.typing import Array, Kernel
 
@@ -86,14 +87,16 @@ def stopped(kernel: Kernel, sigma, *, patience: int = 3) -> Kernel:
     def init(*arguments, **options) -> StoppedState:
         inner = kernel.init(*arguments, **options)
         batch = inner.x.shape[0]
-        return StoppedState(inner, jnp.full(batch, jnp.inf), jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool))
+        fresh = jnp.full(batch, jnp.inf), jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool)
+        return StoppedState(inner, *split_as(fresh, inner.x))
 
     def step(keys, state: StoppedState, i):
         def iterate(inner):
             return kernel.step(keys, inner, i)
 
         def idle(inner):
-            return inner, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(iterate, inner)[1])
+            info = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(iterate, inner)[1])
+            return inner, split_as(info, inner.x)
 
         done = state.stopped
         inner, info = jax.lax.cond(jnp.all(done), idle, iterate, state.inner)

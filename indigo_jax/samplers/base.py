@@ -1,8 +1,10 @@
 """The only sampling loop. What to keep and what to recompute are values, not other loops."""
+import functools
 from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import io_callback
 
 from indigo_jax import rng
 from indigo_jax.typing import Array, Kernel, Key
@@ -59,23 +61,62 @@ class SampleInfo(NamedTuple):
     trace: Array | None
 
 
-def sample(kernel: Kernel, keys: Key, x_init: Array, trace: str | Trace | None = None,
-           remat: bool | Callable = False) -> tuple[Array, SampleInfo]:
+def own_keys(step: Callable) -> Callable:
+    """A step of a :class:`Kernel` that draws: it is given ``rng.fold(keys, i)``, keys of its own for each i.
+
+    So whoever loops hands over the same keys every time. A kernel that wraps another one hands them on as they are.
+
+    >>> draw = own_keys(lambda keys, state, i: (State(rng.normal(keys, state.x)), None))
+    >>> keys, state = rng.image_keys(0, [0]), State(jnp.zeros((1, 2)))
+    >>> bool((draw(keys, state, 0)[0].x == draw(keys, state, 1)[0].x).any())
+    False
+    """
+    @functools.wraps(step)
+    def with_own_keys(keys, state, i):
+        return step(rng.fold(keys, i), state, i)
+
+    return with_own_keys
+
+
+def in_float32(x: Array) -> Array:
+    """Pictures in which the mathematics of a sampler is done: float32 for bfloat16 and float16, float64 as it is.
+
+    Errors:
+        ValueError for what is not of floating point: whole numbers are hardly in [-1, 1].
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"a sampler starts from pictures of floating point in [-1, 1], not {x.dtype}")
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def start(x_init: Array, keys: Key) -> State:
+    """``init`` of most kernels: ``x_init`` itself, :func:`in_float32`."""
+    del keys
+    return State(in_float32(x_init))
+
+
+def sample(kernel: Kernel, keys: Key, x_init: Array, trace: str | Trace | None = None, remat: bool | Callable = False,
+           *, callback: Callable[[int, Any], None] | None = None) -> tuple[Array, SampleInfo]:
     """Run a kernel from ``x_init`` to its end, in one ``lax.scan``.
+
+    The same as the loop of :class:`Kernel`, to the bit where that is compiled (by ``jax.lax.fori_loop`` under ``jit``).
+    Call it inside of a ``jax.jit`` of one's own: outside, every call traces the kernel anew, which takes a second.
 
     Args:
         kernel: from :func:`samplers.indi` and its like.
-        keys: one per image ``[B]``, from :func:`rng.image_keys`; the step number is folded in.
+        keys: one per image ``[B]``, from :func:`rng.image_keys`; the kernel folds the number of each step in.
         x_init: where the chain starts, ``[B, H, W, C]``; for InDI the measurement y; for :func:`restoration.bird` the
             noise, or keys ``[B]`` to draw it with: its ``init`` takes either.
         trace: "x", "x0" or a :class:`Trace`; None keeps nothing, so memory does not grow with the steps.
         remat: True recomputes each step in the backward pass instead of storing it; or a ``jax.checkpoint`` policy.
+        callback: ``callback(i, info)``, called on the host after each step, in their order; it gets arrays, the
+            pictures of the info included. None costs nothing. Where the result is differentiated it is not called.
 
     Returns:
         The final picture ``[B, H, W, C]`` and a :class:`SampleInfo`.
 
     Errors:
-        ValueError for an unknown trace, and for keys that are not one per image.
+        ValueError for an unknown trace, keys that are not one per image, and pictures of whole numbers.
 
     >>> from indigo_jax import samplers
     >>> kernel = samplers.indi(lambda x_t, t: 0.5 * x_t, 4)
@@ -95,7 +136,9 @@ def sample(kernel: Kernel, keys: Key, x_init: Array, trace: str | Trace | None =
 
     def body(carry, i):
         state, kept = carry
-        state, info = step(rng.fold(keys, i), state, i)
+        state, info = step(keys, state, i)
+        if callback is not None:
+            io_callback(callback, None, i, jax.lax.stop_gradient(info), ordered=True)
         if trace is not None:
             kept = kept.at[i // trace.every].set(state.x if trace.what == "x" else info.x0)
         return (state, kept), info._replace(x0=None) if "x0" in info._fields else info
@@ -103,6 +146,7 @@ def sample(kernel: Kernel, keys: Key, x_init: Array, trace: str | Trace | None =
     state = kernel.init(x_init, keys)
     kept = None
     if trace is not None:
-        kept = jnp.zeros((-(-kernel.num_steps // trace.every),) + state.x.shape, state.x.dtype)
+        count = -(-kernel.num_steps // trace.every)
+        kept = jnp.broadcast_to(jnp.zeros_like(state.x), (count, *state.x.shape))
     (state, kept), steps = jax.lax.scan(body, (state, kept), jnp.arange(kernel.num_steps))
     return state.x, SampleInfo(steps, kept)

@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 
 from indigo_jax import rng, schedules
-from indigo_jax.samplers.base import Info, State
+from indigo_jax.samplers.base import Info, State, own_keys, start
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Denoiser, Kernel
 
@@ -46,6 +46,7 @@ def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small"
     low, high = schedules.log_variances(schedule)
     fixed = jnp.sqrt(beta if variance == "large" else beta * (1 - a_s) / (1 - a_t))
 
+    @own_keys
     def step(keys, state: State, i) -> tuple[State, Info]:
         k = num_steps - 1 - i
         t = schedule.timesteps[k]
@@ -59,4 +60,4 @@ def ddpm(denoiser: Denoiser, schedule: NoiseSchedule, *, variance: str = "small"
         x_s = x_s + jnp.where(k > 0, std, 0.0) * rng.normal(keys, x_s)
         return State(x_s + prediction.drift), Info(t, prediction.x0)
 
-    return Kernel(lambda x, keys: State(x), step, num_steps)
+    return Kernel(start, step, num_steps)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax import rng, schedules
-from indigo_jax.samplers.base import Info, State
+from indigo_jax.samplers.base import Info, State, in_float32, own_keys
 from indigo_jax.schedules import NoiseMode, constant_noise
 from indigo_jax.typing import Array, Kernel, Restorer
 
@@ -61,12 +61,14 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
     times = jnp.asarray(times, jnp.float32)
 
     def init(y: Array, keys) -> State:
+        y = in_float32(y)
         x = y if start is None else start(y)
         if noise.name == "none":
             return State(x)
         eps_1 = noise.eps_t(1.0)
         return State(x + jnp.asarray(eps_1, x.dtype) * rng.normal(rng.init_keys(keys), x))
 
+    @own_keys
     def step(keys, state: State, i) -> tuple[State, Info]:
         t, s = times[i], times[i + 1]
         x_t = state.x

@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 ARCHITECTURES, KINDS = tuple(checking.ARCHITECTURES), checking.KINDS
 DTYPES = ("float16", "bfloat16", "float32")  # that files are written in
 # what travels from a training run
-_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "image_size", "autoencoder", "unseen")
+_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "sigma_data", "image_size", "autoencoder", "unseen")
 
 
 class Entry(NamedTuple):
@@ -110,9 +110,9 @@ def save(path, params: Params, info: dict, *, dtype: str = "float16") -> None:
         params: a linen variables dict.
         info: JSON-able: "architecture" and "arguments" (the module's class and constructor arguments), "noise"
             (:func:`schedules.noise_to_json`) and "tasks", or for a diffusion prior "schedule"
-            (:func:`schedules.to_json`), "prediction" (eps, x0 or v) and "learned_variance" where it is True; of a prior
-            or an invertible network of latents "autoencoder" (:func:`latents.identity`); and whatever should travel
-            with the weights.
+            (:func:`schedules.to_json`), "prediction" (of :data:`denoisers.BY_PREDICTION`), "learned_variance" where it
+            is True and "sigma_data" where it is not 0.5; of a prior or an invertible network of latents "autoencoder"
+            (:func:`latents.identity`); and whatever should travel with the weights.
         dtype: of the file: float16 (11 bits, up to 65,504), bfloat16 (8 bits) or float32 (24 bits).
 
     Errors:

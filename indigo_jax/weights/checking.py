@@ -175,6 +175,9 @@ def _check_prior(path, info):
     if info["prediction"] not in denoisers.BY_PREDICTION:
         raise WeightsError(f"{show(path)}: 'prediction' in its info is {brief(info['prediction'])}, not one of "
                            f"{', '.join(denoisers.BY_PREDICTION)}")
+    sigma_data = info.get("sigma_data", 0.5)
+    if isinstance(sigma_data, bool) or not isinstance(sigma_data, (int, float)) or not 0 < sigma_data < math.inf:
+        raise WeightsError(f"{show(path)}: 'sigma_data' in its info is {brief(sigma_data)}, not a number above 0")
     if not isinstance(info.get("learned_variance", False), bool):
         raise WeightsError(f"{show(path)}: 'learned_variance' in its info is {brief(info['learned_variance'])}, not "
                            "true or false")

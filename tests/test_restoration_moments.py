@@ -1,0 +1,89 @@
+"""PiGDM and TMPD against the exact posterior of a linear-Gaussian problem."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from indigo_jax import operators, restoration, rng, samplers, schedules
+from indigo_jax.restoration.moments import explained
+from tests.oracles import GaussianDiffusion
+
+GAUSSIAN, SIGMA, COUNT = GaussianDiffusion(0.2, 0.4), 0.15, 4096
+KEYS = rng.image_keys(0, np.arange(COUNT))
+NOISE = rng.normal(rng.init_keys(KEYS), jnp.zeros((COUNT, 2, 4, 1)))
+OPERATOR = operators.compose(operators.average_pool(2), operators.inpaint(jnp.array([[1.0, 0.0]])))  # one mean of two
+Y = jnp.broadcast_to(jnp.array([0.7, 0.0])[None, None, :, None], (COUNT, 1, 2, 1))
+WHOLE = schedules.karras(2000, 0.005, 40.0)
+SCHEDULE = schedules.respace(WHOLE, 200, "karras")
+METHODS = {
+    "pigdm": lambda d, s, y, **options: restoration.pigdm(d, s, OPERATOR, y, SIGMA, prior_std=0.4, **options),
+    "tmpd": lambda d, s, y, **options: restoration.tmpd(d, s, OPERATOR, y, SIGMA, **options),
+}
+
+
+def posterior():
+    """Mean and covariance of ``x | y``, ``[8]`` and ``[8, 8]``, dense in float64."""
+    a = np.asarray(OPERATOR(jnp.eye(8).reshape(8, 2, 4, 1)), np.float64).reshape(8, 2).T
+    gain = GAUSSIAN.std**2 * a.T @ np.linalg.inv(GAUSSIAN.std**2 * a @ a.T + SIGMA**2 * np.eye(2))
+    prior = np.full(8, GAUSSIAN.mean)
+    mean = prior + gain @ (np.ravel(Y[0]) - a @ prior)
+    return mean, GAUSSIAN.std**2 * (np.eye(8) - gain @ a)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("eta, tolerance", [(0.0, 0.015), (1.0, 0.03)])  # noise in each step needs many more of them
+def test_samples_have_the_mean_and_the_covariance_of_the_posterior(name, eta, tolerance):
+    kernel = METHODS[name](GAUSSIAN.denoiser(WHOLE), SCHEDULE, Y, eta=eta)
+    x, _ = jax.jit(lambda keys, z: samplers.sample(kernel, keys, z))(KEYS, NOISE)
+    x = np.asarray(x, np.float64).reshape(COUNT, 8)
+    mean, covariance = posterior()
+    assert abs(mean[0] - GAUSSIAN.mean) > 0.2 and covariance[0, 1] < -0.02  # the measurement tells something
+    np.testing.assert_allclose(x.mean(0), mean, atol=4 * GAUSSIAN.std / COUNT**0.5)
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=tolerance)
+    seen = x[:, [0, 1, 4, 5]].mean(1)
+    wanted = covariance[np.ix_([0, 1, 4, 5], [0, 1, 4, 5])].mean()
+    assert abs(seen.std() / wanted**0.5 - 1) < 4 * tolerance
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_guided_estimate_is_the_exact_one(name):
+    """``E[x | x_t, y]``: x_t and y are two measurements of x."""
+    seen, found = [], None
+    schedule = schedules.respace(WHOLE, 3, "karras")
+    kernel = METHODS[name](GAUSSIAN.denoiser(WHOLE), schedule, Y[:2])
+    found = kernel.step(KEYS[:2], kernel.init(NOISE[:2], KEYS[:2]), 1)[1].x0
+    level = float(schedules.sigmas(schedule)[1])
+    a = np.asarray(OPERATOR(jnp.eye(8).reshape(8, 2, 4, 1)), np.float64).reshape(8, 2).T
+    precision = np.eye(8) * (1 / GAUSSIAN.std**2 + 1 / level**2) + a.T @ a / SIGMA**2
+    for i in range(2):
+        u = np.ravel(NOISE[i]).astype(np.float64) / float(schedule.alpha_bar[1])**0.5
+        right = GAUSSIAN.mean / GAUSSIAN.std**2 + u / level**2 + a.T @ np.ravel(Y[i]) / SIGMA**2
+        seen.append(np.linalg.solve(precision, right))
+    np.testing.assert_allclose(np.asarray(found).reshape(2, 8), seen, atol=2e-4)
+
+
+def test_estimate_and_noise_agree():
+    guided = explained(GAUSSIAN.denoiser(WHOLE), WHOLE, lambda m, level, covariance: covariance(jnp.ones_like(m)))
+    x_t, k = NOISE[:3], jnp.array([200, 900, 1700])
+    prediction, a = guided(x_t, WHOLE.timesteps[k]), WHOLE.alpha_bar[k][:, None, None, None]
+    np.testing.assert_allclose(jnp.sqrt(a) * prediction.x0 + jnp.sqrt(1 - a) * prediction.eps, x_t, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_image_alone_is_the_same(name):
+    schedule = schedules.respace(WHOLE, 5, "karras")
+    sigma = jnp.array([0.1, 0.2, 0.3])
+
+    def run(rows):
+        method = getattr(restoration, name)
+        kernel = method(GAUSSIAN.denoiser(WHOLE), schedule, OPERATOR, Y[rows], sigma[rows])
+        return jax.jit(lambda keys, z: samplers.sample(kernel, keys, z)[0])(KEYS[rows], NOISE[rows])
+
+    np.testing.assert_allclose(run(slice(1, 2)), run(slice(0, 3))[1:2], atol=1e-5)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="prior_std must be above 0"):
+        restoration.pigdm(None, SCHEDULE, OPERATOR, Y, SIGMA, prior_std=0.0)
+    with pytest.raises(ValueError, match="eta must be in"):
+        restoration.tmpd(None, SCHEDULE, OPERATOR, Y, SIGMA, eta=2.0)
