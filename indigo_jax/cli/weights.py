@@ -1,6 +1,7 @@
 """``indigo weights list | verify | convert``: the files that networks are kept in."""
 import argparse
 import dataclasses
+import functools
 import pathlib
 import sys
 
@@ -80,26 +81,14 @@ def _keras_ddpm(source):
     return models.KerasUNet(), params, {"schedule": schedule, "prediction": "eps", "image_size": 64}
 
 
-def _ddpm_unet(source, *, image_size=None, schedule="linear"):
-    from indigo_jax import convert as converters, models
+def _torch_prior(converter, network, source, *, image_size=None, schedule="linear"):
+    """Of a torch state_dict, by the converter of this name and the one of its arguments."""
+    from indigo_jax import convert as converters, models, schedules
     state = _state_dict(source)
-    arguments = converters.ddpm_unet_arguments(state, image_size=image_size)
-    return _prior(models.DDPMUNet(**arguments), converters.ddpm_unet(state, image_size=image_size), schedule)
-
-
-def _guided_diffusion(source, *, image_size=None, schedule="linear"):
-    from indigo_jax import convert as converters, models
-    state = _state_dict(source)
-    arguments = converters.guided_diffusion_arguments(state, image_size=image_size)
-    module = models.ADMUNet(**arguments)
-    return _prior(module, converters.guided_diffusion(state, image_size=image_size), schedule,
-                  **({"learned_variance": True} if module.out_channels == 6 else {}))
-
-
-def _prior(module, params, schedule, **info):
-    from indigo_jax import schedules
-    return module, params, {"schedule": schedules.to_json(schedule, num_timesteps=1000), "prediction": "eps",
-                            "image_size": module.image_size, **info}
+    module = getattr(models, network)(**getattr(converters, f"{converter}_arguments")(state, image_size=image_size))
+    info = {"schedule": schedules.to_json(schedule, num_timesteps=1000), "prediction": "eps",
+            "image_size": module.image_size, **({"learned_variance": True} if module.out_channels == 6 else {})}
+    return module, getattr(converters, converter)(state, image_size=image_size), info
 
 
 def _state_dict(source):
@@ -133,7 +122,8 @@ def _torch_state_dict(source):
     return {name: value.float().numpy() for name, value in state.items()}
 
 
-_TORCH = {"ddpm-unet": _ddpm_unet, "adm": _guided_diffusion}
+_TORCH = {"ddpm-unet": functools.partial(_torch_prior, "ddpm_unet", "DDPMUNet"),
+          "adm": functools.partial(_torch_prior, "guided_diffusion", "ADMUNet")}
 _FOREIGN = {"keras-ddpm": _keras_ddpm, **_TORCH}  # name: file -> module, params, what is known of them
 KINDS = ("indigo", *_FOREIGN)
 

@@ -15,17 +15,9 @@ class Compose:
     """See :func:`compose`."""
     operators: tuple
 
-    @property
-    def linear(self) -> bool:
-        return all(operator.linear for operator in self.operators)
-
-    @property
-    def stochastic(self) -> bool:
-        return any(operator.stochastic for operator in self.operators)
-
-    @property
-    def shape_preserving(self) -> bool:
-        return all(operator.shape_preserving for operator in self.operators)
+    linear = property(lambda self: all(operator.linear for operator in self.operators))
+    stochastic = property(lambda self: any(operator.stochastic for operator in self.operators))
+    shape_preserving = property(lambda self: all(operator.shape_preserving for operator in self.operators))
 
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         for position, operator in enumerate(self.operators):

@@ -68,9 +68,7 @@ class Sum(_Algebra):
 
     operators: tuple
 
-    @property
-    def shape_preserving(self) -> bool:
-        return all(operator.shape_preserving for operator in self.operators)
+    shape_preserving = property(lambda self: all(operator.shape_preserving for operator in self.operators))
 
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         del keys

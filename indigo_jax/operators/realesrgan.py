@@ -85,9 +85,7 @@ class DrawnDegradation:
     factor: int = base.static(default=4)
     enlarge: bool = base.static(default=False)
 
-    @property
-    def shape_preserving(self) -> bool:
-        return self.enlarge or self.factor == 1
+    shape_preserving = property(lambda self: self.enlarge or self.factor == 1)
 
     def _apply(self, x: Array, keys: Key) -> Array:
         degrade = _second_order if isinstance(self.numbers, SecondOrder) else _face

@@ -67,11 +67,11 @@ def _multiply(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
     """``y = R x C^T``, the smaller intermediate first."""
     highest = jax.lax.Precision.HIGHEST
     rows, columns = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
-    if rows.shape[0] * columns.shape[1] <= rows.shape[1] * columns.shape[0]:
-        return jnp.einsum("wj,bhjc->bhwc", columns, jnp.einsum("hi,bijc->bhjc", rows, x, precision=highest),
-                          precision=highest)
-    return jnp.einsum("hi,biwc->bhwc", rows, jnp.einsum("wj,bijc->biwc", columns, x, precision=highest),
-                      precision=highest)
+    steps = [("hi,biwc->bhwc", rows), ("wj,bhjc->bhwc", columns)]
+    rows_first = rows.shape[0] * columns.shape[1] <= rows.shape[1] * columns.shape[0]
+    for product, matrix in steps if rows_first else reversed(steps):
+        x = jnp.einsum(product, matrix, x, precision=highest)
+    return x
 
 
 class _Separable:
