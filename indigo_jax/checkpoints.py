@@ -145,8 +145,6 @@ def restore_params(workdir: str | os.PathLike, *, ema: bool = True, best_by: str
     raise FileNotFoundError(f"{workdir}: no whole checkpoint in {folder}")
 
 
-# ---------------------------------------------------------------------------------------------------- reading
-
 def _folder(workdir, name):
     return pathlib.Path(workdir).resolve() / name
 

@@ -15,12 +15,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 RULES = ((r"(^|/)(bias|scale|count)$", "replicated"), (r"", "sharded"))  # of parameter names; the first that fits
-
-
 THREADS = 64  # of a process, after :func:`fix_threads`; having more of them than cores costs nothing
 
-
-# ---------------------------------------------------------------------------------------------------- meshes
 
 def fix_threads() -> None:
     """Let the CPU devices of this process share :data:`THREADS` threads; call it before the first use of a device.
@@ -68,8 +64,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
-
-# ---------------------------------------------------------------------------------------------------- parameters
 
 def parameter_specs(tree, mesh, *, rules=RULES):
     """The ``PartitionSpec`` of every array of a tree: replicated, or its largest axis that divides split over "fsdp".
@@ -144,8 +138,6 @@ def gather(tree):
 
     return jax.tree.map(fetch, tree)
 
-
-# ---------------------------------------------------------------------------------------------------- batches
 
 def check_batch_size(batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
     """Refuse a batch that the devices (and ``parts`` microbatches) cannot share evenly, naming sizes that they can."""

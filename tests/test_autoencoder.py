@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from indigo_jax import convert, models
-from indigo_jax.models import autoencoder_kl, ddpm_unet, layers
+from indigo_jax.models import ddpm_unet, layers
 from tests import autoencoder_reference as reference
 from tests.autoencoder_reference import SMALL_KL, SMALL_TINY
 
@@ -101,7 +101,7 @@ def test_block_and_attention_of_kl_alone():
 
     @jax.jit
     def parts(x):
-        h = autoencoder_kl.KLBlock(12, 4).apply({"params": params["down_1_block_0"]}, x)
+        h = layers.ResidualBlock(12, 4).apply({"params": params["down_1_block_0"]}, x)
         return h, ddpm_unet.Attention(4).apply({"params": params["mid_attention"]}, h)
 
     h, out = parts(x)

@@ -102,7 +102,7 @@ def test_it_is_told_the_level_of_each_picture_and_given_a_clean_scale():
 
 
 def test_the_mean_over_mirror_images():
-    """Of a denoiser that looks to the left and up: to all four sides. One that is the same everywhere stays as it is."""
+    """Of a denoiser that looks to the left and up: to all four sides. One that is alike everywhere stays as it is."""
     schedule, x = schedules.geometric(10), jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
     t = jnp.full(2, schedule.timesteps[3])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from indigo_jax import convert, denoisers, models, rng, samplers, schedules
-from indigo_jax.models import latent_unet
+from indigo_jax.models import latent_unet, layers
 from tests import latent_unet_reference as reference
 from tests.latent_unet_reference import SMALL, STABLE_DIFFUSION_1, STABLE_DIFFUSION_2
 
@@ -127,7 +127,7 @@ def test_parts_alone():
         def apply(module, params, *args):
             return module.apply({"params": params}, *args)
         attention = latent_unet.HeadAttention(2)
-        return (apply(latent_unet.LatentBlock(12, 4), params["down_1_block_0"], h, jax.nn.silu(temb)),
+        return (apply(layers.ResidualBlock(12, 4, 1e-5), params["down_1_block_0"], h, jax.nn.silu(temb)),
                 apply(attention, inner["self_attention"], sequence, sequence),
                 apply(attention, inner["cross_attention"], sequence, context),
                 apply(latent_unet.TransformerBlock(2), inner, sequence, context),

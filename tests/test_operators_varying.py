@@ -117,8 +117,8 @@ def test_gradient_reaches_kernels_and_weights_inside_jit():
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: operators.varying_blur(_kernels(2, 3, 3), np.ones((2, 4, 4))), "sum to between 2 and 2"),
-    (lambda: operators.varying_blur(_kernels(2, 3, 3), np.full((2, 4, 4), np.nan)), "weights hold nan"),
+    (lambda: operators.varying_blur(_kernels(2, 3, 3), np.ones((2, 4, 4))), "sums to between 2 and 2"),
+    (lambda: operators.varying_blur(_kernels(2, 3, 3), np.full((2, 4, 4), np.nan)), "weights holds nan"),
     (lambda: operators.varying_blur(2 * _kernels(2, 3, 3), np.full((2, 4, 4), 0.5)), "kernel sums to"),
     (lambda: operators.varying_blur(_kernels(3, 3, 3), np.full((2, 4, 4), 0.5)), "got 2 and 3"),
     (lambda: operators.varying_blur(_kernels(3, 3), np.full((2, 4, 4), 0.5)), r"kernels are \[R"),

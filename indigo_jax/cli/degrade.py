@@ -88,33 +88,18 @@ def run(args):
 def _make_operator(name, values):
     """An operator, or a function ``(keys, height, width) -> operator`` where it depends on the picture."""
     from indigo_jax import operators
-    if name == "gaussian-noise":
-        return operators.gaussian_noise(sigma_255=values["sigma_255"])
-    if name == "poisson-noise":
-        return operators.poisson_noise(values["peak"])
-    if name == "speckle-noise":
-        return operators.speckle_noise(sigma=values["sigma"])
-    if name == "gaussian-blur":
-        return operators.gaussian_blur(values["sigma"])
-    if name == "motion-blur":
-        return operators.motion_blur(values["length"], math.radians(values["angle"]))
-    if name == "defocus-blur":
-        return operators.defocus_blur(values["radius"])
-    if name == "blur":
-        return operators.blur(operators.load_kernel(values["kernel"]))
-    if name == "downsample":
-        return operators.downsample(values["factor"])
-    if name == "super-resolution":
-        return operators.super_resolution(values["factor"])
-    if name == "jpeg":
-        return operators.jpeg(values["quality"])
-    if name == "camera-shake":
+
+    def shake(keys, height, width):
         size = 2 * math.ceil(values["length"] / 2) + 1
-        return lambda keys, height, width: operators.blur(
-            operators.motion_kernel(keys, size=size, length=values["length"]))
+        return operators.blur(operators.motion_kernel(keys, size=size, length=values["length"]))
 
     def box(keys, height, width):
         tall, wide = round(values["box"] * height), round(values["box"] * width)
         return operators.inpaint(operators.box_mask(height, width, top=(height - tall) // 2, left=(width - wide) // 2,
                                                     box_height=tall, box_width=wide))
-    return box
+
+    if name in ("camera-shake", "inpaint-box"):
+        return shake if name == "camera-shake" else box
+    read = {"kernel": operators.load_kernel, "angle": math.radians}
+    values = {flag: read.get(flag, lambda value: value)(value) for flag, value in values.items()}
+    return getattr(operators, name.replace("-", "_"))(**values)

@@ -59,21 +59,12 @@ def _pairs(args):
         path = pathlib.Path(text)
         try:
             files = images.list_pictures(path)
-        except images.ImageError as error:
+            stems = images.by_stem([file.relative_to(path).as_posix() for file in files if file != path], path)
+        except ValueError as error:
             raise UsageError(f"{flag} {one_line(error)}") from error
         if not files:
             raise UsageError(f"{flag} {show(path)}: no pictures in this folder")
-        if path.is_file():
-            sides.append(path)
-            continue
-        side = {}
-        for file in files:
-            stem = file.relative_to(path).with_suffix("").as_posix()
-            if stem in side:
-                raise UsageError(f"{flag} {show(path)}: {side[stem].name} and {file.name} differ in the extension "
-                                 "only, so pairs are not clear; remove one")
-            side[stem] = file
-        sides.append(side)
+        sides.append(path if path.is_file() else {stem: path / name for stem, name in stems.items()})
     reference, restored = sides
     if isinstance(reference, pathlib.Path) != isinstance(restored, pathlib.Path):
         raise UsageError("--reference and --restored must be two folders or two files")

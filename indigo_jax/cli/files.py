@@ -61,22 +61,6 @@ def read_angles(path):
 READERS = {"mask": read_mask, "kernel": read_kernel, "grid": read_grid}  # by what a flag's value is read from
 
 
-def find_sinograms(path, *, exclude=None) -> list[pathlib.Path]:
-    """The ``.npy`` files of a folder and of its subfolders, sorted; a file gives itself."""
-    from indigo_jax import images
-    path = pathlib.Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise images.ImageError(f"{show(path)}: no such file or folder; check the path")
-    exclude = None if exclude is None else pathlib.Path(exclude).resolve()
-    return sorted(file for file in path.rglob("*.npy")
-                  if file.is_file() and not (exclude and exclude in file.resolve().parents))
-
-
-SINOGRAMS = {"find": find_sinograms, "what": "sinograms in this folder, at any depth (looked for .npy)"}
-
-
 def sinogram_reader(angles):
     """``read(path) -> Sinogram`` from ``.npy`` files; nothing is ever unpickled. ``angles``: a file, or None."""
     from indigo_jax.methods.sinograms import sinogram

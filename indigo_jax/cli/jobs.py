@@ -16,27 +16,25 @@ class Job(NamedTuple):
     relative: pathlib.PurePath
 
 
-def gather(inputs, output, find=None, what=None):
-    """The pictures of all inputs, and (name, reason) of inputs that are not there while others are.
-
-    ``find(path, exclude)`` lists those of a folder, default :func:`images.list_pictures`; ``what`` says of which kind.
-    """
+def gather(inputs, output, extensions=None, what="pictures"):
+    """The pictures (or ``what`` has these ``extensions``) of all inputs, and (name, reason) of inputs that are not
+    there while others are."""
     from indigo_jax import images
-    find = find or images.list_pictures
-    what = what or f"pictures in this folder, at any depth (looked for {', '.join(images.EXTENSIONS)})"
+    extensions = extensions or images.EXTENSIONS
     output = pathlib.Path(output)
     jobs, failed, seen = [], [], set()
     for text in inputs:
         path = pathlib.Path(text)
         try:
-            found = find(path, exclude=output if path.is_dir() else None)
+            found = images.list_pictures(path, exclude=output if path.is_dir() else None, extensions=extensions)
         except images.ImageError as error:
             if path.is_dir():
                 raise UsageError(one_line(error)) from error
             failed.append((text, one_line(error)))
             continue
         if not found:
-            failed.append((text, f"{show(path)}: no {what}"))
+            failed.append((text, f"{show(path)}: no {what} in this folder, at any depth (looked for "
+                                 f"{', '.join(extensions)})"))
         for file in found:
             if file.resolve() not in seen:
                 seen.add(file.resolve())

@@ -61,7 +61,7 @@ def run(args):
     chosen = _choose(args, owners, given)
     restoration_of = _prepare(args, owners, given)
     report = getattr(args, "report", None)
-    jobs, failed = gather(args.inputs, args.output, **(files.SINOGRAMS if args.task == "ct" else {}))
+    jobs, failed = gather(args.inputs, args.output, *([(".npy",), "sinograms"] if args.task == "ct" else []))
     targets = choose_targets(args, jobs, args.output, args.samples, "--output")
     comparisons = choose_targets(args, jobs, args.compare, 1, "--compare") if hasattr(args, "compare") else None
     if comparisons:

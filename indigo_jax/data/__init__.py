@@ -7,12 +7,11 @@ source into training batches, :func:`evaluation_batches` into evaluation batches
 import os
 import pathlib
 
+from indigo_jax.data.derived import joined, resized
 from indigo_jax.data.ellipses import EllipsePhantoms, open_ellipses
 from indigo_jax.data.folder import arrays, folder, gopro, paired_folders
-from indigo_jax.data.joined import joined
 from indigo_jax.data.packed import packed
 from indigo_jax.data.preprocess import evaluation_batches, pipeline
-from indigo_jax.data.resized import resized
 from indigo_jax.data.tfds import tfds
 
 __all__ = ["EllipsePhantoms", "arrays", "evaluation_batches", "folder", "gopro", "joined", "open_source", "packed",
@@ -68,11 +67,10 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
     path = pathlib.Path(spec)
     if path.is_dir():
         return folder(_split_folder(path, split), cache=cache)
+    instead = "give a folder of pictures, FILE.npz, tfds:NAME, gopro:FOLDER, pairs:SHARP,BLURRED or ellipses:SIZE"
     if path.exists():
-        raise ValueError(f"{spec}: a file, but not an .npz pack; give a folder of pictures, FILE.npz, tfds:NAME, "
-                         "gopro:FOLDER, pairs:SHARP,BLURRED or ellipses:SIZE")
-    raise FileNotFoundError(f"{spec}: no such folder or file; give a folder of pictures, FILE.npz, tfds:NAME, "
-                            "gopro:FOLDER, pairs:SHARP,BLURRED or ellipses:SIZE")
+        raise ValueError(f"{spec}: a file, but not an .npz pack; {instead}")
+    raise FileNotFoundError(f"{spec}: no such folder or file; {instead}")
 
 
 def _repeats(part):
@@ -97,12 +95,10 @@ def _split_folder(path, split):
 
 
 def _open_tfds(name, split, data_dir, cache):
-    if split != "val":
-        return tfds(name, split=split, data_dir=data_dir, cache=cache)
-    for candidate in ("validation", "val", "valid"):
+    for candidate in ("validation", "val", "valid") if split == "val" else ():
         try:
             return tfds(name, split=candidate, data_dir=data_dir, cache=cache)
         except ValueError as error:
             if "no split" not in str(error):
                 raise
-    return tfds(name, split="test", data_dir=data_dir, cache=cache)
+    return tfds(name, split="test" if split == "val" else split, data_dir=data_dir, cache=cache)

@@ -1,15 +1,16 @@
 """Random phantoms of ellipses, drawn when asked for: pictures to train a prior for tomography on."""
 import numpy as np
 
-from indigo_jax import rng
+from indigo_jax.data.source import Pictures
 
 MIN_SIZE = 16
 NUM_VAL, NUM_TRAIN = 200, 20_000  # of ``ellipses:SIZE``
 
 
-class EllipsePhantoms:
+class EllipsePhantoms(Pictures):
     """A source of random phantoms in the manner of Shepp and Logan: grey ellipses in a body, most within a skull.
 
+    Pictures are uint8 ``[size, size, 3]``, grey.
     Picture i depends on (seed, start + i) alone; its shapes do not depend on the size. It is 0 outside the inscribed
     circle, whatever symmetry of the square is applied to it, so that no ray of :func:`indigo_jax.operators.radon`
     misses any of it.
@@ -20,9 +21,6 @@ class EllipsePhantoms:
         seed: 0 ... 2**32 - 1.
         start: number of the first one.
         cache: keep every picture that was drawn (3 bytes per pixel).
-
-    A source: ``len(source)`` and ``source[i] -> {"image": uint8 [size, size, 3] grey, "id": int}``, with
-    ``id = rng.name_id(source.names[i])``.
 
     Errors:
         ValueError for numbers out of range; IndexError for a picture that it does not have.
@@ -37,24 +35,10 @@ class EllipsePhantoms:
                 raise ValueError(f"ellipses: {name} is {value}; it must be a whole number, at least {low}")
         if seed >= 2**32:
             raise ValueError(f"ellipses: seed is {seed}; it must be in 0 ... 2**32 - 1")
-        self._size, self._seed, self._numbers = int(size), int(seed), range(int(start), int(start) + int(count))
-        self.names = [f"ellipses/{self._seed}/{number}" for number in self._numbers]
-        self._ids = [rng.name_id(name) for name in self.names]
-        self._cache = [None] * len(self.names) if cache else None
-
-    def __len__(self):
-        return len(self.names)
-
-    def __repr__(self):
-        return f"EllipsePhantoms({len(self)} pictures of {self._size} x {self._size}, seed {self._seed})"
-
-    def __getitem__(self, index):
-        image = None if self._cache is None else self._cache[index]
-        if image is None:
-            image = _draw(_ellipses(self._seed, self._numbers[index]), self._size)
-            if self._cache is not None:
-                self._cache[index] = image
-        return {"image": image, "id": self._ids[index]}
+        size, seed, numbers = int(size), int(seed), range(int(start), int(start) + int(count))
+        super().__init__([f"ellipses/{seed}/{number}" for number in numbers],
+                         lambda index: {"image": _draw(_ellipses(seed, numbers[index]), size)},
+                         f"phantoms of {size} x {size}, seed {seed}", cache=cache)
 
 
 def open_ellipses(size: str, split: str, cache: bool) -> EllipsePhantoms:

@@ -4,110 +4,61 @@ import pathlib
 
 import numpy as np
 
-from indigo_jax import images, rng
+from indigo_jax import images
+from indigo_jax.data.source import Pictures
 
 
-class PictureFiles:
-    """Random access to picture files by name, alone or with their measurements."""
-
-    def __init__(self, names, files, measurements=None, *, cache=False):
-        self.names, self._files, self._measurements = list(names), files, measurements
-        self._ids = [rng.name_id(name) for name in self.names]
-        self._cache = [None] * len(self.names) if cache else None
-
-    def __len__(self):
-        return len(self.names)
-
-    def __repr__(self):
-        return f"PictureFiles({len(self)} {'pictures' if self._measurements is None else 'pairs'})"
-
-    def __getitem__(self, index):
-        element = None if self._cache is None else self._cache[index]
-        if element is None:
-            element = {"image": images.read_rgb8(self._files[index]), "id": self._ids[index]}
-            if self._measurements is not None:
-                element["measurement"] = images.read_rgb8(self._measurements[index])
-            if self._cache is not None:
-                self._cache[index] = element
-        return dict(element)
-
-
-def folder(path: str | os.PathLike, *, cache: bool = False) -> PictureFiles:
+def folder(path: str | os.PathLike, *, cache: bool = False) -> Pictures:
     """A source over all pictures of a folder and its subfolders, sorted by path.
+
+    ``source.names`` are the paths within the folder, with forward slashes: so ids stay when it moves or grows.
 
     Args:
         path: the folder; for what counts as a picture see :func:`indigo_jax.images.list_pictures`.
         cache: keep every decoded picture (uint8), so that each is read once.
-
-    Returns:
-        A source of ``{"image": uint8 [h, w, 3], "id": int}``. ``source.names`` are the paths within the folder, with
-        forward slashes; ``id = rng.name_id(name)``, so it stays when the folder moves or grows.
 
     Errors:
         FileNotFoundError without the folder; ValueError for a folder without pictures;
         :class:`indigo_jax.images.ImageError` when a picture that is asked for cannot be read.
     """
     files = _listed(path)
-    return PictureFiles(files, list(files.values()), cache=cache)
+    paths = list(files.values())
+    return Pictures(files, lambda index: {"image": images.read_rgb8(paths[index])}, f"folder {path}", cache=cache)
 
 
-def paired_folders(sharp: str | os.PathLike, blurred: str | os.PathLike, *, cache: bool = False) -> PictureFiles:
+def paired_folders(sharp: str | os.PathLike, blurred: str | os.PathLike, *, cache: bool = False) -> Pictures:
     """A source of pairs: the picture from one folder, its measurement from another.
 
-    Partners have the same path within their folder; their extensions may differ.
+    Partners have the same path within their folder; their extensions may differ. Names are those of the first folder.
 
     Args:
         sharp: folder of the pictures to restore to, "image".
-        blurred: folder of what is given, "measurement".
+        blurred: folder of what is given, "measurement": uint8 ``[h', w', 3]``.
         cache: keep every decoded pair.
-
-    Returns:
-        A source of ``{"image": uint8 [h, w, 3], "id": int, "measurement": uint8 [h', w', 3]}``; ``names`` and ids are
-        those of the first folder.
 
     Errors:
         As :func:`folder`; ValueError that lists the pictures without a partner, and those that have two.
     """
-    images_, measurements = _listed(sharp), _listed(blurred)
-    by_stem, partners = _by_stem(images_, sharp), _by_stem(measurements, blurred)
-    _complain(f"{sharp} and {blurred}", by_stem, partners)
-    order = sorted(by_stem)
-    return PictureFiles([by_stem[stem] for stem in order], [images_[by_stem[stem]] for stem in order],
-                        [measurements[partners[stem]] for stem in order], cache=cache)
+    files, measured = _listed(sharp), _listed(blurred)
+    return _pairs(f"{sharp} and {blurred}", images.by_stem(files, sharp), files, images.by_stem(measured, blurred),
+                  measured, cache)
 
 
-def gopro(path: str | os.PathLike, *, cache: bool = False) -> PictureFiles:
+def gopro(path: str | os.PathLike, *, cache: bool = False) -> Pictures:
     """A source of pairs in the layout of the GoPro data set: ``.../sharp/NAME`` beside ``.../blur/NAME``.
 
-    Args:
-        path: a folder that holds such pairs of folders at any depth, e.g. ``GOPRO_Large/train``.
-        cache: keep every decoded pair.
-
-    Returns:
-        As :func:`paired_folders`; names are the paths of the sharp pictures within ``path``.
-
-    Errors:
-        As :func:`paired_folders`.
+    ``path`` holds such pairs of folders at any depth, e.g. ``GOPRO_Large/train``; names are the paths of the sharp
+    pictures within it. The rest and the errors are as for :func:`paired_folders`.
     """
     files = _listed(path)
-    sides = {"sharp": {}, "blur": {}}
-    for name in files:
-        parts = pathlib.PurePosixPath(name).parts
-        if len(parts) > 1 and parts[-2] in sides:
-            stem = "/".join(parts[:-2] + (pathlib.PurePosixPath(name).stem,))
-            if stem in sides[parts[-2]]:
-                raise ValueError(f"{path}: {sides[parts[-2]][stem]} and {name} differ in the extension only; keep one")
-            sides[parts[-2]][stem] = name
-    sharp, blur = sides["sharp"], sides["blur"]
+    sharp, blur = (images.by_stem([name for name in files if pathlib.PurePosixPath(name).parent.name == side], path,
+                                  lambda stem: stem.parent.parent / stem.name) for side in ("sharp", "blur"))
     if not sharp and not blur:
         raise ValueError(f"{path}: no pictures in folders named 'sharp' and 'blur'; this is not the GoPro layout")
-    _complain(path, sharp, blur)
-    order = sorted(sharp)
-    return PictureFiles([sharp[stem] for stem in order], [files[sharp[stem]] for stem in order],
-                        [files[blur[stem]] for stem in order], cache=cache)
+    return _pairs(path, sharp, files, blur, files, cache)
 
 
-def arrays(pictures, *, names=None, measurements=None) -> PictureFiles:
+def arrays(pictures, *, names=None, measurements=None) -> Pictures:
     """A source over pictures that are already in memory.
 
     Args:
@@ -121,13 +72,9 @@ def arrays(pictures, *, names=None, measurements=None) -> PictureFiles:
     names = [str(i) for i in range(len(pictures))] if names is None else list(names)
     if len(names) != len(pictures) or (measurements is not None and len(measurements) != len(pictures)):
         raise ValueError("pictures, names and measurements differ in length")
-    source = PictureFiles(names, None, measurements, cache=True)
-    for index, name in enumerate(names):
-        element = {"image": _checked(pictures[index], name), "id": rng.name_id(name)}
-        if measurements is not None:
-            element["measurement"] = _checked(measurements[index], name)
-        source._cache[index] = element
-    return source
+    parts = {"image": pictures} if measurements is None else {"image": pictures, "measurement": measurements}
+    parts = {key: [_checked(*pair) for pair in zip(values, names)] for key, values in parts.items()}
+    return Pictures(names, lambda index: {key: values[index] for key, values in parts.items()}, "arrays")
 
 
 def _checked(picture, name):
@@ -148,21 +95,16 @@ def _listed(path):
     return files
 
 
-def _by_stem(names, path):
-    stems = {}
-    for name in names:
-        stem = str(pathlib.PurePosixPath(name).with_suffix(""))
-        if stem in stems:
-            raise ValueError(f"{path}: {stems[stem]} and {name} differ in the extension only; keep one of them")
-        stems[stem] = name
-    return stems
-
-
-def _complain(path, images_, measurements):
-    alone = sorted(images_[stem] for stem in images_.keys() - measurements.keys())
-    orphans = sorted(measurements[stem] for stem in measurements.keys() - images_.keys())
+def _pairs(path, sharp, files, blurred, measurements, cache):
+    """The source of partners: those of ``{stem: name}`` twice, with the paths ``{name: path}`` of each side."""
+    alone = sorted(sharp[stem] for stem in sharp.keys() - blurred.keys())
+    orphans = sorted(blurred[stem] for stem in blurred.keys() - sharp.keys())
     if alone or orphans:
         said = [f"{len(names)} {kind} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
                 for names, kind in ((alone, "sharp without a blurred one"), (orphans, "blurred without a sharp one"))
                 if names]
         raise ValueError(f"{path}: pictures without a partner of the same name: {'; '.join(said)}")
+    paths = [(files[sharp[stem]], measurements[blurred[stem]]) for stem in sorted(sharp)]
+    return Pictures([sharp[stem] for stem in sorted(sharp)],
+                    lambda index: dict(zip(("image", "measurement"), map(images.read_rgb8, paths[index]))),
+                    f"pairs in {path}", cache=cache)

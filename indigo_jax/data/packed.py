@@ -12,67 +12,42 @@ import zlib
 
 import numpy as np
 
-from indigo_jax import images, rng
+from indigo_jax import images
+from indigo_jax.data.source import Pictures
 
 _KEYS = ("buf", "off", "ids", "val_mask")
 
 
-class PackedPictures:
-    """Random access to the pictures of a pack; see :func:`packed`."""
-
-    def __init__(self, path, split, cache):
-        self.path = pathlib.Path(path)
-        arrays = _load(self.path)
-        self._buffer, self._offsets = arrays["buf"], arrays["off"]
-        chosen = {"train": ~arrays["val_mask"], "val": arrays["val_mask"], "all": np.ones_like(arrays["val_mask"])}
-        if split not in chosen:
-            raise ValueError(f"{self.path}: unknown split {split!r}; a pack has {sorted(chosen)}")
-        self._index = np.flatnonzero(chosen[split])
-        if not len(self._index):
-            raise ValueError(f"{self.path}: the split {split!r} is empty; use split='all' or pack more pictures")
-        self.names = [str(arrays["ids"][i]) for i in self._index]
-        self._ids = [rng.name_id(name) for name in self.names]
-        self._cache = [None] * len(self._index) if cache else None
-
-    def __len__(self):
-        return len(self._index)
-
-    def __repr__(self):
-        return f"PackedPictures({str(self.path)!r}, {len(self)} pictures)"
-
-    def __getitem__(self, index):
-        image = None if self._cache is None else self._cache[index]
-        if image is None:
-            image = self._decode(index)
-            if self._cache is not None:
-                self._cache[index] = image
-        return {"image": image, "id": self._ids[index]}
-
-    def _decode(self, index):
-        i = self._index[index]
-        data = self._buffer[self._offsets[i]:self._offsets[i + 1]].tobytes()
-        return images.read_rgb8(io.BytesIO(data), name=f"{self.path}[{self.names[index]}]")
-
-
-def packed(path: str | os.PathLike, *, split: str = "train", cache: bool = False) -> PackedPictures:
+def packed(path: str | os.PathLike, *, split: str = "train", cache: bool = False) -> Pictures:
     """A source over the pictures of one ``.npz`` pack, in the order of the pack.
 
-    The picture files stay compressed in memory and are decoded when asked for.
+    The picture files stay compressed in memory and are decoded when asked for. ``source.names`` are the pack's ``ids``.
 
     Args:
         path: the pack; for its keys see the module's text.
         split: "train" (the pictures outside ``val_mask``), "val" (those inside) or "all".
         cache: keep every decoded picture (uint8, 3 bytes per pixel), so that each is decoded once.
 
-    Returns:
-        A source: ``len(source)`` and ``source[i] -> {"image": uint8 [h, w, 3], "id": int}``, with
-        ``id = rng.name_id(ids[i])``. ``source.names`` are the names.
-
     Errors:
         FileNotFoundError without the file; ValueError for a file that is not such a pack, and for an unknown or
         empty split; :class:`indigo_jax.images.ImageError` when a picture inside does not decode.
     """
-    return PackedPictures(path, split, cache)
+    path = pathlib.Path(path)
+    stored = _load(path)
+    chosen = {"train": ~stored["val_mask"], "val": stored["val_mask"], "all": np.ones_like(stored["val_mask"])}
+    if split not in chosen:
+        raise ValueError(f"{path}: unknown split {split!r}; a pack has {sorted(chosen)}")
+    numbers = np.flatnonzero(chosen[split])
+    if not len(numbers):
+        raise ValueError(f"{path}: the split {split!r} is empty; use split='all' or pack more pictures")
+    names = [str(stored["ids"][number]) for number in numbers]
+
+    def read(index):
+        start, stop = stored["off"][numbers[index]:numbers[index] + 2]
+        stream = io.BytesIO(stored["buf"][start:stop].tobytes())
+        return {"image": images.read_rgb8(stream, name=f"{path}[{names[index]}]")}
+
+    return Pictures(names, read, f"pack {path}", cache=cache)
 
 
 def _load(path):

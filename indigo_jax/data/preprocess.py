@@ -39,7 +39,10 @@ def pipeline(source, *, batch_size: int, crop: int | None, seed: int, augment: b
     Errors:
         ImportError without grain; ValueError for numbers that do not fit together, naming them.
     """
-    grain = _import_grain()
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError('the training pipeline needs grain: pip install "indigo_jax[train]"') from error
     rows = range(max(batch_size, 0)) if rows is None else rows
     _check(source, batch_size, crop, seed, augment, rows)
     stream = grain.MapDataset.source(_Shuffled(source, seed, repeat)).seed(seed).random_map(_Augment(crop, augment))
@@ -68,13 +71,10 @@ def evaluation_batches(source, *, batch_size: int, crop: int | None = None) -> I
     >>> [batch["mask"].tolist() for batch in evaluation_batches(source, batch_size=2)]
     [[True, True], [True, False]]
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    if crop is not None and crop < 1:
-        raise ValueError(f"crop is {crop}; it must be at least 1, or None for whole pictures")
+    _check_sizes(batch_size, crop)
     rows = []
     for index in range(len(source)):
-        row = _crop(source[index], crop, _middle)
+        row = _crop(source[index], crop, lambda room: room // 2)
         if rows and (len(rows) == batch_size or _shapes(row) != _shapes(rows[0])):
             yield _masked(rows, batch_size)
             rows = []
@@ -163,10 +163,6 @@ def _factor(image, measurement, name):
     return factor
 
 
-def _middle(room):
-    return room // 2
-
-
 def _shapes(row):
     return [np.shape(value) for value in row.values()]
 
@@ -184,25 +180,21 @@ def _masked(rows, batch_size):
     return {**batch, "mask": np.arange(batch_size) < len(rows)}
 
 
+def _check_sizes(batch_size, crop):
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} must be at least 1")
+    if crop is not None and crop < 1:
+        raise ValueError(f"crop is {crop}; it must be at least 1, or None for whole pictures")
+
+
 def _check(source, batch_size, crop, seed, augment, rows):
     if not len(source):
         raise ValueError("the source has no pictures")
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} is not at least 1")
+    _check_sizes(batch_size, crop)
     outside = [int(row) for row in rows if not 0 <= row < batch_size]
     if outside or not len(rows):
         raise ValueError(f"rows {outside} are not in a batch of {batch_size}" if outside else "rows are none at all")
-    if crop is not None and crop < 1:
-        raise ValueError(f"crop is {crop}; it must be at least 1, or None for whole pictures")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed}; it must be in 0 ... 2**32 - 1")
     if augment not in (True, False, "flip"):
         raise ValueError(f"augment is {augment!r}; it is True, 'flip' or False")
-
-
-def _import_grain():
-    try:
-        import grain
-    except ImportError as error:
-        raise ImportError('the training pipeline needs grain: pip install "indigo_jax[train]"') from error
-    return grain

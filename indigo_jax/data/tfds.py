@@ -7,42 +7,15 @@ import io
 import os
 import pathlib
 
-from indigo_jax import images, rng
+from indigo_jax import images
+from indigo_jax.data.source import Pictures
 
 _RANDOM_ACCESS = ("array_record", "parquet")
 
 
-class TfdsPictures:
-    """Random access to the pictures of a prepared data set; see :func:`tfds`."""
-
-    def __init__(self, records, name, image_key, measurement_key, cache):
-        self._records, self._name = records, name
-        self._keys = {"image": image_key} | ({"measurement": measurement_key} if measurement_key else {})
-        self.names = [f"{name}/{i}" for i in range(len(records))]
-        self._ids = [rng.name_id(name) for name in self.names]
-        self._cache = [None] * len(records) if cache else None
-
-    def __len__(self):
-        return len(self._records)
-
-    def __repr__(self):
-        return f"TfdsPictures({self._name!r}, {len(self)} pictures)"
-
-    def __getitem__(self, index):
-        element = None if self._cache is None else self._cache[index]
-        if element is None:
-            record = self._records[index]
-            element = {key: images.read_rgb8(io.BytesIO(record[stored]), name=f"{self.names[index]}:{stored}")
-                       for key, stored in self._keys.items()}
-            element["id"] = self._ids[index]
-            if self._cache is not None:
-                self._cache[index] = element
-        return dict(element)
-
-
 def tfds(name: str, *, split: str = "train", data_dir: str | os.PathLike | None = None, image_key: str | None = None,
-         measurement_key: str | None = None, cache: bool = False) -> TfdsPictures:
-    """A source over one split of a prepared tensorflow-datasets data set.
+         measurement_key: str | None = None, cache: bool = False) -> Pictures:
+    """A source over one split of a prepared tensorflow-datasets data set; its names are "name/split/number".
 
     Args:
         name: as in tensorflow-datasets: "celeb_a", "div2k/bicubic_x4"; with ":1.0.0" for a version that is not the
@@ -54,17 +27,18 @@ def tfds(name: str, *, split: str = "train", data_dir: str | os.PathLike | None 
         measurement_key: the feature with the measurements; None: as said above.
         cache: keep every decoded picture.
 
-    Returns:
-        A source of ``{"image": uint8 [h, w, 3], "id": int}``, with a measurement key also "measurement". The id is that
-        of "name/split/number".
-
     Errors:
         ImportError without tensorflow-datasets, and when only tfrecord files exist and tensorflow is missing;
         FileNotFoundError when nothing is prepared under that name; ValueError for an unknown split or feature.
     """
-    library = _import_tfds()
+    try:
+        import tensorflow_datasets as library
+    except ImportError as error:
+        raise ImportError('tfds data sets need tensorflow-datasets: pip install "indigo_jax[tfds]"') from error
     builder = library.builder_from_directory(_directory(name, data_dir, library))
-    keys = _picture_keys(builder, name, library)
+    keys = [key for key, feature in builder.info.features.items() if isinstance(feature, library.features.Image)]
+    if not keys:
+        raise ValueError(f"tfds:{name}: no pictures in it; its features are {', '.join(builder.info.features)}")
     image_key, measurement_key = _choose(keys, name, image_key, measurement_key)
     try:
         builder.info.splits[split]
@@ -73,15 +47,15 @@ def tfds(name: str, *, split: str = "train", data_dir: str | os.PathLike | None 
     records = _records(builder, name, split, {key: library.decode.SkipDecoding() for key in keys}, library)
     if not len(records):
         raise ValueError(f"tfds:{name}: the split {split!r} is empty")
-    return TfdsPictures(records, f"{name}/{split}", image_key, measurement_key, cache)
+    features = {"image": image_key} | ({"measurement": measurement_key} if measurement_key else {})
+    names = [f"{name}/{split}/{i}" for i in range(len(records))]
 
+    def read(index):
+        record = records[index]
+        return {key: images.read_rgb8(io.BytesIO(record[feature]), name=f"{names[index]}:{feature}")
+                for key, feature in features.items()}
 
-def _import_tfds():
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ImportError('tfds data sets need tensorflow-datasets: pip install "indigo_jax[tfds]"') from error
-    return tensorflow_datasets
+    return Pictures(names, read, f"tfds:{name}/{split}", cache=cache)
 
 
 def _directory(name, data_dir, library):
@@ -100,13 +74,6 @@ def _directory(name, data_dir, library):
     raise FileNotFoundError(
         f"tfds:{name}: not prepared in {root}; run  python -c \"import tensorflow_datasets as t; t.builder('{base}', "
         f"data_dir='{root}').download_and_prepare(file_format='array_record')\"")
-
-
-def _picture_keys(builder, name, library):
-    keys = [key for key, feature in builder.info.features.items() if isinstance(feature, library.features.Image)]
-    if not keys:
-        raise ValueError(f"tfds:{name}: no pictures in it; its features are {', '.join(builder.info.features)}")
-    return keys
 
 
 def _choose(keys, name, image_key, measurement_key):

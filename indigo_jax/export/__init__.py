@@ -69,15 +69,14 @@ def save(path, function: Callable, params: Params, inputs, *, batch: str | None 
     path = pathlib.Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists: give a folder that does not")
-    named = dict(_flatten(params))
-    tree = jax.tree.structure(params)
-    names = [name for name, _ in _flatten(params)]
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     is_key = [jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in inputs]
     plain = [jax.eval_shape(jax.random.key_data, x) if key else x for x, key in zip(inputs, is_key)]
     symbol = () if batch is None else jax.export.symbolic_shape(batch)
 
-    def call(named, *plain):
-        params = jax.tree.unflatten(tree, [named[name] for name in names])
+    def call(given, *plain):
+        params = jax.tree.unflatten(tree, [given[name] for name in named])
         return function(params, *(jax.random.wrap_key_data(x) if key else x for x, key in zip(plain, is_key)))
 
     shapes = [jax.ShapeDtypeStruct((*symbol, *x.shape[len(symbol):]), x.dtype) for x in plain]
@@ -172,12 +171,6 @@ def _check_size(size):
 def _about(info):
     known = ("name", "architecture", "noise", "tasks", "schedule", "prediction")
     return {**{key: info[key] for key in known if key in info}, "weights_sha256": info["sha256"], "range": [-1, 1]}
-
-
-def _flatten(tree):
-    """``(name, leaf)`` of every leaf, in jax's order: ``params/conv_in/kernel``."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield "/".join(str(getattr(entry, "key", getattr(entry, "idx", entry))) for entry in path), leaf
 
 
 def _describe(shapes, is_key=()):

@@ -5,9 +5,9 @@ a restored file should have too: transparency, greyness, 16 bits, the colour pro
 """
 from indigo_jax.images.comparison import grid, side_by_side
 from indigo_jax.images.picture import EXTENSIONS, ImageError, Picture
-from indigo_jax.images.reading import MAX_PIXELS, list_pictures, read, read_rgb8
+from indigo_jax.images.reading import MAX_PIXELS, by_stem, list_pictures, read, read_rgb8
 from indigo_jax.images.transparency import fill_hidden, resize_alpha
 from indigo_jax.images.writing import write
 
-__all__ = ["EXTENSIONS", "ImageError", "MAX_PIXELS", "Picture", "fill_hidden", "grid", "list_pictures", "read",
-           "read_rgb8", "resize_alpha", "side_by_side", "write"]
+__all__ = ["EXTENSIONS", "ImageError", "MAX_PIXELS", "Picture", "by_stem", "fill_hidden", "grid", "list_pictures",
+           "read", "read_rgb8", "resize_alpha", "side_by_side", "write"]

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from PIL import BmpImagePlugin, ExifTags, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from indigo_jax.images.picture import FORMATS, ImageError, Picture, one_line, show, to_float
+from indigo_jax.images.picture import EXTENSIONS, ImageError, Picture, one_line, show, to_float
 
 MAX_PIXELS = 120_000_000
 _READERS = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile,
@@ -50,15 +50,15 @@ def read_rgb8(path, *, max_pixels: int = MAX_PIXELS, name: str | None = None) ->
     return values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=-1)
 
 
-def list_pictures(path, *, exclude=None) -> list[pathlib.Path]:
+def list_pictures(path, *, exclude=None, extensions=EXTENSIONS) -> list[pathlib.Path]:
     """The picture files of a folder and of its subfolders, sorted by path; a file gives itself.
 
-    Chosen by extension in any case (``EXTENSIONS``). Names that begin with a dot are left out. Links to folders are
-    not followed, so a loop of links ends.
+    Names that begin with a dot are left out. Links to folders are not followed, so a loop of links ends.
 
     Args:
         path: a folder or a file.
         exclude: a folder inside it to leave out, where the results go; None or elsewhere leaves out nothing.
+        extensions: of what counts as a picture, in any case.
 
     Errors:
         :class:`ImageError` when there is nothing at ``path``, a folder in it cannot be read, or ``exclude`` is the
@@ -78,8 +78,23 @@ def list_pictures(path, *, exclude=None) -> list[pathlib.Path]:
         folders[:] = [name for name in folders
                       if not name.startswith(".") and (exclude is None or (folder / name).resolve() != exclude)]
         found += [folder / name for name in files
-                  if not name.startswith(".") and os.path.splitext(name)[1].lower() in FORMATS]
+                  if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions]
     return sorted(found, key=lambda file: file.relative_to(path).parts)
+
+
+def by_stem(names, folder, place=lambda stem: stem) -> dict[str, str]:
+    """``{name without extension: name}``, where ``place`` may change what stands on the left.
+
+    Errors:
+        ValueError for two names in the ``folder`` that differ in the extension only.
+    """
+    stems = {}
+    for name in names:
+        stem = str(place(pathlib.PurePosixPath(name).with_suffix("")))
+        if stem in stems:
+            raise ValueError(f"{show(folder)}: {stems[stem]} and {name} differ in the extension only; keep one of them")
+        stems[stem] = name
+    return stems
 
 
 def _decode(path, max_pixels, name):
@@ -183,10 +198,8 @@ def _channels(image, name):
     if mode in ("I", "F", "LAB"):
         raise ImageError(f"{name}: pixels of kind {mode!r} (32-bit or Lab), whose range is unknown; convert it to 8 or "
                          "16 bits per channel")
-    if mode in ("1", "L", "LA", "La"):
-        grey, target = True, "L"
-    else:
-        grey, target = False, "RGB"
+    grey = mode in ("1", "L", "LA", "La")
+    target = "L" if grey else "RGB"
     if mode == "CMYK":
         return np.asarray(_cmyk_to_srgb(image, profile)), None, False, None
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:

@@ -1,14 +1,4 @@
-"""Image metrics: one number per image, the protocol in the name.
-
-=========================  ==================================================================================
-``psnr``, ``ssim``         float64 on the host; equal to the official values and to scikit-image
-``lpips``, ``load_lpips``  AlexNet v0.1 in plain jax, differentiable; weights are read from a file
-``psnr_jax``               float32, for use inside ``jit``
-``by_name``, ``Protocol``  ``by_name("psnr-y-bt601-crop4-u8")(a, b)``
-``Score``, ``compare``     numbers that know their protocol and refuse to meet unlike ones
-``score_pairs``            a table over many pairs
-=========================  ==================================================================================
-"""
+"""Image metrics: one number per image, the protocol in the name; ``by_name("psnr-y-bt601-crop4-u8")(a, b)``."""
 from indigo_jax.metrics.lpips import load_lpips, lpips
 from indigo_jax.metrics.protocol import ALIASES, Protocol, Score, by_name, require_same
 from indigo_jax.metrics.psnr import psnr, psnr_jax

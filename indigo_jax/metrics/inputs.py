@@ -1,4 +1,5 @@
 """What every metric does with its two image batches before it measures anything."""
+import jax.numpy as jnp
 import numpy as np
 
 _LUMA = {"y": (65.481 / 255.0, 128.553 / 255.0, 24.966 / 255.0, 16.0), "gray": (0.299, 0.587, 0.114, 0.0)}
@@ -18,7 +19,7 @@ def check_shapes(a, b) -> None:
             raise ValueError(f"metrics take images [B, H, W, 3], {name} has the shape {tuple(x.shape)}{hint}")
         if x.shape[3] not in (1, 3) or 0 in x.shape[1:]:
             raise ValueError(f"metrics take images [B, H, W, 3] (or 1 channel), {name} has the shape {tuple(x.shape)}")
-        if x.dtype != np.uint8 and not is_floating(x):
+        if x.dtype != np.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"metrics take float images in [-1, 1] or uint8 images, {name} is {x.dtype}")
     if tuple(a.shape) != tuple(b.shape):
         raise ValueError(f"the two image batches differ in shape: {tuple(a.shape)} and {tuple(b.shape)}; metrics never "
@@ -27,15 +28,20 @@ def check_shapes(a, b) -> None:
 
 def check_finite(name, x) -> None:
     """Refuse a batch with NaN or infinity in it, and name the first such image."""
-    if is_floating(x):
+    if jnp.issubdtype(x.dtype, jnp.floating):
         finite = np.isfinite(np.asarray(x)).reshape(x.shape[0], -1).all(axis=1)
         if not finite.all():
             raise ValueError(f"image {int(np.argmin(finite))} of {name} holds NaN or infinity: it cannot be measured")
 
 
-def is_floating(x) -> bool:
-    """Whether the dtype is floating, bfloat16 included."""
-    return x.dtype.kind == "f" or x.dtype.name == "bfloat16"
+def check_settings(*, channel, border, round_luma) -> None:
+    """Refuse what no protocol has: an unknown channel, a border that is no number of pixels, a rounded luma of RGB."""
+    if channel not in CHANNELS:
+        raise ValueError(f"unknown channel {channel!r}; use one of {', '.join(CHANNELS)}")
+    if isinstance(border, bool) or border != int(border) or border < 0:
+        raise ValueError(f"border is a number of pixels, 0 or more, got {border!r}")
+    if round_luma and channel == "rgb":
+        raise ValueError("round_luma=True needs channel='y' or 'gray'; with channel='rgb' there is no luma to round")
 
 
 def pair_255(a, b, *, channel, border, round_uint8, round_luma):
@@ -51,15 +57,10 @@ def pair_255(a, b, *, channel, border, round_uint8, round_luma):
     """
     a, b = np.asarray(a), np.asarray(b)
     check_shapes(a, b)
-    if channel not in CHANNELS:
-        raise ValueError(f"unknown channel {channel!r}; use one of {', '.join(CHANNELS)}")
+    check_settings(channel=channel, border=border, round_luma=round_luma)
     if channel != "rgb" and a.shape[3] != 3:
         raise ValueError(f"channel={channel!r} is computed from RGB, the images have {a.shape[3]} channel; "
                          "use channel='rgb', which takes the channels as they are")
-    if round_luma and channel == "rgb":
-        raise ValueError("round_luma=True needs channel='y' or 'gray'; with channel='rgb' there is no luma to round")
-    if isinstance(border, bool) or border != int(border) or border < 0:
-        raise ValueError(f"border is a number of pixels, 0 or more, got {border}")
     if 2 * border >= min(a.shape[1:3]):
         raise ValueError(f"border={border} leaves nothing of images of {a.shape[1]} x {a.shape[2]} pixels")
     check_finite("a", a)

@@ -37,38 +37,34 @@ def load_lpips(path: str | os.PathLike | None = None) -> Params:
         FileNotFoundError: no path given or no file there; says what to set.
         ValueError: not an npz file, or arrays missing, of another shape, not finite, or heads below zero.
     """
-    given = path if path is not None else os.environ.get("INDIGO_LPIPS")
+    given = os.environ.get("INDIGO_LPIPS") if path is None else os.fspath(path)
     fix = ("LPIPS weights are not bundled: set INDIGO_LPIPS=/path/to/lpips_alex_v0.1.npz, or pass "
            "load_lpips(path), or leave lpips out of the metrics")
     if not given:
         raise FileNotFoundError(f"no LPIPS weights given; {fix}")
     if not os.path.isfile(given):
-        raise FileNotFoundError(f"no LPIPS weights at {os.fspath(given)!r}; {fix}")
+        raise FileNotFoundError(f"no LPIPS weights at {given!r}; {fix}")
     try:
         with open(given, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, TypeError, AttributeError) as error:
-        raise ValueError(f"{os.fspath(given)!r} is not an npz file of plain arrays: {error}") from error
+        raise ValueError(f"{given!r} is not an npz file of plain arrays: {error}") from error
     params = {}
-    for key, shape in _expected().items():
-        if key not in arrays:
-            raise ValueError(f"{os.fspath(given)!r} holds no array {key!r}: not LPIPS-AlexNet weights "
-                             f"(it holds {', '.join(sorted(arrays)[:6])} ...)")
-        value = arrays[key]
-        if value.shape != shape or value.dtype.kind != "f" or not np.isfinite(value).all():
-            raise ValueError(f"{os.fspath(given)!r}: {key} must be finite floats of the shape {shape}, "
-                             f"got {value.dtype} {value.shape}")
-        if key.startswith("lin") and value.min() < 0:
-            raise ValueError(f"{os.fspath(given)!r}: {key} has weights below zero, which no LPIPS head has")
-        params[key] = jnp.asarray(value, jnp.float32)
-    return params
-
-
-def _expected():
     shapes = {}
     for i, (name, shape, *_) in enumerate(_LAYERS):
         shapes.update({f"{name}/kernel": shape, f"{name}/bias": shape[3:], f"lin{i}": shape[3:]})
-    return shapes
+    for key, shape in shapes.items():
+        if key not in arrays:
+            raise ValueError(f"{given!r} holds no array {key!r}: not LPIPS-AlexNet weights "
+                             f"(it holds {', '.join(sorted(arrays)[:6])} ...)")
+        value = arrays[key]
+        if value.shape != shape or value.dtype.kind != "f" or not np.isfinite(value).all():
+            raise ValueError(f"{given!r}: {key} must be finite floats of the shape {shape}, "
+                             f"got {value.dtype} {value.shape}")
+        if key.startswith("lin") and value.min() < 0:
+            raise ValueError(f"{given!r}: {key} has weights below zero, which no LPIPS head has")
+        params[key] = jnp.asarray(value, jnp.float32)
+    return params
 
 
 def lpips(a: Image, b: Image, params: Params) -> Array:

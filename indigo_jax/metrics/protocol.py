@@ -5,11 +5,12 @@ number here carries how it was measured in its name, and numbers of unlike names
 """
 import dataclasses
 import re
+from operator import ge, gt, le, lt, sub
 from typing import Any
 
 import numpy as np
 
-from indigo_jax.metrics.inputs import CHANNELS
+from indigo_jax.metrics.inputs import check_settings
 from indigo_jax.metrics.lpips import load_lpips, lpips
 from indigo_jax.metrics.psnr import psnr
 from indigo_jax.metrics.ssim import ssim
@@ -54,12 +55,9 @@ class Protocol:
     def __post_init__(self):
         if self.metric not in ("psnr", "ssim", "lpips"):
             raise ValueError(f"unknown metric {self.metric!r}; use psnr, ssim or lpips")
-        if self.channel not in CHANNELS:
-            raise ValueError(f"unknown channel {self.channel!r}; use one of {', '.join(CHANNELS)}")
-        if isinstance(self.border, bool) or not isinstance(self.border, int) or self.border < 0:
+        if not isinstance(self.border, int):
             raise ValueError(f"border is a number of pixels, 0 or more, got {self.border!r}")
-        if self.round_luma and self.channel == "rgb":
-            raise ValueError("round_luma=True needs channel='y' or 'gray'")
+        check_settings(channel=self.channel, border=self.border, round_luma=self.round_luma)
         if self.metric == "lpips" and (self.channel, self.border, self.round_uint8) != ("rgb", 0, True):
             raise ValueError("lpips is measured on whole RGB images as given: it takes no channel, border or rounding")
 
@@ -112,6 +110,10 @@ def by_name(name: str, *, lpips_params: Any = None) -> Protocol:
                     round_luma=match[5] is not None)
 
 
+def _of_values(function):
+    return lambda self, other: function(self.value, self._other(other))
+
+
 @dataclasses.dataclass(frozen=True)
 class Score:
     """A number with the name of its protocol: subtracts from and orders against scores of the same protocol only.
@@ -142,20 +144,7 @@ class Score:
     def __float__(self):
         return float(self.value)
 
-    def __sub__(self, other):
-        return self.value - self._other(other)
-
-    def __lt__(self, other):
-        return self.value < self._other(other)
-
-    def __le__(self, other):
-        return self.value <= self._other(other)
-
-    def __gt__(self, other):
-        return self.value > self._other(other)
-
-    def __ge__(self, other):
-        return self.value >= self._other(other)
+    __sub__, __lt__, __le__, __gt__, __ge__ = map(_of_values, (sub, lt, le, gt, ge))
 
 
 def require_same(first, *others) -> None:

@@ -1,18 +1,15 @@
 """The autoencoder of latent diffusion (Rombach et al. 2022), as Stable Diffusion uses it."""
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
 from indigo_jax.models import layers
-from indigo_jax.models.autoencoder import check_latents, check_pictures
-from indigo_jax.models.ddpm_unet import Attention, group_norm
+from indigo_jax.models.ddpm_unet import Attention
 from indigo_jax.typing import Array, Image
 
 _LOG_VAR = (-30.0, 20.0)
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(layers.Network):
     """Variational autoencoder ``q(z | x) = N(mean, exp(log_var))``, ``x = D(z)``.
 
     At its defaults that of Stable Diffusion 1 and 2: 8 pixels per latent, 4 latent channels, 83,653,863 parameters.
@@ -29,8 +26,7 @@ class AutoencoderKL(nn.Module):
         num_groups: of every GroupNorm.
         scaling_factor: for diffusion, which works on ``scaling_factor z``; never applied here. 0.18215 is that of
             Stable Diffusion.
-        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
-        dtype: of the computation; parameters, normalisation, softmax and results stay float32.
+        convolution, dtype: see :class:`layers.Network`.
 
     Source: "High-resolution image synthesis with latent diffusion models", section 3.1.
     """
@@ -40,16 +36,13 @@ class AutoencoderKL(nn.Module):
     out_channels: int = 3
     num_groups: int = 32
     scaling_factor: float = 0.18215
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
 
     def setup(self):
-        shared = {name: getattr(self, name) for name in ("block_out_channels", "layers_per_block", "num_groups",
-                                                         "convolution", "dtype")}
-        self.encoder = KLEncoder(out_channels=2 * self.latent_channels, **shared)
+        shared = self.block_out_channels, self.layers_per_block, self.num_groups
+        self.encoder = KLEncoder(2 * self.latent_channels, *shared, **self.how)
         self.quant_conv = nn.Conv(2 * self.latent_channels, (1, 1), dtype=self.dtype)
         self.post_quant_conv = nn.Conv(self.latent_channels, (1, 1), dtype=self.dtype)
-        self.decoder = KLDecoder(out_channels=self.out_channels, **shared)
+        self.decoder = KLDecoder(self.out_channels, *shared, **self.how)
 
     @property
     def factor(self) -> int:
@@ -73,7 +66,7 @@ class AutoencoderKL(nn.Module):
         Errors:
             ValueError for other sides or channels.
         """
-        check_pictures(x, multiple=self.factor, channels=self.out_channels)
+        layers.check_pictures(x, multiple=self.factor, channels=self.out_channels)
         moments = self.quant_conv(self.encoder(x.astype(self.dtype))).astype(jnp.float32)
         mean, log_var = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(log_var, *_LOG_VAR)
@@ -90,86 +83,61 @@ class AutoencoderKL(nn.Module):
         Errors:
             ValueError for other channels.
         """
-        check_latents(z, channels=self.latent_channels)
+        layers.check_latents(z, channels=self.latent_channels)
         return self.decoder(self.post_quant_conv(z.astype(self.dtype))).astype(jnp.float32)
 
 
-class KLEncoder(nn.Module):
-    """Convolution, levels of residual blocks and a halving, block, attention, block, norm, convolution."""
+class _KLHalf(layers.Network):
+    """The encoder or the decoder; fields as for :class:`AutoencoderKL`."""
     out_channels: int
     block_out_channels: tuple[int, ...]
     layers_per_block: int
     num_groups: int
-    convolution: str
-    dtype: Any
+
+    def block(self, h: Array, width: int, name: str) -> Array:
+        """A residual block of ``width`` channels."""
+        return layers.ResidualBlock(width, self.num_groups, name=name, **self.how)(h)
+
+    def middle(self, h: Array) -> Array:
+        """Block, attention, block."""
+        h = self.block(h, h.shape[-1], "mid_block_0")
+        h = Attention(self.num_groups, name="mid_attention", **self.how)(h)
+        return self.block(h, h.shape[-1], "mid_block_1")
+
+    def out(self, h: Array) -> Array:
+        """Norm and convolution."""
+        return self.conv3x3(nn.silu(self.group_norm(h, "norm_out")), self.out_channels, "conv_out")
+
+
+class KLEncoder(_KLHalf):
+    """Convolution, levels of residual blocks and a halving, block, attention, block, norm, convolution."""
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """``[B, H, W, C]`` -> ``[B, H / factor, W / factor, out_channels]``."""
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
-        h = layers.conv3x3(self.block_out_channels[0], name="conv_in", **conv)(h)
+        h = self.conv3x3(h, self.block_out_channels[0], "conv_in")
         for level, width in enumerate(self.block_out_channels):
             for i in range(self.layers_per_block):
-                h = KLBlock(width, self.num_groups, name=f"down_{level}_block_{i}", **conv)(h)
+                h = self.block(h, width, f"down_{level}_block_{i}")
             if level < len(self.block_out_channels) - 1:
                 h = nn.Conv(width, (3, 3), strides=(2, 2), padding=((0, 1), (0, 1)), dtype=self.dtype,
                             name=f"down_{level}_downsample")(h)
-        return _out(_middle(h, self), self)
+        return self.out(self.middle(h))
 
 
-class KLDecoder(nn.Module):
+class KLDecoder(_KLHalf):
     """Convolution, block, attention, block, levels of residual blocks and a doubling, norm, convolution.
 
     The levels are numbered in the order of the computation: ``up_0`` is that of the latents.
     """
-    out_channels: int
-    block_out_channels: tuple[int, ...]
-    layers_per_block: int
-    num_groups: int
-    convolution: str
-    dtype: Any
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """``[B, h, w, latent_channels]`` -> ``[B, factor h, factor w, out_channels]``."""
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
-        h = layers.conv3x3(self.block_out_channels[-1], name="conv_in", **conv)(h)
-        h = _middle(h, self)
+        h = self.middle(self.conv3x3(h, self.block_out_channels[-1], "conv_in"))
         for place, width in enumerate(reversed(self.block_out_channels)):
             for i in range(self.layers_per_block + 1):
-                h = KLBlock(width, self.num_groups, name=f"up_{place}_block_{i}", **conv)(h)
+                h = self.block(h, width, f"up_{place}_block_{i}")
             if place < len(self.block_out_channels) - 1:
-                h = layers.conv3x3(width, name=f"up_{place}_upsample", **conv)(layers.upsample_nearest(h))
-        return _out(h, self)
-
-
-class KLBlock(nn.Module):
-    """``h = conv(silu(norm(x)))``, ``h = conv(silu(norm(h)))``, returns ``shortcut(x) + h``."""
-    features: int
-    num_groups: int = 32
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """``[B, H, W, C] -> [B, H, W, features]``."""
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
-        h = nn.silu(group_norm(self.num_groups, self.dtype, "norm1")(x))
-        h = layers.conv3x3(self.features, name="conv1", **conv)(h)
-        h = nn.silu(group_norm(self.num_groups, self.dtype, "norm2")(h))
-        h = layers.conv3x3(self.features, name="conv2", **conv)(h)
-        if x.shape[-1] != self.features:
-            x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="shortcut")(x)
-        return x + h
-
-
-def _middle(h, net):
-    conv = dict(dtype=net.dtype, convolution=net.convolution)
-    h = KLBlock(h.shape[-1], net.num_groups, name="mid_block_0", **conv)(h)
-    h = Attention(net.num_groups, net.dtype, name="mid_attention")(h)
-    return KLBlock(h.shape[-1], net.num_groups, name="mid_block_1", **conv)(h)
-
-
-def _out(h, net):
-    h = nn.silu(group_norm(net.num_groups, net.dtype, "norm_out")(h))
-    return layers.conv3x3(net.out_channels, dtype=net.dtype, convolution=net.convolution, name="conv_out")(h)
+                h = self.conv3x3(layers.upsample_nearest(h), width, f"up_{place}_upsample")
+        return self.out(h)

@@ -1,6 +1,5 @@
 """The UNet of DDPM (Ho et al. 2020), as BIRD uses it for CelebA-HQ."""
 import math
-from typing import Any, Callable
 
 import flax.linen as nn
 import jax
@@ -9,8 +8,10 @@ import jax.numpy as jnp
 from indigo_jax.models import layers
 from indigo_jax.typing import Array
 
+_NAMES = ("norm1", "conv1", "temb_proj", "norm2", "conv2", "nin_shortcut")  # of the parts of a block, as in the port
 
-class DDPMUNet(nn.Module):
+
+class DDPMUNet(layers.Network):
     """Noise predictor of DDPM in the layout of its public torch port (the ``Model`` of DDIM, SDEdit and BIRD).
 
     At its defaults, BIRD's network for CelebA-HQ 256: 113,673,219 parameters. Weights of that port come through
@@ -26,8 +27,7 @@ class DDPMUNet(nn.Module):
         out_channels: of the prediction.
         num_groups: of every GroupNorm.
         patch_size: side of the pixel blocks folded into channels at the door (1: none). 2 costs a quarter.
-        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
-        dtype: of the computation; parameters, normalisation, softmax and result stay float32.
+        convolution, dtype: see :class:`layers.Network`.
 
     Differs from the reference in: no dropout; it runs at sizes other than ``image_size``.
     """
@@ -39,8 +39,6 @@ class DDPMUNet(nn.Module):
     out_channels: int = 3
     num_groups: int = 32
     patch_size: int = 1
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
@@ -56,24 +54,22 @@ class DDPMUNet(nn.Module):
         Errors:
             ValueError for sides that the levels do not divide.
         """
-        multiple = self.patch_size * 2 ** (len(self.multipliers) - 1)
-        if x.ndim != 4 or x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(f"pictures [B, H, W, C] with sides divisible by {multiple} are needed, got {x.shape}")
+        layers.check_pictures(x, multiple=self.patch_size * 2 ** (len(self.multipliers) - 1))
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         sides = [self.image_size // self.patch_size // 2**level for level in range(len(widths))]
         attends = [side in self.attention_resolutions for side in sides]
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
 
         features = sinusoidal_embedding(t, self.channels).astype(self.dtype)
         features = nn.Dense(4 * self.channels, dtype=self.dtype, name="temb_dense_0")(features)
-        features = nn.Dense(4 * self.channels, dtype=self.dtype, name="temb_dense_1")(nn.swish(features))
+        features = nn.Dense(4 * self.channels, dtype=self.dtype, name="temb_dense_1")(nn.silu(features))
 
         def block(h, level, name, attention):
-            h = DDPMBlock(widths[level], self.num_groups, name=f"{name[0]}block_{name[1]}", **conv)(h, features)
-            return Attention(self.num_groups, self.dtype, name=f"{name[0]}attn_{name[1]}")(h) if attention else h
+            h = layers.ResidualBlock(widths[level], self.num_groups, names=_NAMES, name=f"{name[0]}block_{name[1]}",
+                                     **self.how)(h, nn.silu(features))
+            return Attention(self.num_groups, name=f"{name[0]}attn_{name[1]}", **self.how)(h) if attention else h
 
         h = layers.space_to_depth(x.astype(self.dtype), self.patch_size)
-        h = layers.conv3x3(self.channels, name="conv_in", **conv)(h)
+        h = self.conv3x3(h, self.channels, "conv_in")
         skips = [h]
         for level, width in enumerate(widths):
             for i in range(self.num_res_blocks):
@@ -89,42 +85,19 @@ class DDPMUNet(nn.Module):
             for i in range(self.num_res_blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), level, (f"up_{level}_", i), attends[level])
             if level:
-                h = layers.conv3x3(width, name=f"up_{level}_upsample", **conv)(layers.upsample_nearest(h))
-        h = nn.swish(group_norm(self.num_groups, self.dtype, "norm_out")(h))
-        h = layers.conv3x3(self.out_channels * self.patch_size**2, name="conv_out", **conv)(h)
+                h = self.conv3x3(layers.upsample_nearest(h), width, f"up_{level}_upsample")
+        h = self.conv3x3(nn.silu(self.group_norm(h, "norm_out")), self.out_channels * self.patch_size**2, "conv_out")
         return layers.depth_to_space(h, self.patch_size).astype(jnp.float32)
 
 
-class DDPMBlock(nn.Module):
-    """``h = conv(swish(norm(x))) + Dense(swish(temb))``, ``h = conv(swish(norm(h)))``, returns ``shortcut(x) + h``."""
-    features: int
-    num_groups: int = 32
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, features: Array) -> Array:
-        """``x`` ``[B, H, W, C]``, ``features`` ``[B, T]`` -> ``[B, H, W, self.features]``."""
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
-        h = nn.swish(group_norm(self.num_groups, self.dtype, "norm1")(x))
-        h = layers.conv3x3(self.features, name="conv1", **conv)(h)
-        h = h + nn.Dense(self.features, dtype=self.dtype, name="temb_proj")(nn.swish(features))[:, None, None]
-        h = nn.swish(group_norm(self.num_groups, self.dtype, "norm2")(h))
-        h = layers.conv3x3(self.features, name="conv2", **conv)(h)
-        if x.shape[-1] != self.features:
-            x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="nin_shortcut")(x)
-        return x + h
-
-
-class Attention(nn.Module):
+class Attention(layers.Network):
     """Self-attention over all pixels, one head: ``x + proj(softmax(q k^T / sqrt(C)) v)`` of ``norm(x)``."""
     num_groups: int = 32
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[B, H, W, C] -> [B, H, W, C]``."""
-        h = group_norm(self.num_groups, self.dtype, "norm")(x)
+        h = self.group_norm(x, "norm")
         q, k, v = (nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name=name)(h) for name in "qkv")
         return x + nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name="proj_out")(attend(q, k, v))
 
@@ -134,12 +107,6 @@ def attend(q: Array, k: Array, v: Array) -> Array:
     q, k, v_ = (a.reshape(a.shape[0], -1, a.shape[-1]) for a in (q, k, v))
     scores = jnp.einsum("bic,bjc->bij", q, k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
     return jnp.einsum("bij,bjc->bic", jax.nn.softmax(scores).astype(v.dtype), v_).reshape(v.shape)
-
-
-def group_norm(num_groups: int, dtype: Any, name: str, epsilon: float = 1e-6) -> Callable[[Array], Array]:
-    """GroupNorm in float32, result in ``dtype``."""
-    norm = nn.GroupNorm(num_groups=num_groups, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
-    return lambda x: norm(x.astype(jnp.float32)).astype(dtype)
 
 
 def sinusoidal_embedding(t: Array, features: int) -> Array:

@@ -1,5 +1,5 @@
 """A denoiser that is told the noise level and takes a picture of any size: the network of the prior of photographs."""
-from typing import Any
+import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,7 +9,7 @@ from indigo_jax.models.restoration_unet import pad_to_multiple
 from indigo_jax.typing import Array
 
 
-class DenoisingUNet(nn.Module):
+class DenoisingUNet(layers.Network):
     """``D(x + sigma n, sigma) ~ E[x | x + sigma n]``: residual UNet of convolutions and rectifiers, nothing else.
 
     No bias and no normalisation: ``D(a x, a sigma) = a D(x, sigma)`` for a > 0, so one network serves all levels, and
@@ -24,21 +24,17 @@ class DenoisingUNet(nn.Module):
         num_res_blocks: residual blocks per level, on the way down and again on the way up (twice as many below).
         out_channels: channels of the picture.
         patch_size: side of the pixel blocks that are folded into channels at the door (1: none).
-        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
-        dtype: computation type; parameters and output stay float32.
+        convolution, dtype: see :class:`layers.Network`.
 
     Source: DRUNet (Zhang et al., Plug-and-Play Image Restoration with Deep Denoiser Prior, TPAMI 2021,
     arXiv 2008.13751) for the bias-free residual UNet with a map of the noise level, at a tenth of its size;
     FFDNet (Zhang et al., TIP 2018, arXiv 1710.04026) for the folded pixels. The sizes are ours.
     """
-
     width: int = 64
     multipliers: tuple[float, ...] = (1, 2, 3)
     num_res_blocks: int = 2
     out_channels: int = 3
     patch_size: int = 2
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
 
     @property
     def multiple(self) -> int:
@@ -81,9 +77,7 @@ class DenoisingUNet(nn.Module):
         """Minus the noise: picture and level ``[B, H, W, C + 1]`` -> ``[B, H, W, C]``."""
         channels = [int(round(self.width * m)) for m in self.multipliers]
 
-        def conv3x3(h, count, name, zero_init=False):
-            return layers.conv3x3(count, dtype=self.dtype, convolution=self.convolution, zero_init=zero_init,
-                                  use_bias=False, name=name)(h)
+        conv3x3 = functools.partial(self.conv3x3, use_bias=False)
 
         def blocks(h, name, repeats):
             for i in range(repeats):

@@ -1,6 +1,4 @@
 """DRUNet, the denoiser of DPIR (Zhang et al. 2021): its published weights are a prior of pictures of any size."""
-from typing import Any
-
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -9,7 +7,7 @@ from indigo_jax.models.restoration_unet import pad_to_multiple
 from indigo_jax.typing import Array
 
 
-class DRUNet(nn.Module):
+class DRUNet(layers.Network):
     """``D(x + sigma n, sigma) ~ E[x | x + sigma n]``: residual blocks, 2 x 2 convolutions between the levels, no bias.
 
     At its defaults the published network for colour, 32,640,960 parameters; with ``out_channels=1`` that for grey
@@ -20,8 +18,7 @@ class DRUNet(nn.Module):
         widths: channels of each level; each but the last halves the sides.
         num_blocks: residual blocks per level, on the way down, at the bottom and on the way up.
         out_channels: channels of the picture.
-        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
-        dtype: computation type; parameters and output stay float32.
+        convolution, dtype: see :class:`layers.Network`.
 
     Source: Plug-and-Play Image Restoration with Deep Denoiser Prior, TPAMI 2021 (arXiv 2008.13751), section 3.
     Differs from the reference in: pictures in ``[-1, 1]`` and sigma in the same unit at the door, ``[0, 1]`` inside as
@@ -30,8 +27,6 @@ class DRUNet(nn.Module):
     widths: tuple[int, ...] = (64, 128, 256, 512)
     num_blocks: int = 4
     out_channels: int = 3
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
 
     @property
     def multiple(self) -> int:
@@ -79,7 +74,7 @@ class DRUNet(nn.Module):
     def backbone(self, x: Array) -> Array:
         """Picture in ``[0, 1]`` and level ``[B, H, W, C + 1]`` -> ``[B, H, W, C]``."""
         def conv(h, count, name):
-            return layers.conv3x3(count, dtype=self.dtype, convolution=self.convolution, use_bias=False, name=name)(h)
+            return self.conv3x3(h, count, name, use_bias=False)
 
         def blocks(h, name):
             for i in range(self.num_blocks):

@@ -1,19 +1,13 @@
 """The UNet of latent diffusion (Rombach et al. 2022), as Stable Diffusion uses it: time, context, transformers."""
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from indigo_jax.models import layers
-from indigo_jax.models.autoencoder import check_latents
-from indigo_jax.models.ddpm_unet import group_norm
 from indigo_jax.typing import Array
 
-_EPSILON = 1e-5  # torch's default; the transformers' GroupNorm has 1e-6
 
-
-class LatentUNet(nn.Module):
+class LatentUNet(layers.Network):
     """Predictor (of eps, v or x0, as it was trained) for noisy latents, given a context such as an encoded text.
 
     At its defaults that of Stable Diffusion 1: 859,520,964 parameters. ``context_dim=1024`` and
@@ -33,8 +27,7 @@ class LatentUNet(nn.Module):
         in_channels: of the latents.
         out_channels: of the prediction.
         num_groups: of every GroupNorm.
-        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
-        dtype: of the computation; parameters, normalisation, softmax and result stay float32.
+        convolution, dtype: see :class:`layers.Network`.
 
     Source: "High-resolution image synthesis with latent diffusion models", section 3.3; "GLU variants improve
     transformer" for the feed-forward layer. Differs from the reference in: no dropout; without context the
@@ -48,8 +41,8 @@ class LatentUNet(nn.Module):
     in_channels: int = 4
     out_channels: int = 4
     num_groups: int = 32
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
+
+    epsilon = 1e-5  # torch's default; the transformers' GroupNorm has 1e-6
 
     @nn.compact
     def __call__(self, x: Array, t: Array, context: Array | None = None) -> Array:
@@ -69,9 +62,8 @@ class LatentUNet(nn.Module):
         """
         widths, levels = self.block_out_channels, len(self.block_out_channels)
         heads = (self.num_heads,) * levels if isinstance(self.num_heads, int) else self.num_heads
-        check_latents(x, channels=self.in_channels)
+        layers.check_latents(x, channels=self.in_channels)
         self._check(x, t, context, heads)
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
         context = None if context is None else context.astype(self.dtype)
 
         features = layers.timestep_embedding(t, widths[0]).astype(self.dtype)
@@ -79,12 +71,13 @@ class LatentUNet(nn.Module):
         features = nn.silu(nn.Dense(4 * widths[0], dtype=self.dtype, name="time_embed_2")(nn.silu(features)))
 
         def block(h, width, name):
-            return LatentBlock(width, self.num_groups, name=name, **conv)(h, features)
+            return layers.ResidualBlock(width, self.num_groups, self.epsilon, zero_init=True, name=name,
+                                        **self.how)(h, features)
 
         def attention(h, level, name):
-            return SpatialTransformer(heads[level], self.num_groups, self.dtype, name=name)(h, context)
+            return SpatialTransformer(heads[level], self.num_groups, name=name, **self.how)(h, context)
 
-        h = layers.conv3x3(widths[0], name="conv_in", **conv)(x.astype(self.dtype))
+        h = self.conv3x3(x.astype(self.dtype), widths[0], "conv_in")
         skips = [h]
         for level, width in enumerate(widths):
             for i in range(self.layers_per_block):
@@ -93,7 +86,7 @@ class LatentUNet(nn.Module):
                     h = attention(h, level, f"down_{level}_attention_{i}")
                 skips.append(h)
             if level < levels - 1:
-                h = layers.conv3x3(width, strides=2, name=f"down_{level}_downsample", **conv)(h)
+                h = self.conv3x3(h, width, f"down_{level}_downsample", strides=2)
                 skips.append(h)
         h = block(h, widths[-1], "mid_block_0")
         h = block(attention(h, -1, "mid_attention"), widths[-1], "mid_block_1")
@@ -106,9 +99,9 @@ class LatentUNet(nn.Module):
             if level:
                 _, rows, columns, _ = skips[-1].shape
                 h = layers.upsample_nearest(h)[:, :rows, :columns]
-                h = layers.conv3x3(widths[level], name=f"up_{place}_upsample", **conv)(h)
-        h = nn.silu(group_norm(self.num_groups, self.dtype, "norm_out", _EPSILON)(h))
-        return layers.conv3x3(self.out_channels, zero_init=True, name="conv_out", **conv)(h).astype(jnp.float32)
+                h = self.conv3x3(h, widths[level], f"up_{place}_upsample")
+        h = nn.silu(self.group_norm(h, "norm_out"))
+        return self.conv3x3(h, self.out_channels, "conv_out", zero_init=True).astype(jnp.float32)
 
     def _check(self, x, t, context, heads):
         widths = self.block_out_channels
@@ -128,81 +121,54 @@ class LatentUNet(nn.Module):
                              f"{None if context is None else context.shape}")
 
 
-class LatentBlock(nn.Module):
-    """``h = conv(silu(norm(x))) + Dense(temb)``, ``h = conv(silu(norm(h)))``, returns ``shortcut(x) + h``.
-
-    ``temb`` comes activated.
-    """
-    features: int
-    num_groups: int = 32
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, features: Array) -> Array:
-        """``x`` ``[B, h, w, C]``, ``features`` ``[B, T]`` -> ``[B, h, w, self.features]``."""
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
-        h = nn.silu(group_norm(self.num_groups, self.dtype, "norm1", _EPSILON)(x))
-        h = layers.conv3x3(self.features, name="conv1", **conv)(h)
-        h = h + nn.Dense(self.features, dtype=self.dtype, name="time")(features)[:, None, None]
-        h = nn.silu(group_norm(self.num_groups, self.dtype, "norm2", _EPSILON)(h))
-        h = layers.conv3x3(self.features, zero_init=True, name="conv2", **conv)(h)
-        if x.shape[-1] != self.features:
-            x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="shortcut")(x)
-        return x + h
-
-
-class SpatialTransformer(nn.Module):
+class SpatialTransformer(layers.Network):
     """``x + proj_out(block(proj_in(norm(x))))`` over the list of all pixels.
 
     The projections of Stable Diffusion 1 are stored as 1 x 1 convolutions, those of 2 as matrices: the same numbers.
     """
     num_heads: int
     num_groups: int = 32
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
         """``x`` ``[B, h, w, C]``, ``context`` ``[B, L, D]`` or None -> ``[B, h, w, C]``."""
         batch, _, _, channels = x.shape
-        h = group_norm(self.num_groups, self.dtype, "norm")(x).reshape(batch, -1, channels)
+        h = self.group_norm(x, "norm").reshape(batch, -1, channels)
         h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h)
-        h = TransformerBlock(self.num_heads, self.dtype, name="block")(h, context)
+        h = TransformerBlock(self.num_heads, name="block", **self.how)(h, context)
         h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros_init(), name="proj_out")(h)
         return x + h.reshape(x.shape)
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(layers.Network):
     """``h += attention(norm(h))``, with a context ``h += attention(norm(h), context)``, then ``h += ff(norm(h))``,
     ``ff(h) = Dense(a gelu(b))`` with ``a, b = Dense(h)``, four times as wide (GEGLU)."""
     num_heads: int
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, h: Array, context: Array | None = None) -> Array:
         """``h`` ``[B, N, C]``, ``context`` ``[B, L, D]`` or None -> ``[B, N, C]``."""
         def norm(h, name):
-            layer = nn.LayerNorm(epsilon=_EPSILON, dtype=jnp.float32, use_fast_variance=False, name=name)
+            layer = nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name=name)
             return layer(h.astype(jnp.float32)).astype(self.dtype)
 
         channels = h.shape[-1]
         normed = norm(h, "norm_self")
-        h = h + HeadAttention(self.num_heads, self.dtype, name="self_attention")(normed, normed)
+        h = h + HeadAttention(self.num_heads, name="self_attention", **self.how)(normed, normed)
         if context is not None:
             normed = norm(h, "norm_cross")
-            h = h + HeadAttention(self.num_heads, self.dtype, name="cross_attention")(normed, context)
+            h = h + HeadAttention(self.num_heads, name="cross_attention", **self.how)(normed, context)
         a = nn.Dense(8 * channels, dtype=self.dtype, name="feed_forward_in")(norm(h, "norm_feed_forward"))
         a, b = jnp.split(a, 2, axis=-1)
         return h + nn.Dense(channels, dtype=self.dtype, name="feed_forward_out")(a * nn.gelu(b, approximate=False))
 
 
-class HeadAttention(nn.Module):
+class HeadAttention(layers.Network):
     """``proj(softmax(q k^T / sqrt(C / heads)) v)``, q of h, k and v of the context; only proj has a bias.
 
     The channels are ordered by head, then channel of the head.
     """
     num_heads: int
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, h: Array, context: Array) -> Array:

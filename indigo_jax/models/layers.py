@@ -1,4 +1,4 @@
-"""Building blocks shared by the networks: time embedding, residual block, resampling, convolution switch."""
+"""Building blocks shared by the networks: time embedding, residual block, resampling, convolution switch, checks."""
 import math
 from typing import Any, Callable
 
@@ -29,11 +29,8 @@ def timestep_embedding(t: Array, features: int, *, max_period: float = 10_000.0)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-# ------------------------------------------------------------------------------------------------ convolution switch
-
 def conv_flipped_gradient(lhs, rhs, window_strides, padding, *, lhs_dilation=None, rhs_dilation=None,
-                          dimension_numbers=None, feature_group_count=1, batch_group_count=1, precision=None,
-                          preferred_element_type=None):
+                          feature_group_count=1, batch_group_count=1, **options):
     """``jax.lax.conv_general_dilated`` whose input gradient is an ordinary convolution with a flipped kernel.
 
     XLA:CPU runs the usual input gradient of a convolution inside ``lax.scan`` several times too slowly; an
@@ -44,8 +41,7 @@ def conv_flipped_gradient(lhs, rhs, window_strides, padding, *, lhs_dilation=Non
     def plain(x, kernel):
         return jax.lax.conv_general_dilated(
             x, kernel, window_strides, padding, lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation,
-            dimension_numbers=dimension_numbers, feature_group_count=feature_group_count,
-            batch_group_count=batch_group_count, precision=precision, preferred_element_type=preferred_element_type)
+            feature_group_count=feature_group_count, batch_group_count=batch_group_count, **options)
 
     height, width = rhs.shape[:2]
     same = padding == "SAME" or tuple(map(tuple, padding)) == ((height // 2,) * 2, (width // 2,) * 2)
@@ -75,33 +71,97 @@ def conv_flipped_gradient(lhs, rhs, window_strides, padding, *, lhs_dilation=Non
 CONVOLUTIONS: dict[str, Callable] = {"plain": jax.lax.conv_general_dilated, "flipped": conv_flipped_gradient}
 
 
-def conv3x3(features: int, *, dtype: Any, convolution: str = "plain", strides: int = 1, zero_init: bool = False,
-            use_bias: bool = True, name: str | None = None) -> nn.Conv:
-    """3x3 convolution with padding 1 on every side (so that stride 2 halves even sizes)."""
-    init = nn.initializers.zeros_init() if zero_init else nn.initializers.lecun_normal()
-    return nn.Conv(features, (3, 3), strides=(strides, strides), padding=((1, 1), (1, 1)), dtype=dtype,
-                   use_bias=use_bias, kernel_init=init, conv_general_dilated=CONVOLUTIONS[convolution], name=name)
+class Network(nn.Module, kw_only=True):
+    """What networks and their parts share.
 
-
-def normalization(kind: str, *, dtype: Any, name: str) -> nn.Module:
-    """``"group"``: GroupNorm of at most 32 groups over the whole picture. ``"layer"``: over channels, per pixel.
-
-    With ``"layer"`` no statistic is taken over the picture: what a pixel becomes depends on its receptive field only,
-    so a picture and its tiles agree. ``"group"`` learns faster.
+    Attributes:
+        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
+        dtype: of the computation; parameters, normalisation, softmax and results stay float32.
     """
-    if kind not in ("layer", "group"):
-        raise ValueError(f"norm must be 'group' or 'layer', got {kind!r}")
-    return Normalization(kind, dtype=dtype, name=name)
+    convolution: str = "plain"
+    dtype: Any = jnp.float32
+
+    epsilon = 1e-6  # of every GroupNorm
+
+    @property
+    def how(self) -> dict:
+        """The fields above, for a part of the network."""
+        return {"convolution": self.convolution, "dtype": self.dtype}
+
+    def conv3x3(self, x: Array, features: int, name: str, *, strides: int = 1, zero_init: bool = False,
+                use_bias: bool = True) -> Array:
+        """3x3 convolution with padding 1 on every side (so that stride 2 halves even sizes)."""
+        init = nn.initializers.zeros_init() if zero_init else nn.initializers.lecun_normal()
+        return nn.Conv(features, (3, 3), strides=(strides, strides), padding=((1, 1), (1, 1)), dtype=self.dtype,
+                       use_bias=use_bias, kernel_init=init, conv_general_dilated=CONVOLUTIONS[self.convolution],
+                       name=name)(x)
+
+    def group_norm(self, x: Array, name: str) -> Array:
+        """GroupNorm of ``self.num_groups`` in float32."""
+        norm = nn.GroupNorm(num_groups=self.num_groups, epsilon=self.epsilon, dtype=jnp.float32,
+                            use_fast_variance=False, name=name)
+        return norm(x.astype(jnp.float32)).astype(self.dtype)
+
+
+class ResidualBlock(Network):
+    """``h = conv(resample(silu(norm(x)))) + Dense(t)``, ``h = conv(silu(norm(h)))``; ``shortcut(resample(x)) + h``.
+
+    With ``scale_shift``, ``scale, shift = Dense(t)``, and ``norm(h) (1 + scale) + shift`` takes the place of
+    ``norm(h + Dense(t))``.
+
+    Attributes:
+        features: channels of the result.
+        num_groups, epsilon: of both norms.
+        resample: ``"up"`` (nearest, by 2), ``"down"`` (average of 2 x 2) or None.
+        scale_shift: as said above.
+        zero_init: the second convolution starts at zero.
+        names: of the parts, as released weights have them: norm, convolution, Dense, norm, convolution, shortcut.
+    """
+    features: int
+    num_groups: int = 32
+    epsilon: float = 1e-6
+    resample: str | None = None
+    scale_shift: bool = False
+    zero_init: bool = False
+    names: tuple[str, ...] = ("norm1", "conv1", "time", "norm2", "conv2", "shortcut")
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array | None = None) -> Array:
+        """``x`` ``[B, H, W, C]``, activated features of the time ``[B, T]`` or None -> ``[B, H', W', features]``."""
+        norm_in, conv_in, dense, norm_out, conv_out, shortcut = self.names
+        resample = {"up": upsample_nearest, "down": average_2x2, None: lambda h: h}[self.resample]
+        h = self.conv3x3(resample(nn.silu(self.group_norm(x, norm_in))), self.features, conv_in)
+        if time is not None:
+            time = nn.Dense(self.features * (1 + self.scale_shift), dtype=self.dtype, name=dense)(time)[:, None, None]
+        if self.scale_shift:
+            scale, shift = jnp.split(time, 2, axis=-1)
+            h = self.group_norm(h, norm_out) * (1 + scale) + shift
+        else:
+            h = self.group_norm(h if time is None else h + time, norm_out)
+        h = self.conv3x3(nn.silu(h), self.features, conv_out, zero_init=self.zero_init)
+        x = resample(x)
+        if x.shape[-1] != self.features:
+            x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name=shortcut)(x)
+        return x + h
+
+
+IN_OUT = ("norm_in", "conv_in", "time", "norm_out", "conv_out", "shortcut")  # other names of these parts
 
 
 class Normalization(nn.Module):
-    """Normalisation computed in float32 whatever the network's type. Groups: the most up to 32 that divide the
-    channels."""
+    """Normalisation computed in float32 whatever the network's type.
+
+    ``"group"``: GroupNorm over the whole picture, of the most groups up to 32 that divide the channels. ``"layer"``:
+    over channels, per pixel. With ``"layer"`` no statistic is taken over the picture: what a pixel becomes depends on
+    its receptive field only, so a picture and its tiles agree. ``"group"`` learns faster.
+    """
     kind: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x):
+        if self.kind not in ("layer", "group"):
+            raise ValueError(f"norm must be 'group' or 'layer', got {self.kind!r}")
         if self.kind == "layer":
             norm = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")
         else:
@@ -134,30 +194,15 @@ class GroupNorm(nn.Module):
         return (x - mean[:, None, None]) * a[:, None, None] + bias
 
 
-class ResBlock(nn.Module):
-    """``h = conv(silu(norm(x))) + Dense(temb)``, ``h = conv(silu(norm(h)))``, returns ``shortcut(x) + h`` (SR3)."""
-    features: int
-    norm: str = "group"
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, time_features: Array) -> Array:
-        """``x`` ``[B, H, W, C]``, ``time_features`` ``[B, T]`` -> ``[B, H, W, features]``."""
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
-        h = nn.silu(normalization(self.norm, dtype=self.dtype, name="norm_in")(x))
-        h = conv3x3(self.features, name="conv_in", **conv)(h)
-        h = h + nn.Dense(self.features, dtype=self.dtype, name="time")(time_features)[:, None, None, :]
-        h = nn.silu(normalization(self.norm, dtype=self.dtype, name="norm_out")(h))
-        h = conv3x3(self.features, zero_init=True, name="conv_out", **conv)(h)
-        if x.shape[-1] != self.features:
-            x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="shortcut")(x)
-        return x + h
-
-
 def upsample_nearest(x: Array) -> Array:
     """Repeat every pixel 2 x 2: ``[B, H, W, C] -> [B, 2H, 2W, C]``."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def average_2x2(x: Array) -> Array:
+    """The mean of every 2 x 2 pixels: ``[B, H, W, C] -> [B, H/2, W/2, C]``."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
 def space_to_depth(x: Array, block: int) -> Array:
@@ -172,3 +217,17 @@ def depth_to_space(x: Array, block: int) -> Array:
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, block, block, c // block**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * block, w * block, c // block**2)
+
+
+def check_pictures(x: Array, *, multiple: int, channels: int | None = None) -> None:
+    """ValueError unless ``x`` is ``[B, H, W, channels]`` with H and W divisible by ``multiple`` and not 0."""
+    if (x.ndim != 4 or channels not in (None, x.shape[-1])
+            or any(side % multiple or not side for side in x.shape[1:3])):
+        raise ValueError(f"pictures [B, H, W, {channels or 'C'}] with sides divisible by {multiple} are needed "
+                         f"(pad them first), got {x.shape}")
+
+
+def check_latents(z: Array, *, channels: int) -> None:
+    """ValueError unless ``z`` is ``[B, h, w, channels]`` and not empty."""
+    if z.ndim != 4 or z.shape[-1] != channels or 0 in z.shape[1:3]:
+        raise ValueError(f"latents [B, h, w, {channels}] are needed, got {z.shape}")

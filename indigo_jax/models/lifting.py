@@ -28,8 +28,6 @@ class Rule(NamedTuple):
     precision: str = "highest"
 
 
-# ------------------------------------------------------------------------------------------------------- parameters
-
 def init_lifting(key: Key, *, lifting_steps: int, channels: int, width: int, num_blocks: int, cond_dim: int,
                  cond_width: int, start: str) -> Params:
     """``{"step_0": {"predict": network, "update": network}, ...}``; ``start`` as :class:`models.WaveletINN` has it."""
@@ -91,8 +89,6 @@ def operator_norm(kernel: Array, *, squarings: int = 8) -> Array:
     return jnp.sqrt(1.0 * kernel.shape[0] * kernel.shape[1]) * jnp.exp(logarithm / 2)
 
 
-# ---------------------------------------------------------------------------------------------------------- networks
-
 def network(params: Params, x: Array, cond: Array, rule: Rule) -> Array:
     """``conv_out(blocks(conv_in(x)))``; a block is ``h + a(cond) conv2(relu(conv1(h)))``, ``a`` one number a channel.
 
@@ -145,8 +141,6 @@ def _on_grid(x, bits):
 def _on_grid_jvp(bits, primals, tangents):
     return _on_grid(primals[0], bits), tangents[0]
 
-
-# ------------------------------------------------------------------------------------------------------------- steps
 
 def on_grid(coarse: Array, details: Details, rule: Rule) -> tuple[Array, Details]:
     """Both on the grid of ``rule.exact_bits``, where sums are exact below ``2^(24 - bits)``."""

@@ -1,6 +1,4 @@
 """The network of InDI: a fully convolutional, time-conditioned UNet that restores pictures of any size."""
-from typing import Any
-
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -8,7 +6,7 @@ from indigo_jax.models import layers
 from indigo_jax.typing import Array
 
 
-class RestorationUNet(nn.Module):
+class RestorationUNet(layers.Network):
     """``F(x_t, t) = x_t + t G(x_t, t)``: residual UNet without attention.
 
     ``F(x, 0) = x`` by construction, and the velocity of the residual flow ``dx/dt = (x_t - F) / t = -G`` stays
@@ -33,10 +31,9 @@ class RestorationUNet(nn.Module):
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
         out_channels: channels of the restored picture.
         patch_size: side of the pixel blocks folded into channels at the door (1: none). 2 costs a quarter.
-        norm: ``"group"`` or ``"layer"``; see :func:`indigo_jax.models.layers.normalization`.
+        norm: ``"group"`` or ``"layer"``; see :class:`indigo_jax.models.layers.Normalization`.
         condition_on_y: the network also sees the measurement y beside x_t.
-        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
-        dtype: computation type; parameters and output stay float32.
+        convolution, dtype: see :class:`layers.Network`.
 
     Source: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 2303.11435), Eq. 9 for the role of
     F. The form ``x_t + t G`` is ours.
@@ -48,8 +45,6 @@ class RestorationUNet(nn.Module):
     patch_size: int = 1
     norm: str = "group"
     condition_on_y: bool = False
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
 
     def __call__(self, x_t: Array, t: Array, y: Array | None = None) -> Array:
         """Estimate the clean picture.
@@ -75,21 +70,19 @@ class RestorationUNet(nn.Module):
     def backbone(self, x: Array, t: Array) -> Array:
         """G: picture whose sides the levels divide ``[B, H, W, C]`` -> ``[B, H, W, out_channels]``."""
         channels = [int(round(self.width * m)) for m in self.multipliers]
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
 
         features = layers.timestep_embedding(1000.0 * t, self.width)
         features = nn.Dense(4 * self.width, dtype=self.dtype, name="time_in")(features)
         features = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="time_out")(nn.silu(features)))
 
         def res_block(h, count, name):
-            return layers.ResBlock(count, norm=self.norm, name=name, **conv)(h, features)
+            return Block(count, zero_init=True, names=layers.IN_OUT, kind=self.norm, name=name, **self.how)(h, features)
 
-        h = layers.conv3x3(channels[0], name="conv_in", **conv)(
-            layers.space_to_depth(x, self.patch_size).astype(self.dtype))
+        h = self.conv3x3(layers.space_to_depth(x, self.patch_size).astype(self.dtype), channels[0], "conv_in")
         skips = [h]
         for level, count in enumerate(channels):
             if level:
-                h = layers.conv3x3(count, strides=2, name=f"down{level}", **conv)(h)
+                h = self.conv3x3(h, count, f"down{level}", strides=2)
                 skips.append(h)
             for i in range(self.num_res_blocks):
                 h = res_block(h, count, f"down{level}_block{i}")
@@ -100,10 +93,18 @@ class RestorationUNet(nn.Module):
             for i in range(self.num_res_blocks + 1):
                 h = res_block(jnp.concatenate([h, skips.pop()], axis=-1), count, f"up{level}_block{i}")
             if level:
-                h = layers.conv3x3(count, name=f"up{level}", **conv)(layers.upsample_nearest(h))
-        h = nn.silu(layers.normalization(self.norm, dtype=self.dtype, name="norm_out")(h))
-        h = layers.conv3x3(self.out_channels * self.patch_size**2, zero_init=True, name="conv_out", **conv)(h)
+                h = self.conv3x3(layers.upsample_nearest(h), count, f"up{level}")
+        h = nn.silu(layers.Normalization(self.norm, self.dtype, name="norm_out")(h))
+        h = self.conv3x3(h, self.out_channels * self.patch_size**2, "conv_out", zero_init=True)
         return layers.depth_to_space(h, self.patch_size)
+
+
+class Block(layers.ResidualBlock):
+    """A residual block with the normalisation ``kind`` of :class:`layers.Normalization` (SR3)."""
+    kind: str = "group"
+
+    def group_norm(self, x: Array, name: str) -> Array:
+        return layers.Normalization(self.kind, self.dtype, name=name)(x)
 
 
 def pad_to_multiple(x: Array, multiple: int) -> Array:

@@ -1,17 +1,15 @@
 """The unconditional UNet of the diffusers library (``UNet2DModel``): DDPM's, with heads and paddings to choose."""
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from indigo_jax.models import layers
-from indigo_jax.models.ddpm_unet import group_norm
 from indigo_jax.typing import Array
 
 
-class UNet2D(nn.Module):
+class UNet2D(layers.Network):
     """Predictor (of eps, v or x0, as it was trained) for noisy pictures.
 
     With ``head_channels=0, epsilon=1e-6, symmetric=False, flip=False, frequency_shift=1`` it computes what
@@ -31,8 +29,7 @@ class UNet2D(nn.Module):
         symmetric: the halving convolutions pad one pixel on every side, else only below and to the right.
         flip: the time is embedded as cosines, then sines; else sines first.
         frequency_shift: subtracted from the number of frequencies when they are spread.
-        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
-        dtype: of the computation; parameters, normalisation, softmax and result stay float32.
+        convolution, dtype: see :class:`layers.Network`.
 
     Source: "Denoising diffusion probabilistic models" (Ho et al., NeurIPS 2020, arXiv 2006.11239), appendix B.
     Differs from the reference in: no dropout, no classes (the converter adds one to the time), no other kinds of block.
@@ -49,8 +46,6 @@ class UNet2D(nn.Module):
     symmetric: bool = True
     flip: bool = True
     frequency_shift: float = 0.0
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, t: Array) -> Array:
@@ -67,10 +62,7 @@ class UNet2D(nn.Module):
             ValueError for sides that the levels do not divide.
         """
         widths, levels = self.block_out_channels, len(self.block_out_channels)
-        multiple = 2 ** (levels - 1)
-        if x.ndim != 4 or x.shape[1] % multiple or x.shape[2] % multiple:
-            raise ValueError(f"pictures [B, H, W, C] with sides divisible by {multiple} are needed, got {x.shape}")
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
+        layers.check_pictures(x, multiple=2 ** (levels - 1))
         norm = dict(num_groups=self.num_groups, epsilon=self.epsilon)
 
         features = self._embedding(t).astype(self.dtype)
@@ -78,12 +70,12 @@ class UNet2D(nn.Module):
         features = nn.silu(nn.Dense(4 * widths[0], dtype=self.dtype, name="time_embed_2")(nn.silu(features)))
 
         def block(h, width, name):
-            return UNet2DBlock(width, name=name, **norm, **conv)(h, features)
+            return layers.ResidualBlock(width, name=name, **norm, **self.how)(h, features)
 
         def attention(h, name):
-            return UNet2DAttention(self.head_channels, dtype=self.dtype, name=name, **norm)(h)
+            return UNet2DAttention(self.head_channels, name=name, **norm, **self.how)(h)
 
-        h = layers.conv3x3(widths[0], name="conv_in", **conv)(x.astype(self.dtype))
+        h = self.conv3x3(x.astype(self.dtype), widths[0], "conv_in")
         skips = [h]
         for level, width in enumerate(widths):
             for i in range(self.layers_per_block):
@@ -104,9 +96,9 @@ class UNet2D(nn.Module):
                 if self.has_attention[level]:
                     h = attention(h, f"up_{place}_attention_{i}")
             if level:
-                h = layers.conv3x3(widths[level], name=f"up_{place}_upsample", **conv)(layers.upsample_nearest(h))
-        h = nn.silu(group_norm(self.num_groups, self.dtype, "norm_out", self.epsilon)(h))
-        return layers.conv3x3(self.out_channels, name="conv_out", **conv)(h).astype(jnp.float32)
+                h = self.conv3x3(layers.upsample_nearest(h), widths[level], f"up_{place}_upsample")
+        h = nn.silu(self.group_norm(h, "norm_out"))
+        return self.conv3x3(h, self.out_channels, "conv_out").astype(jnp.float32)
 
     def _embedding(self, t):
         half = self.block_out_channels[0] // 2
@@ -116,37 +108,11 @@ class UNet2D(nn.Module):
         return jnp.concatenate(both[::-1] if self.flip else both, axis=-1)
 
 
-class UNet2DBlock(nn.Module):
-    """``h = conv(silu(norm(x))) + Dense(temb)``, ``h = conv(silu(norm(h)))``, returns ``shortcut(x) + h``.
-
-    ``temb`` comes activated.
-    """
-    features: int
-    num_groups: int
-    epsilon: float
-    convolution: str = "plain"
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, features: Array) -> Array:
-        """``x`` ``[B, H, W, C]``, ``features`` ``[B, T]`` -> ``[B, H, W, self.features]``."""
-        conv = dict(dtype=self.dtype, convolution=self.convolution)
-        h = nn.silu(group_norm(self.num_groups, self.dtype, "norm1", self.epsilon)(x))
-        h = layers.conv3x3(self.features, name="conv1", **conv)(h)
-        h = h + nn.Dense(self.features, dtype=self.dtype, name="time")(features)[:, None, None]
-        h = nn.silu(group_norm(self.num_groups, self.dtype, "norm2", self.epsilon)(h))
-        h = layers.conv3x3(self.features, name="conv2", **conv)(h)
-        if x.shape[-1] != self.features:
-            x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="shortcut")(x)
-        return x + h
-
-
-class UNet2DAttention(nn.Module):
+class UNet2DAttention(layers.Network):
     """Self-attention over all pixels: ``x + proj(softmax(q k^T / sqrt(D)) v)`` of ``norm(x)``, D channels a head."""
     head_channels: int
     num_groups: int
     epsilon: float
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -155,7 +121,7 @@ class UNet2DAttention(nn.Module):
         size = self.head_channels or channels
         if channels % size:
             raise ValueError(f"heads of {size} channels do not divide {channels} channels")
-        h = group_norm(self.num_groups, self.dtype, "norm", self.epsilon)(x).reshape(batch, height * width, channels)
+        h = self.group_norm(x, "norm").reshape(batch, height * width, channels)
         q, k, v = (nn.Dense(channels, dtype=self.dtype, name=name)(h).reshape(batch, height * width, -1, size)
                    for name in "qkv")
         scores = jnp.einsum("bihc,bjhc->bhij", q, k, preferred_element_type=jnp.float32) * size**-0.5

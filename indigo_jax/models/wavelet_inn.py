@@ -238,7 +238,7 @@ def check_inverse(module: WaveletINN, params: Params, *,
         for size in sizes:
             size = (size, size) if isinstance(size, int) else tuple(size)
             x = module.offset + jax.random.uniform(pixels, (1, *size, module.channels), minval=-0.5, maxval=0.5)
-            back = _inverse(inn, params, *_forward(inn, params, x, cond), cond)
+            back = _run("inverse", inn, params, *_run("forward", inn, params, x, cond), cond)
             rows.append(RoundTrip(jnp.dtype(dtype).name, size, float(jnp.abs(back - x).max())))
     bad = [row for row in rows if tolerance is not None and not row.error <= tolerance]
     if bad:
@@ -249,11 +249,6 @@ def check_inverse(module: WaveletINN, params: Params, *,
     return rows
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(module, params, x, cond):
-    return module.apply(params, x, cond, method="forward")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _inverse(module, params, coarse, details, cond):
-    return module.apply(params, coarse, details, cond, method="inverse")
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(method, module, params, *arguments):
+    return module.apply(params, *arguments, method=method)

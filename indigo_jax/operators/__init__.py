@@ -33,7 +33,7 @@ __all__ = [
     "gaussian_blur", "gaussian_kernel", "gaussian_noise", "inpaint", "jpeg", "linear", "linear_motion_kernel",
     "load_kernel", "mixture", "motion_blur", "motion_kernel", "mri", "patch_weights", "photo_mixture", "photo_noise",
     "poisson_noise", "proximal", "quantize", "radon", "random_blur", "random_box_mask", "random_gaussian_blur",
-    "random_gaussian_noise", "random_jpeg", "random_motion_blur", "random_pixel_mask", "random_stroke_mask", "random_super_resolution",
-    "realesrgan", "resize", "some_grey", "smooth_fill", "sparse_view_angles", "speckle_noise", "super_resolution", "upsample",
-    "varying_blur",
+    "random_gaussian_noise", "random_jpeg", "random_motion_blur", "random_pixel_mask", "random_stroke_mask",
+    "random_super_resolution", "realesrgan", "resize", "smooth_fill", "some_grey", "sparse_view_angles",
+    "speckle_noise", "super_resolution", "upsample", "varying_blur",
 ]

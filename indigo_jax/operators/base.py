@@ -1,12 +1,11 @@
-"""What every operator shares: the dataclass decorator, argument checks, the exact adjoint and straight-through steps.
+"""What every operator shares: the decorator that makes one of a class, argument checks and the exact adjoint.
 
 An operator is a frozen dataclass, called as ``A(x, keys=None) -> y``, and a jax pytree: its numbers and arrays are
 traced leaves (one compilation serves every value), its structure (sizes, methods, modes) is static.
-It carries three flags: ``linear`` (then it has ``adjoint``), ``stochastic`` (then it needs ``keys``) and
-``shape_preserving``.
 """
 import dataclasses
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +13,39 @@ import numpy as np
 
 from indigo_jax.arrays import per_image, square, straight_through  # noqa: F401 - operators say base.per_image
 from indigo_jax.arrays import split_as
-from indigo_jax.typing import Array, Key
+from indigo_jax.typing import Array, Key, Params
 
 
-def operator(cls):
-    """Make ``cls`` a frozen dataclass and a pytree, and its call compiled; fields of :func:`static` are constants."""
-    cls.__call__ = jax.jit(cls.__call__)
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+def operator(*, linear: bool = False, stochastic: bool = False, shape_preserving: bool = True):
+    """A decorator that makes an operator of a class: a frozen dataclass and a pytree, with a compiled call.
+
+    The class writes ``_apply(x)`` for images, after ``x`` with its unknowns if it is blind and with the ``keys`` if it
+    is stochastic. A ``__call__`` of its own takes the place of ``_apply`` and of the checks.
+
+    Args:
+        linear: it has an ``adjoint``: its own, or the one that follows from ``_apply``.
+        stochastic: it needs ``keys``.
+        shape_preserving: y has the shape of x.
+    """
+    def make(cls):
+        name = re.sub("(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+        def __call__(self, x: Array, *unknowns: Params, keys: Key | None = None) -> Array:
+            check_image(x, name)
+            return self._apply(x, *unknowns, check_keys(keys, x, name)) if stochastic else self._apply(x, *unknowns)
+
+        def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
+            """``A* y`` for images of ``shape`` (height, width), default that of ``y``."""
+            return transpose(self, y, (y.shape[0], *(shape or y.shape[1:3]), y.shape[3]))
+
+        defaults = {"linear": linear, "stochastic": stochastic, "shape_preserving": shape_preserving}
+        for key, value in ({**defaults, "adjoint": adjoint} if linear else defaults).items():
+            if not hasattr(cls, key):
+                setattr(cls, key, value)
+        cls.__call__ = jax.jit(__call__ if hasattr(cls, "_apply") else cls.__call__)
+        return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+
+    return make
 
 
 def static(**kwargs):
@@ -44,6 +69,19 @@ def check_number(value, name: str, low: float, high: float = float("inf")) -> Ar
     return jnp.asarray(value, jnp.float32)
 
 
+def check_sums(array: Array, name: str, axis) -> None:
+    """``ValueError`` for numbers that are known and not finite, or do not sum to 1 within 1e-3 over ``axis``."""
+    numbers = concrete(array)
+    if numbers is None:
+        return
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"the {name} holds nan or infinity")
+    total = numbers.sum(axis=axis, dtype=np.float64)
+    if np.abs(total - 1.0).max() > 1e-3:
+        raise ValueError(f"the {name} sums to between {total.min():.4g} and {total.max():.4g}, not to 1; divide it by "
+                         "its sum")
+
+
 def check_range(value, name: str, low: float, high: float = float("inf")) -> tuple[Array, Array]:
     """``(low, high)`` of a uniform draw as two float32 numbers; a single number means a fixed value."""
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
@@ -53,6 +91,20 @@ def check_range(value, name: str, low: float, high: float = float("inf")) -> tup
     if numbers[0] is not None and numbers[1] is not None and numbers[0] > numbers[1]:
         raise ValueError(f"{name} must be (low, high) with low <= high, got {value}")
     return check_number(pair[0], name, low, high), check_number(pair[1], name, low, high)
+
+
+def check_choice(value: str, name: str, choices) -> str:
+    """``value`` if it is one of ``choices``, else a ``ValueError`` that lists them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    return value
+
+
+def check_whole(value, name: str, low: int = 1) -> int:
+    """``value`` as an int, refused with a ``ValueError`` if it is not a whole number of at least ``low``."""
+    if int(value) != value or value < low:
+        raise ValueError(f"{name} must be a whole number, at least {low}; got {value}")
+    return int(value)
 
 
 def check_image(x: Array, name: str) -> Array:

@@ -11,19 +11,14 @@ KERNEL_FORMS = ("softmax", "mlp")
 _INPUTS, _HIDDEN = 200, 1000  # of the kernel network
 
 
-@base.operator
+@base.operator()
 class BlindBlur:
     """See :func:`blind_blur`."""
-
     start_sigma: Array
     size: int = base.static(default=9)
     form: str = base.static(default="softmax")
     boundary: str = base.static(default="reflect")
     correlate: bool = base.static(default=False)
-
-    linear = False
-    stochastic = False
-    shape_preserving = True
 
     def init(self, keys: Key) -> Params:
         """Unknowns to start from, one set per key: every leaf begins with ``[B]``."""
@@ -51,8 +46,7 @@ class BlindBlur:
             logits = jnp.einsum("bj,bjk->bk", h, params["out"]["kernel"]) + params["out"]["bias"]
         return jax.nn.softmax(logits).reshape(-1, self.size, self.size)
 
-    def __call__(self, x: Array, params: Params, *, keys: Key | None = None) -> Array:
-        del keys
+    def _apply(self, x: Array, params: Params) -> Array:
         return blur(self.kernel(params), boundary=self.boundary, correlate=self.correlate)(x)
 
 
@@ -78,25 +72,19 @@ def blind_blur(size: int, *, form: str = "softmax", start_sigma: float = 2.0, bo
     ((2, 5, 5), (2, 8, 8, 3))
     """
     _check(size, boundary)
-    if form not in KERNEL_FORMS:
-        raise ValueError(f"form must be one of {', '.join(KERNEL_FORMS)}; got {form!r}")
+    base.check_choice(form, "form", KERNEL_FORMS)
     return BlindBlur(base.check_number(start_sigma, "start_sigma", 0.0), size, form, boundary, correlate)
 
 
-@base.operator
+@base.operator()
 class BlindVaryingBlur:
     """See :func:`blind_varying_blur`."""
-
     start_sigma: Array
     size: int = base.static(default=9)
     rows: int = base.static(default=3)
     columns: int = base.static(default=3)
     boundary: str = base.static(default="reflect")
     correlate: bool = base.static(default=False)
-
-    linear = False
-    stochastic = False
-    shape_preserving = True
 
     def init(self, keys: Key) -> Params:
         """Unknowns to start from, one set per key: ``{"logits": [B, rows * columns, size, size]}``."""
@@ -107,9 +95,8 @@ class BlindVaryingBlur:
         """The kernels of the patches, row by row: ``[B, rows * columns, size, size]``, non-negative, sum 1."""
         return jax.nn.softmax(params["logits"], axis=(-2, -1))
 
-    def __call__(self, x: Array, params: Params, *, keys: Key | None = None) -> Array:
-        del keys
-        weights = patch_weights(*base.check_image(x, "blind_varying_blur").shape[1:3], self.rows, self.columns)
+    def _apply(self, x: Array, params: Params) -> Array:
+        weights = patch_weights(*x.shape[1:3], self.rows, self.columns)
         return varying_blur(self.kernel(params), weights, boundary=self.boundary, correlate=self.correlate)(x)
 
 
@@ -144,17 +131,12 @@ def blind_varying_blur(size: int, rows: int, columns: int, *, start_sigma: float
     return BlindVaryingBlur(start_sigma, size, rows, columns, boundary, correlate)
 
 
-@base.operator
+@base.operator()
 class BlindGaussianBlur:
     """See :func:`blind_gaussian_blur`."""
-
     start_sigma: Array
     size: int = base.static(default=9)
     boundary: str = base.static(default="reflect")
-
-    linear = False
-    stochastic = False
-    shape_preserving = True
 
     def init(self, keys: Key) -> Params:
         """The unknown to start from, one per key: ``{"log_sigma": [B]}``."""
@@ -168,8 +150,7 @@ class BlindGaussianBlur:
         """The kernels that the unknowns stand for: ``[B, size, size]``, non-negative, sum 1."""
         return kernels.gaussian_kernel(self.sigma(params), self.size)
 
-    def __call__(self, x: Array, params: Params, *, keys: Key | None = None) -> Array:
-        del keys
+    def _apply(self, x: Array, params: Params) -> Array:
         profile = jnp.sum(self.kernel(params), axis=-1)  # separable: down, then across
         return blur(profile[:, None, :], boundary=self.boundary)(
             blur(profile[:, :, None], boundary=self.boundary)(x))
@@ -202,5 +183,4 @@ def blind_gaussian_blur(size: int, *, start_sigma: float = 2.0, boundary: str = 
 def _check(size, boundary):
     if size < 1 or size % 2 == 0:
         raise ValueError(f"size must be odd and at least 1, got {size}")
-    if boundary not in BOUNDARIES:
-        raise ValueError(f"boundary must be one of {BOUNDARIES}, got {boundary!r}")
+    base.check_choice(boundary, "boundary", BOUNDARIES)

@@ -7,16 +7,11 @@ from indigo_jax.typing import Array, Key, Params
 _ROUNDING = (2.0 / 255.0)**2 / 12.0  # variance of rounding to 8 bits: no picture file is better than this
 
 
-@base.operator
+@base.operator()
 class BlindNoise:
     """See :func:`blind_noise`."""
-
     start_sigma: Array
     start_speckle: Array
-
-    linear = False
-    stochastic = False
-    shape_preserving = True
 
     def init(self, keys: Key) -> Params:
         """Unknowns to start from, one set per key: ``{"log_sigma": [B], "log_speckle": [B]}``."""
@@ -41,9 +36,8 @@ class BlindNoise:
         variance = self.variance(x, params)
         return 0.5 * jnp.mean((y - x)**2 / variance + jnp.log(variance), axis=(1, 2, 3))
 
-    def __call__(self, x: Array, params: Params, *, keys: Key | None = None) -> Array:
-        del keys, params
-        return base.check_image(x, "blind_noise")
+    def _apply(self, x: Array, params: Params) -> Array:
+        return x
 
 
 def blind_noise(*, start_sigma=0.1, start_speckle=0.1) -> BlindNoise:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax.operators import base, kernels
-from indigo_jax.typing import Array, Key
+from indigo_jax.typing import Array
 
 _NUMPY_MODES = {"reflect": "reflect", "symmetric": "symmetric", "edge": "edge", "periodic": "wrap"}
 BOUNDARIES = (*_NUMPY_MODES, "zero")
@@ -109,21 +109,14 @@ def _spectral(padded: Array, kernel: Array) -> Array:
     return jnp.moveaxis(out[:, :, height - 1:rows, width - 1:columns], 1, -1)
 
 
-@base.operator
+@base.operator(linear=True)
 class Blur:
     """See :func:`blur`."""
-
     kernel: Array
     boundary: str = base.static(default="reflect")
     correlate: bool = base.static(default=False)
 
-    linear = True
-    stochastic = False
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        base.check_image(x, "blur")
+    def _apply(self, x: Array) -> Array:
         kernel = self.kernel.astype(x.dtype)
         if kernel.ndim == 3 and kernel.shape[0] != x.shape[0]:
             raise ValueError(f"blur: {kernel.shape[0]} kernels for {x.shape[0]} images; give one, or one per image")
@@ -135,11 +128,6 @@ class Blur:
         height, width = kernel.shape[-2:]
         convolve = _direct if height * width <= _DIRECT else _striped if height <= _STRIPED else _spectral
         return convolve(x, kernel)
-
-    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
-        """``A* y``: images of the same shape as ``y``."""
-        del shape
-        return base.transpose(self, y, y.shape)
 
 
 def blur(kernel, *, boundary: str = "reflect", correlate: bool = False) -> Blur:
@@ -162,18 +150,11 @@ def blur(kernel, *, boundary: str = "reflect", correlate: bool = False) -> Blur:
     >>> blur(jnp.full((3, 3), 1 / 9))(jnp.ones((1, 4, 5, 3))).shape
     (1, 4, 5, 3)
     """
-    if boundary not in BOUNDARIES:
-        raise ValueError(f"boundary must be one of {BOUNDARIES}, got {boundary!r}")
+    base.check_choice(boundary, "boundary", BOUNDARIES)
     kernel = jnp.asarray(kernel, jnp.float32)
     if kernel.ndim not in (2, 3) or 0 in kernel.shape:
         raise ValueError(f"a kernel is [h, w], or [B, h, w] for one per image; got shape {kernel.shape}")
-    numbers = base.concrete(kernel)
-    if numbers is not None:
-        if not np.isfinite(numbers).all():
-            raise ValueError("the kernel holds nan or infinity")
-        total = numbers.sum(axis=(-2, -1), dtype=np.float64)
-        if np.abs(total - 1.0).max() > 1e-3:
-            raise ValueError(f"the kernel sums to {total}, not to 1; divide it by its sum")
+    base.check_sums(kernel, "kernel", (-2, -1))
     return Blur(kernel, boundary, correlate)
 
 

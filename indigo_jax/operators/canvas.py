@@ -3,7 +3,7 @@ import jax.numpy as jnp
 
 from indigo_jax.operators import base
 from indigo_jax.operators.blur import blur
-from indigo_jax.typing import Array, Key
+from indigo_jax.typing import Array
 
 
 def _pair(margin) -> tuple[int, int]:
@@ -35,16 +35,11 @@ def crop(x: Array, margin) -> Array:
     return x[:, rows:x.shape[1] - rows, columns:x.shape[2] - columns]
 
 
-@base.operator
+@base.operator(linear=True, shape_preserving=False)
 class CanvasBlur:
     """See :func:`canvas_blur`."""
-
     kernel: Array
     margin: tuple[int, int] = base.static()
-
-    linear = True
-    stochastic = False
-    shape_preserving = False
 
     def _filter(self, x: Array, *, conjugate: bool) -> Array:
         """Circular convolution on the canvas, or its transpose."""
@@ -60,9 +55,8 @@ class CanvasBlur:
         transfer = jnp.conj(transfer) if conjugate else transfer
         return jnp.fft.irfft2(transfer * jnp.fft.rfft2(x, axes=(1, 2)), size, axes=(1, 2))
 
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        crop(base.check_image(x, "canvas_blur"), self.margin)
+    def _apply(self, x: Array) -> Array:
+        crop(x, self.margin)  # refuses what is too small for the FFT below
         return crop(self._filter(x, conjugate=False), self.margin)
 
     def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:

@@ -10,23 +10,14 @@ from indigo_jax.typing import Array, Key
 _CHOICE = 0x6D6978  # folded in for the choice of a mixture; operators fold small numbers
 
 
-@base.operator
+@base.operator()
 class Compose:
     """See :func:`compose`."""
-
     operators: tuple
 
-    @property
-    def linear(self) -> bool:
-        return all(operator.linear for operator in self.operators)
-
-    @property
-    def stochastic(self) -> bool:
-        return any(operator.stochastic for operator in self.operators)
-
-    @property
-    def shape_preserving(self) -> bool:
-        return all(operator.shape_preserving for operator in self.operators)
+    linear = property(lambda self: all(operator.linear for operator in self.operators))
+    stochastic = property(lambda self: any(operator.stochastic for operator in self.operators))
+    shape_preserving = property(lambda self: all(operator.shape_preserving for operator in self.operators))
 
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         for position, operator in enumerate(self.operators):
@@ -52,16 +43,11 @@ class Compose:
         return y
 
 
-@base.operator
+@base.operator(stochastic=True)
 class Mixture:
     """See :func:`mixture`."""
-
     operators: tuple
     probabilities: Array
-
-    linear = False
-    stochastic = True
-    shape_preserving = True
 
     def choice(self, keys: Key) -> Array:
         """Which operator each image gets: int32 ``[B]``."""
@@ -69,9 +55,7 @@ class Mixture:
         draw = rng.uniform(rng.fold(keys, _CHOICE))
         return jnp.sum((draw[:, None] >= edges).astype(jnp.int32), axis=1)
 
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "mixture"), "mixture")
-
+    def _apply(self, x: Array, keys: Key) -> Array:
         def branch(operator):
             return lambda key, image: operator(image[None], keys=key[None])[0]
 
@@ -80,30 +64,20 @@ class Mixture:
             self.choice(keys), keys, x)
 
 
-@base.operator
+@base.operator()
 class Clip:
     """See :func:`clip`."""
-
     low: Array
     high: Array
-
-    linear = False
-    stochastic = False
-    shape_preserving = True
 
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         del keys
         return jnp.clip(x, self.low.astype(x.dtype), self.high.astype(x.dtype))
 
 
-@base.operator
+@base.operator()
 class Quantize:
     """See :func:`quantize`."""
-
-    linear = False
-    stochastic = False
-    shape_preserving = True
-
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         del keys
         level = base.straight_through(jnp.round, jnp.clip((x + 1.0) * 127.5, 0.0, 255.0))

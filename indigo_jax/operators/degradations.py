@@ -26,36 +26,25 @@ def _add_noise(x: Array, keys: Key, sigma_255) -> Array:
     return x + sigma[:, None, None, None] * rng.normal(rng.fold(keys, _NOISE), x)
 
 
-@base.operator
+@base.operator(stochastic=True)
 class RandomGaussianBlur:
     """See :func:`random_gaussian_blur`."""
-
     sigma: tuple
     sigma_255: tuple
     size: int = base.static(default=25)
 
-    linear = False
-    stochastic = True
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "random_gaussian_blur"), "random_gaussian_blur")
+    def _apply(self, x: Array, keys: Key) -> Array:
         kernel = kernels.gaussian_kernel(_draw(keys, _PARAMETER, self.sigma), self.size)
         return _add_noise(Blur(kernel)(x), keys, self.sigma_255)
 
 
-@base.operator
+@base.operator(stochastic=True)
 class RandomMotionBlur:
     """See :func:`random_motion_blur`."""
-
     length: tuple
     straight: Array
     sigma_255: tuple
     size: int = base.static(default=25)
-
-    linear = False
-    stochastic = True
-    shape_preserving = True
 
     def kernels(self, keys: Key) -> Array:
         """The kernels ``[B, size, size]`` that images with these keys get."""
@@ -65,57 +54,38 @@ class RandomMotionBlur:
         is_line = rng.uniform(rng.fold(keys, _KIND)) < self.straight
         return jnp.where(is_line[:, None, None], line, shake)
 
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "random_motion_blur"), "random_motion_blur")
+    def _apply(self, x: Array, keys: Key) -> Array:
         return _add_noise(Blur(self.kernels(keys))(x), keys, self.sigma_255)
 
 
-@base.operator
+@base.operator(stochastic=True)
 class RandomSuperResolution:
     """See :func:`random_super_resolution`."""
-
     sigma_255: tuple
     factor: int = base.static(default=4)
 
-    linear = False
-    stochastic = True
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "random_super_resolution"), "random_super_resolution")
+    def _apply(self, x: Array, keys: Key) -> Array:
         scale = SuperResolution(self.factor)
         low = Quantize()(_add_noise(scale.shrink(x), keys, self.sigma_255))
         return scale.grow(low, x.shape[1:3])
 
 
-@base.operator
+@base.operator(stochastic=True)
 class RandomJpeg:
     """See :func:`random_jpeg`."""
-
     quality: tuple
 
-    linear = False
-    stochastic = True
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "random_jpeg"), "random_jpeg")
+    def _apply(self, x: Array, keys: Key) -> Array:
         low, high = self.quality
         return Jpeg(jnp.round(jnp.exp(_draw(keys, _PARAMETER, (jnp.log(low), jnp.log(high))))))(x)
 
 
-@base.operator
+@base.operator(stochastic=True)
 class RandomGaussianNoise:
     """See :func:`random_gaussian_noise`."""
-
     sigma_255: tuple
 
-    linear = False
-    stochastic = True
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "random_gaussian_noise"), "random_gaussian_noise")
+    def _apply(self, x: Array, keys: Key) -> Array:
         return _add_noise(x, keys, self.sigma_255)
 
 
@@ -149,9 +119,7 @@ def random_blur(*, sigma=(0.5, 3.0), length=(7.0, 17.0), sigma_255=(0.0, 1.0), s
 
 def random_super_resolution(factor: int = 4, *, sigma_255=(0.0, 1.0)) -> RandomSuperResolution:
     """Bicubic shrinking by ``factor``, slight noise, 8-bit rounding of the small picture, bicubic enlarging."""
-    if int(factor) != factor or factor < 1:
-        raise ValueError(f"factor must be a whole number, at least 1; got {factor}")
-    return RandomSuperResolution(base.check_range(sigma_255, "sigma_255", 0.0), int(factor))
+    return RandomSuperResolution(base.check_range(sigma_255, "sigma_255", 0.0), base.check_whole(factor, "factor"))
 
 
 def random_jpeg(quality=(5, 60)) -> RandomJpeg:

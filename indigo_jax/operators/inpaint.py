@@ -11,28 +11,16 @@ from indigo_jax.operators.proximal import proximal
 from indigo_jax.typing import Array, Key
 
 
-@base.operator
+@base.operator(linear=True)
 class Inpaint:
     """See :func:`inpaint`."""
-
     mask: Array
 
-    linear = True
-    stochastic = False
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        base.check_image(x, "inpaint")
+    def _apply(self, x: Array) -> Array:
         shape = self.mask.shape
         if shape[1:3] != x.shape[1:3] or shape[0] not in (1, x.shape[0]) or shape[3] not in (1, x.shape[3]):
             raise ValueError(f"inpaint: a mask of {shape} does not fit images of {x.shape}")
         return x * self.mask.astype(x.dtype)
-
-    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
-        """``A* y = A y``: the mask is its own adjoint."""
-        del shape
-        return self(y)
 
 
 def inpaint(mask) -> Inpaint:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax.operators import base
-from indigo_jax.typing import Array, Key
+from indigo_jax.typing import Array
 
 # ITU-T T.81, Annex K, tables K.1 (luminance) and K.2 (chrominance)
 _LUMA = np.array([
@@ -89,19 +89,13 @@ def _double(plane: Array, height: int, width: int) -> Array:
     return plane[:, :height, :width]
 
 
-@base.operator
+@base.operator()
 class Jpeg:
     """See :func:`jpeg`."""
-
     quality: Array
 
-    linear = False
-    stochastic = False
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        batch, height, width, channels = base.check_image(x, "jpeg").shape
+    def _apply(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
         if channels not in (1, 3):
             raise ValueError(f"jpeg: images have 1 or 3 channels, got {channels}")
         if self.quality.shape not in ((), (batch,)):

@@ -57,20 +57,18 @@ def _part(operator):
     return operator if ours else LinearOperator(operator, operator.adjoint, None, None, None)
 
 
-@base.operator
+@base.operator()
 class Product(_Algebra, Compose):
     """``A @ B``: the parts from right to left, as :func:`compose` has them from left to right."""
 
 
-@base.operator
+@base.operator()
 class Sum(_Algebra):
     """``A + B``: all parts see the same picture, and their measurements are added."""
 
     operators: tuple
 
-    @property
-    def shape_preserving(self) -> bool:
-        return all(operator.shape_preserving for operator in self.operators)
+    shape_preserving = property(lambda self: all(operator.shape_preserving for operator in self.operators))
 
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         del keys
@@ -81,12 +79,11 @@ class Sum(_Algebra):
         return functools.reduce(jnp.add, [operator.adjoint(y, shape=shape) for operator in self.operators])
 
 
-@base.operator
+@base.operator()
 class Multiple(_Algebra):
     """``y = c x`` for a number c."""
 
     factor: Array
-    shape_preserving = True
 
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         del keys

@@ -14,21 +14,14 @@ def _centred(transform, x: Array) -> Array:
     return jnp.fft.fftshift(transform(jnp.fft.ifftshift(x, _AXES), axes=_AXES, norm="ortho"), _AXES)
 
 
-@base.operator
+@base.operator(linear=True, shape_preserving=False)
 class MRI:
     """See :func:`mri`."""
-
     mask: Array
     coils: Array
     channels: int = base.static(default=3)
 
-    linear = True
-    stochastic = False
-    shape_preserving = False
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        base.check_image(x, "mri")
+    def _apply(self, x: Array) -> Array:
         for name, array in (("mask", self.mask), ("coils", self.coils)):
             if array.shape[1:3] not in (x.shape[1:3], (1, 1)) or array.shape[0] not in (1, x.shape[0]):
                 raise ValueError(f"mri: {name} of {array.shape} do not fit images of {x.shape}")

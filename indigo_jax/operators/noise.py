@@ -7,33 +7,21 @@ from indigo_jax.operators import base
 from indigo_jax.typing import Array, Key
 
 
-@base.operator
+@base.operator(stochastic=True)
 class GaussianNoise:
     """See :func:`gaussian_noise`."""
-
     sigma: Array
 
-    linear = False
-    stochastic = True
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "gaussian_noise"), "gaussian_noise")
+    def _apply(self, x: Array, keys: Key) -> Array:
         return x + base.per_image(self.sigma, x, "sigma").astype(x.dtype) * rng.normal(keys, x)
 
 
-@base.operator
+@base.operator(stochastic=True)
 class PoissonNoise:
     """See :func:`poisson_noise`."""
-
     peak: Array
 
-    linear = False
-    stochastic = True
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "poisson_noise"), "poisson_noise")
+    def _apply(self, x: Array, keys: Key) -> Array:
         peak = base.per_image(self.peak, x, "peak").astype(x.dtype)
 
         def measure(image):
@@ -44,18 +32,12 @@ class PoissonNoise:
         return base.straight_through(measure, x)
 
 
-@base.operator
+@base.operator(stochastic=True)
 class SpeckleNoise:
     """See :func:`speckle_noise`."""
-
     sigma: Array
 
-    linear = False
-    stochastic = True
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "speckle_noise"), "speckle_noise")
+    def _apply(self, x: Array, keys: Key) -> Array:
         sigma = base.per_image(self.sigma, x, "sigma").astype(x.dtype)
         return x + (x + 1.0) * sigma * rng.normal(keys, x)
 

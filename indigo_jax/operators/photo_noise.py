@@ -45,36 +45,31 @@ def photo_noise(keys: Key, x: Array, probabilities: dict[str, float] | None = No
         raise ValueError(f"unknown kinds of noise {unknown}; there are {', '.join(KINDS)}" if unknown
                          else "at least one probability must be above 0")
     used = [kind for kind in KINDS if probabilities.get(kind)]
-    white = rng.normal(rng.fold(keys, _WHITE), x)
-    shared = jnp.broadcast_to(rng.normal(rng.fold(keys, _SHARED), x[..., :1]), x.shape)
-    fields, one = {}, jnp.ones_like(x[..., :1])
-    for kind in used:
-        fields[kind] = _field(kind, keys, x, white, shared), one
-    if "signal" in used:
-        light = jnp.sqrt(0.1 + jnp.clip(0.5 * (jnp.mean(x, axis=-1, keepdims=True) + 1), 0, 1))
-        level = light / jnp.sqrt(jnp.mean(light**2, axis=(1, 2, 3), keepdims=True))
-        fields["signal"] = white * level, level
     edges = jnp.cumsum(jnp.asarray([probabilities[kind] for kind in used]))
     index = jnp.searchsorted(edges / edges[-1], rng.uniform(rng.fold(keys, _KIND)))
     pick = jax.nn.one_hot(jnp.minimum(index, len(used) - 1), len(used))
-
-    def chosen(part):
-        return sum(pick[:, i, None, None, None] * fields[kind][part] for i, kind in enumerate(used))
-
-    return chosen(0), chosen(1)
+    fields = [_field(kind, keys, x) for kind in used]
+    return tuple(sum(pick[:, i, None, None, None] * part for i, part in enumerate(parts)) for parts in zip(*fields))
 
 
-def _field(kind, keys, x, white, shared):
-    share = rng.uniform(rng.fold(keys, _SHARE))[:, None, None, None]
+def _field(kind, keys, x):
+    """The noise and its level."""
+    white = rng.normal(rng.fold(keys, _WHITE), x)
+    shared = jnp.broadcast_to(rng.normal(rng.fold(keys, _SHARED), x[..., :1]), x.shape)
+    share, one = rng.uniform(rng.fold(keys, _SHARE))[:, None, None, None], jnp.ones_like(x[..., :1])
     if kind == "equal":
-        return shared
+        return shared, one
     if kind == "mixed":
-        return jnp.sqrt(share) * shared + jnp.sqrt(1 - share) * white
+        return jnp.sqrt(share) * shared + jnp.sqrt(1 - share) * white, one
     if kind == "correlated":
         kernel = kernels.gaussian_kernel(rng.uniform(rng.fold(keys, _WIDTH), 0.35, 1.1), _SIDE)
         kernel = kernel / jnp.sqrt(jnp.sum(kernel**2, axis=(1, 2), keepdims=True))  # keeps the variance
-        return Blur(kernel, boundary="periodic")(jnp.where(share < 0.5, shared, white))
-    return white
+        return Blur(kernel, boundary="periodic")(jnp.where(share < 0.5, shared, white)), one
+    if kind == "signal":
+        light = jnp.sqrt(0.1 + jnp.clip(0.5 * (jnp.mean(x, axis=-1, keepdims=True) + 1), 0, 1))
+        level = light / jnp.sqrt(jnp.mean(light**2, axis=(1, 2, 3), keepdims=True))
+        return white * level, level
+    return white, one
 
 
 def some_grey(keys: Key, x: Array, share: float) -> Array:

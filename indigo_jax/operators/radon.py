@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax.operators import base
-from indigo_jax.typing import Array, Key
+from indigo_jax.typing import Array
 
 FILTERS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 
@@ -17,9 +17,8 @@ def sparse_view_angles(num_views: int) -> np.ndarray:
     >>> sparse_view_angles(4).tolist()
     [0.0, 45.0, 90.0, 135.0]
     """
-    if int(num_views) != num_views or num_views < 1:
-        raise ValueError(f"num_views must be a whole number, at least 1; got {num_views}")
-    return np.arange(int(num_views)) * (180.0 / int(num_views))
+    num_views = base.check_whole(num_views, "num_views")
+    return np.arange(num_views) * (180.0 / num_views)
 
 
 def _directions(angles_degrees):
@@ -46,33 +45,20 @@ def _fraction_bits(size: int, num_detectors: int) -> int:
     return 31 - (3 * length // 4 + size // 2 + 3).bit_length()  # sqrt(1/2) * length about the centre
 
 
-def _whole(value, name: str, low: int) -> int:
-    if int(value) != value or value < low:
-        raise ValueError(f"{name} must be a whole number, at least {low}; got {value}")
-    return int(value)
-
-
 def _check_sinogram(y: Array, num_detectors: int | None, num_angles: int, name: str) -> None:
     detectors = "detectors" if num_detectors is None else num_detectors
     if y.ndim != 4 or y.shape[2] != num_angles or num_detectors not in (None, y.shape[1]):
         raise ValueError(f"{name} takes sinograms [B, {detectors}, {num_angles} angles, C], got shape {y.shape}")
 
 
-@base.operator
+@base.operator(linear=True, shape_preserving=False)
 class Radon:
     """See :func:`radon`."""
-
     directions: Array  # int32 [A, 2]: cosine and sine in units of 2^-bits
     size: int = base.static()
     num_detectors: int = base.static()
 
-    linear = True
-    stochastic = False
-    shape_preserving = False
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        base.check_image(x, "radon")
+    def _apply(self, x: Array) -> Array:
         if x.shape[1:3] != (self.size, self.size):
             raise ValueError(f"radon: made for pictures of {self.size} x {self.size} pixels, got shape {x.shape}")
         size, stride = self.size, self.size + 2
@@ -136,8 +122,8 @@ def radon(angles_degrees, size: int, *, num_detectors: int | None = None) -> Rad
     >>> A(jnp.arange(9.0).reshape(1, 3, 3, 1))[0, :, :, 0].round().tolist()
     [[9.0, 21.0], [12.0, 12.0], [15.0, 3.0]]
     """
-    size = _whole(size, "size", 2)
-    num_detectors = size if num_detectors is None else _whole(num_detectors, "num_detectors", 1)
+    size = base.check_whole(size, "size", 2)
+    num_detectors = size if num_detectors is None else base.check_whole(num_detectors, "num_detectors")
     steps = _directions(angles_degrees) * 2.0 ** _fraction_bits(size, num_detectors)
     return Radon(jnp.asarray(steps.round(), jnp.int32), size, num_detectors)
 
@@ -217,7 +203,6 @@ def filtered_backprojection(sinogram: Array, angles_degrees, *, filter: str = "r
     if not jnp.issubdtype(sinogram.dtype, jnp.floating):
         raise ValueError(f"sinogram must be floating point, got {sinogram.dtype}")
     _check_sinogram(sinogram, None, directions.shape[0], "filtered_backprojection")
-    if filter not in FILTERS:
-        raise ValueError(f"filter must be one of {FILTERS}, got {filter!r}")
-    size = _whole(sinogram.shape[1] if size is None else size, "size", 2)
+    base.check_choice(filter, "filter", FILTERS)
+    size = base.check_whole(sinogram.shape[1] if size is None else size, "size", 2)
     return _backproject(sinogram, directions, name=filter, size=size)

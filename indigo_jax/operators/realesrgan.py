@@ -78,42 +78,38 @@ class Face(NamedTuple):
     gray: float = 0.01
 
 
-@base.operator
-class RealEsrgan:
-    """See :func:`realesrgan`."""
-
-    numbers: SecondOrder = base.static()
+@base.operator(stochastic=True)
+class DrawnDegradation:
+    """See :func:`realesrgan` and :func:`face_degradation`."""
+    numbers: SecondOrder | Face = base.static()
     factor: int = base.static(default=4)
     enlarge: bool = base.static(default=False)
 
-    linear = False
-    stochastic = True
+    shape_preserving = property(lambda self: self.enlarge or self.factor == 1)
 
-    @property
-    def shape_preserving(self) -> bool:
-        return self.enlarge or self.factor == 1
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "realesrgan"), "realesrgan")
-        shape, (first, second, final_sinc, intact) = x.shape[1:3], self.numbers
-        small = tuple(-(-side // self.factor) for side in shape)
-        whole, low = (jnp.tile(jnp.asarray([sides], jnp.int32), (x.shape[0], 1)) for sides in (shape, small))
-        margin = second.kernels.sides[1] // 2  # for the mirror images that the second blur wants
-        y, size = _resized(x, whole, shape, rng.fold(keys, _FIRST), first, margin)
-        y = stages.jpeg(y, size, rng.fold(rng.fold(keys, _FIRST), _QUALITY), first.quality)
-        y, size = _resized(y, size, small, rng.fold(keys, _SECOND), second, 0)
-
-        last = rng.fold(keys, _LAST)
-        compress_first = rng.uniform(rng.fold(last, _ORDER)) < 0.5
-        y = stages.where(compress_first, stages.jpeg(y, size, rng.fold(last, _QUALITY), second.quality), y)
-        y = stages.resize_canvas(y, size, low, small, choose(rng.fold(last, _FILTER), (1, 1, 1)))
-        y = Blur(draw_low_pass(rng.fold(last, _KERNEL), second.kernels.sides, final_sinc))(y)
-        y = stages.where(compress_first, y, stages.jpeg(y, low, rng.fold(last, _QUALITY), second.quality))
-
+    def _apply(self, x: Array, keys: Key) -> Array:
+        degrade = _second_order if isinstance(self.numbers, SecondOrder) else _face
         scale = SuperResolution(self.factor)
-        y = stages.where(rng.uniform(rng.fold(keys, _INTACT)) < intact, scale.shrink(x), y)
-        y = Quantize()(y)
-        return scale.grow(y, shape) if self.enlarge else y
+        y = Quantize()(degrade(x, keys, self.numbers, scale))
+        return scale.grow(y, x.shape[1:3]) if self.enlarge else y
+
+
+def _second_order(x, keys, numbers, scale):
+    shape, (first, second, final_sinc, intact) = x.shape[1:3], numbers
+    small = tuple(-(-side // scale.factor) for side in shape)
+    whole, low = (jnp.tile(jnp.asarray([sides], jnp.int32), (x.shape[0], 1)) for sides in (shape, small))
+    margin = second.kernels.sides[1] // 2  # for the mirror images that the second blur wants
+    y, size = _resized(x, whole, shape, rng.fold(keys, _FIRST), first, margin)
+    y = stages.jpeg(y, size, rng.fold(rng.fold(keys, _FIRST), _QUALITY), first.quality)
+    y, size = _resized(y, size, small, rng.fold(keys, _SECOND), second, 0)
+
+    last = rng.fold(keys, _LAST)
+    compress_first = rng.uniform(rng.fold(last, _ORDER)) < 0.5
+    y = stages.where(compress_first, stages.jpeg(y, size, rng.fold(last, _QUALITY), second.quality), y)
+    y = stages.resize_canvas(y, size, low, small, choose(rng.fold(last, _FILTER), (1, 1, 1)))
+    y = Blur(draw_low_pass(rng.fold(last, _KERNEL), second.kernels.sides, final_sinc))(y)
+    y = stages.where(compress_first, y, stages.jpeg(y, low, rng.fold(last, _QUALITY), second.quality))
+    return stages.where(rng.uniform(rng.fold(keys, _INTACT)) < intact, scale.shrink(x), y)
 
 
 def _resized(x, size, unit, keys, how, margin):
@@ -130,44 +126,25 @@ def _resized(x, size, unit, keys, how, margin):
                             poisson=how.poisson, alike=how.gray), target
 
 
-@base.operator
-class FaceDegradation:
-    """See :func:`face_degradation`."""
-
-    numbers: Face = base.static()
-    factor: int = base.static(default=4)
-    enlarge: bool = base.static(default=False)
-
-    linear = False
-    stochastic = True
-
-    @property
-    def shape_preserving(self) -> bool:
-        return self.enlarge or self.factor == 1
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        keys = base.check_keys(keys, base.check_image(x, "face_degradation"), "face_degradation")
-        shape, how, count = x.shape[1:3], self.numbers, x.shape[0]
-        whole = jnp.tile(jnp.asarray([shape], jnp.int32), (count, 1))
-        bilinear = jnp.full(count, stages.FILTERS.index("bilinear"))
-        kernels = Kernels((how.side, how.side), how.sigma, shares=(0.5, 0.5, 0, 0, 0, 0))
-        y = Blur(draw_kernels(rng.fold(keys, _KERNEL), kernels))(x)
-        factor = rng.uniform(rng.fold(keys, _SCALE), *how.shrink)
-        target = jnp.floor(jnp.asarray(shape, jnp.float32) / factor[:, None])
-        target = jnp.maximum(target, 1.0).astype(jnp.int32)
-        canvas = tuple(math.floor(side / min(how.shrink[0], 1.0)) for side in shape)
-        y = stages.resize_canvas(y, whole, target, canvas, bilinear)
-        sigma = rng.uniform(rng.fold(keys, _LEVEL), *how.sigma_255) / 127.5
-        y = y + sigma[:, None, None, None] * rng.normal(rng.fold(keys, _NOISE), y)
-        y = stages.jpeg(y, target, rng.fold(keys, _QUALITY), how.quality)
-        y = stages.resize_canvas(y, target, whole, shape, bilinear)
-        y = stages.where(rng.uniform(rng.fold(keys, _GRAY)) < how.gray, stages.gray(y), y)
-        scale = SuperResolution(self.factor)
-        y = Quantize()(scale.shrink(y))
-        return scale.grow(y, shape) if self.enlarge else y
+def _face(x, keys, how, scale):
+    shape, count = x.shape[1:3], x.shape[0]
+    whole = jnp.tile(jnp.asarray([shape], jnp.int32), (count, 1))
+    bilinear = jnp.full(count, stages.FILTERS.index("bilinear"))
+    kernels = Kernels((how.side, how.side), how.sigma, shares=(0.5, 0.5, 0, 0, 0, 0))
+    y = Blur(draw_kernels(rng.fold(keys, _KERNEL), kernels))(x)
+    factor = rng.uniform(rng.fold(keys, _SCALE), *how.shrink)
+    target = jnp.floor(jnp.asarray(shape, jnp.float32) / factor[:, None])
+    target = jnp.maximum(target, 1.0).astype(jnp.int32)
+    canvas = tuple(math.floor(side / min(how.shrink[0], 1.0)) for side in shape)
+    y = stages.resize_canvas(y, whole, target, canvas, bilinear)
+    sigma = rng.uniform(rng.fold(keys, _LEVEL), *how.sigma_255) / 127.5
+    y = y + sigma[:, None, None, None] * rng.normal(rng.fold(keys, _NOISE), y)
+    y = stages.jpeg(y, target, rng.fold(keys, _QUALITY), how.quality)
+    y = stages.resize_canvas(y, target, whole, shape, bilinear)
+    return scale.shrink(stages.where(rng.uniform(rng.fold(keys, _GRAY)) < how.gray, stages.gray(y), y))
 
 
-def realesrgan(numbers: str | SecondOrder = "kdsr", *, factor: int = 4, enlarge: bool = False) -> RealEsrgan:
+def realesrgan(numbers: str | SecondOrder = "kdsr", *, factor: int = 4, enlarge: bool = False) -> DrawnDegradation:
     """Two rounds of blur, resizing, noise and JPEG, each drawn anew for every image, then 8-bit rounding.
 
         ``y = (jpeg, sinc, shrink in either order) o noise o resize o blur  o  jpeg o noise o resize o blur (x)``
@@ -190,19 +167,17 @@ def realesrgan(numbers: str | SecondOrder = "kdsr", *, factor: int = 4, enlarge:
     (1, 4, 6, 3)
     """
     if isinstance(numbers, str):
-        if numbers not in SETS:
-            raise ValueError(f"numbers must be one of {', '.join(SETS)}, or a SecondOrder; got {numbers!r}")
-        numbers = SETS[numbers]
+        numbers = SETS[base.check_choice(numbers, "numbers", SETS)]
     for how in (numbers.first, numbers.second):
         _check_ranges(scale=how.scale, sigma=how.kernels.sigma, sigma_255=how.sigma_255, poisson=how.poisson,
                       quality=how.quality, sides=how.kernels.sides)
         if not 0 < how.scale[0] <= 1 <= how.scale[1]:
             raise ValueError(f"scale must hold 1 between its ends, got {how.scale}")
         _check_kernels(how.kernels)
-    return RealEsrgan(numbers, _check_factor(factor), enlarge)
+    return DrawnDegradation(numbers, base.check_whole(factor, "factor"), enlarge)
 
 
-def face_degradation(*, factor: int = 4, enlarge: bool = False, **numbers) -> FaceDegradation:
+def face_degradation(*, factor: int = 4, enlarge: bool = False, **numbers) -> DrawnDegradation:
     """The degradations of face restoration: blur, shrinking, noise, JPEG, and back to the size of the picture.
 
     Then, shrinking by ``factor`` and 8-bit rounding.
@@ -226,7 +201,7 @@ def face_degradation(*, factor: int = 4, enlarge: bool = False, **numbers) -> Fa
     if numbers.shrink[0] <= 0:
         raise ValueError(f"shrink must be above 0, got {numbers.shrink}")
     _check_kernels(Kernels((numbers.side, numbers.side), numbers.sigma))
-    return FaceDegradation(numbers, _check_factor(factor), enlarge)
+    return DrawnDegradation(numbers, base.check_whole(factor, "factor"), enlarge)
 
 
 def _check_ranges(**ranges):
@@ -240,9 +215,3 @@ def _check_ranges(**ranges):
 def _check_kernels(kernels):
     if not kernels.sigma[0] > 0 or any(side % 2 == 0 for side in kernels.sides):
         raise ValueError(f"kernels need sigma above 0 and odd sides, got {kernels.sigma} and {kernels.sides}")
-
-
-def _check_factor(factor):
-    if int(factor) != factor or factor < 1:
-        raise ValueError(f"factor must be a whole number, at least 1; got {factor}")
-    return int(factor)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax.operators import base
-from indigo_jax.typing import Array, Key
+from indigo_jax.typing import Array
 
 
 def _cubic(x):
@@ -63,120 +63,89 @@ def _matrix(size_in: int, size_out: int, scale: float, method: str) -> np.ndarra
     return matrix.astype(np.float32)
 
 
-def _apply(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
+def _multiply(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
     """``y = R x C^T``, the smaller intermediate first."""
     highest = jax.lax.Precision.HIGHEST
     rows, columns = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
-    if rows.shape[0] * columns.shape[1] <= rows.shape[1] * columns.shape[0]:
-        return jnp.einsum("wj,bhjc->bhwc", columns, jnp.einsum("hi,bijc->bhjc", rows, x, precision=highest),
-                          precision=highest)
-    return jnp.einsum("hi,biwc->bhwc", rows, jnp.einsum("wj,bijc->biwc", columns, x, precision=highest),
-                      precision=highest)
+    steps = [("hi,biwc->bhwc", rows), ("wj,bhjc->bhwc", columns)]
+    rows_first = rows.shape[0] * columns.shape[1] <= rows.shape[1] * columns.shape[0]
+    for product, matrix in steps if rows_first else reversed(steps):
+        x = jnp.einsum(product, matrix, x, precision=highest)
+    return x
 
 
-def _shrunk(size: int, factor: int) -> int:
-    return -(-size // factor)
+class _Separable:
+    """``y = R x C^T``; a class says by ``_matrices(height, width)`` what R and C are."""
+
+    def _apply(self, x: Array) -> Array:
+        return _multiply(x, *self._matrices(*x.shape[1:3]))
+
+    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
+        """``A* y`` for images of ``shape`` (height, width); default: the factor times (or into) the size of ``y``."""
+        shape = shape or self._shape_before(*y.shape[1:3])
+        rows, columns = self._matrices(*shape)
+        if (rows.shape[0], columns.shape[0]) != y.shape[1:3]:
+            raise ValueError(f"adjoint: images of shape {tuple(shape)} give {(rows.shape[0], columns.shape[0])}, "
+                             f"got a measurement of {y.shape[1:3]}")
+        return _multiply(y, rows.T, columns.T)
 
 
-@base.operator
-class Resize:
+@base.operator(linear=True, shape_preserving=False)
+class Resize(_Separable):
     """See :func:`resize`."""
-
     height: int = base.static()
     width: int = base.static()
     method: str = base.static(default="bicubic")
-
-    linear = True
-    stochastic = False
-    shape_preserving = False
 
     def _matrices(self, height: int, width: int):
         return (_matrix(height, self.height, self.height / height, self.method),
                 _matrix(width, self.width, self.width / width, self.method))
 
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        return _apply(base.check_image(x, "resize"), *self._matrices(*x.shape[1:3]))
-
-    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
-        """``A* y`` for images of ``shape`` (height, width), which ``y`` alone does not tell."""
-        if shape is None:
-            raise ValueError("resize: adjoint needs shape=(height, width) of the images that were resized")
-        rows, columns = self._matrices(*shape)
-        return _apply(y, rows.T, columns.T)
+    def _shape_before(self, *_):
+        raise ValueError("resize: adjoint needs shape=(height, width) of the images that were resized")
 
 
-@base.operator
-class Rescale:
+@base.operator(linear=True, shape_preserving=False)
+class Rescale(_Separable):
     """See :func:`downsample` and :func:`upsample`."""
-
     factor: int = base.static()
     down: bool = base.static()
     method: str = base.static(default="bicubic")
 
-    linear = True
-    stochastic = False
-    shape_preserving = False
-
     def _matrices(self, *sizes: int):
         scale = 1.0 / self.factor if self.down else float(self.factor)
-        out = [_shrunk(size, self.factor) if self.down else size * self.factor for size in sizes]
+        out = [-(-size // self.factor) if self.down else size * self.factor for size in sizes]
         return [_matrix(size, new, scale, self.method) for size, new in zip(sizes, out)]
 
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        return _apply(base.check_image(x, "resize"), *self._matrices(*x.shape[1:3]))
-
-    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
-        """``A* y`` for images of ``shape`` (height, width); default: the factor times (or into) the size of ``y``."""
-        if shape is None:
-            shape = [size * self.factor if self.down else size // self.factor for size in y.shape[1:3]]
-        rows, columns = self._matrices(*shape)
-        if (rows.shape[0], columns.shape[0]) != y.shape[1:3]:
-            raise ValueError(f"adjoint: images of shape {tuple(shape)} give {(rows.shape[0], columns.shape[0])}, "
-                             f"got a measurement of {y.shape[1:3]}")
-        return _apply(y, rows.T, columns.T)
+    def _shape_before(self, *sizes: int):
+        return [size * self.factor if self.down else size // self.factor for size in sizes]
 
 
-@base.operator
+@base.operator(linear=True)
 class SuperResolution:
     """See :func:`super_resolution`."""
-
     factor: int = base.static()
     method: str = base.static(default="bicubic")
-
-    linear = True
-    stochastic = False
-    shape_preserving = True
 
     def shrink(self, x: Array) -> Array:
         """The low-resolution image ``[B, ceil(H / factor), ceil(W / factor), C]``."""
         return Rescale(self.factor, True, self.method)(x)
 
     def _growers(self, *sizes: int):
-        return [_matrix(_shrunk(size, self.factor), size, float(self.factor), "bicubic") for size in sizes]
+        return [_matrix(-(-size // self.factor), size, float(self.factor), "bicubic") for size in sizes]
 
     def grow(self, low: Array, shape: tuple[int, int]) -> Array:
         """The low-resolution image brought back to ``shape`` (height, width)."""
-        return _apply(low, *self._growers(*shape))
+        return _multiply(low, *self._growers(*shape))
 
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        return self.grow(self.shrink(base.check_image(x, "super_resolution")), x.shape[1:3])
+    def _apply(self, x: Array) -> Array:
+        return self.grow(self.shrink(x), x.shape[1:3])
 
     def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
         """``A* y``: images of the same shape as ``y``."""
         del shape
         rows, columns = self._growers(*y.shape[1:3])
-        return Rescale(self.factor, True, self.method).adjoint(_apply(y, rows.T, columns.T), shape=y.shape[1:3])
-
-
-def _check(method: str, **sizes: int) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-    for name, size in sizes.items():
-        if int(size) != size or size < 1:
-            raise ValueError(f"{name} must be a whole number, at least 1; got {size}")
+        return Rescale(self.factor, True, self.method).adjoint(_multiply(y, rows.T, columns.T), shape=y.shape[1:3])
 
 
 def resize(height: int, width: int, *, method: str = "bicubic") -> Resize:
@@ -192,14 +161,13 @@ def resize(height: int, width: int, *, method: str = "bicubic") -> Resize:
     >>> resize(3, 4)(jnp.ones((1, 9, 8, 3))).shape
     (1, 3, 4, 3)
     """
-    _check(method, height=height, width=width)
-    return Resize(int(height), int(width), method)
+    return Resize(base.check_whole(height, "height"), base.check_whole(width, "width"),
+                  base.check_choice(method, "method", METHODS))
 
 
 def downsample(factor: int, *, method: str = "bicubic") -> Rescale:
     """Shrink by a whole factor, ``H -> ceil(H / factor)``, as MATLAB's ``imresize(x, 1 / factor)``: :func:`resize`."""
-    _check(method, factor=factor)
-    return Rescale(int(factor), True, method)
+    return Rescale(base.check_whole(factor, "factor"), True, base.check_choice(method, "method", METHODS))
 
 
 def average_pool(factor: int) -> Rescale:
@@ -214,8 +182,7 @@ def average_pool(factor: int) -> Rescale:
 
 def upsample(factor: int, *, method: str = "bicubic") -> Rescale:
     """Enlarge by a whole factor, ``H -> H factor``; see :func:`resize`."""
-    _check(method, factor=factor)
-    return Rescale(int(factor), False, method)
+    return Rescale(base.check_whole(factor, "factor"), False, base.check_choice(method, "method", METHODS))
 
 
 def super_resolution(factor: int, *, method: str = "bicubic") -> SuperResolution:
@@ -227,5 +194,4 @@ def super_resolution(factor: int, *, method: str = "bicubic") -> SuperResolution
     >>> super_resolution(4)(jnp.ones((1, 9, 8, 3))).shape
     (1, 9, 8, 3)
     """
-    _check(method, factor=factor)
-    return SuperResolution(int(factor), method)
+    return SuperResolution(base.check_whole(factor, "factor"), base.check_choice(method, "method", METHODS))

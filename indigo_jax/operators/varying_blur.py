@@ -5,25 +5,18 @@ import numpy as np
 
 from indigo_jax.operators import base
 from indigo_jax.operators.blur import blur
-from indigo_jax.typing import Array, Key
+from indigo_jax.typing import Array
 
 
-@base.operator
+@base.operator(linear=True)
 class VaryingBlur:
     """See :func:`varying_blur`."""
-
     kernels: Array
     weights: Array
     boundary: str = base.static(default="reflect")
     correlate: bool = base.static(default=False)
 
-    linear = True
-    stochastic = False
-    shape_preserving = True
-
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
-        del keys
-        base.check_image(x, "varying_blur")
+    def _apply(self, x: Array) -> Array:
         weights = self.weights.astype(x.dtype)
         if weights.shape[-2:] != x.shape[1:3] or weights.ndim == 4 and weights.shape[0] != x.shape[0]:
             raise ValueError(f"varying_blur: weights of shape {weights.shape} do not fit images of shape {x.shape}")
@@ -34,11 +27,6 @@ class VaryingBlur:
         blurred = jax.vmap(one, in_axes=-3)(self.kernels)  # [R, B, H, W, C]
         weights = jnp.moveaxis(weights if weights.ndim == 4 else weights[None], 1, 0)
         return jnp.sum(weights[..., None] * blurred, axis=0)
-
-    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
-        """``A* y``: images of the same shape as ``y``."""
-        del shape
-        return base.transpose(self, y, y.shape)
 
 
 def varying_blur(kernels, weights, *, boundary: str = "reflect", correlate: bool = False) -> VaryingBlur:
@@ -73,14 +61,7 @@ def varying_blur(kernels, weights, *, boundary: str = "reflect", correlate: bool
     if kernels.ndim == weights.ndim == 4 and kernels.shape[0] != weights.shape[0]:
         raise ValueError(f"kernels for {kernels.shape[0]} images, but weights for {weights.shape[0]}")
     blur(kernels.reshape(-1, *kernels.shape[-2:]), boundary=boundary)  # checks the boundary and every kernel
-    numbers = base.concrete(weights)
-    if numbers is not None:
-        if not np.isfinite(numbers).all():
-            raise ValueError("the weights hold nan or infinity")
-        total = numbers.sum(axis=-3, dtype=np.float64)
-        if np.abs(total - 1.0).max() > 1e-3:
-            raise ValueError(f"the weights sum to between {total.min():.4g} and {total.max():.4g} over the kernels, "
-                             f"not to 1 at every pixel; divide them by their sum")
+    base.check_sums(weights, "stack of weights", -3)
     return VaryingBlur(kernels, weights, boundary, correlate)
 
 

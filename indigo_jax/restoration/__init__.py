@@ -20,8 +20,8 @@ from indigo_jax.typing import Autoencoder, InvertibleNetwork
 
 __all__ = [
     "Autoencoder", "BirdInfo", "BirdState", "BlindState", "IndigoState", "InvertibleNetwork", "LatentRegularizer",
-    "Objective", "Reuse", "View", "Walks", "averaged", "bird", "bird_objective", "bird_optimizer", "blind_em", "ddim_rollout",
-    "ddnm", "diffpir", "dps", "estimate_kernel", "fix_color", "flat_noise_level", "hqs", "indigo", "indigo_preset",
-    "indigo_schedule", "indigo_start", "latent_indigo", "manifold_drift", "noise_level", "pigdm", "stopped", "tmpd",
-    "to_sphere",
+    "Objective", "Reuse", "View", "Walks", "averaged", "bird", "bird_objective", "bird_optimizer", "blind_em",
+    "ddim_rollout", "ddnm", "diffpir", "dps", "estimate_kernel", "fix_color", "flat_noise_level", "hqs", "indigo",
+    "indigo_preset", "indigo_schedule", "indigo_start", "latent_indigo", "manifold_drift", "noise_level", "pigdm",
+    "stopped", "tmpd", "to_sphere",
 ]

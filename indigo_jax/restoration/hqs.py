@@ -14,8 +14,8 @@ def hqs(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
         ``z = argmin |A z - y|^2 + rho_i |z - x|^2``,  ``rho_i = weight sigma^2 / sigma_i^2``;  ``x = D(z, sigma_i)``
 
     with levels ``sigma_i`` in constant ratio from ``start`` down to the noise of y. The denoiser sees the picture and
-    its three mirror images in turn (the paper's periodical self-ensemble, without quarter turns). A mean, not a sample: few steps
-    give the least error, more do not help.
+    its three mirror images in turn (the paper's periodical self-ensemble, without quarter turns). A mean, not a sample:
+    few steps give the least error, more do not help.
 
     Args:
         denoiser: ``denoiser(x_t, t) -> Prediction``, best of :func:`denoisers.from_sigma`.
