@@ -188,7 +188,9 @@ def denoiser(tmp_path_factory):
 
 @pytest.mark.parametrize("words, says", [
     ("", "indi: it is the first that takes --weights"), ("--task jpeg", "indi: it was trained for JPEG artefacts"),
-    ("--task deblur", "indi: the kernel is unknown; --method bird would look for it, on faces"),
+    ("--task deblur", "indi: it is the first that takes --weights"),
+    ("--task deblur --kernel-size 3 --steps 1 --weights denoiser",
+     "blind: it looks for the kernel; --method indi is quick and modest"),
     ("--task denoise --steps 2", "indi: it is the first that takes --steps and --weights"),
     ("--task denoise --weights denoiser", "once: one call at the noise level has the least error"),
     ("--task deblur --kernel k.npy --steps 2 --weights denoiser", "hqs: the kernel is known"),

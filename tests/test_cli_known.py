@@ -87,7 +87,7 @@ def test_the_kernel_that_was_found_is_written(file):
     (["--task", "deblur", "--grid", "2x2"], "--grid is for --task nonuniform"),
     (["--task", "nonuniform", "--grid", "9x2"], "give ROWSxCOLUMNS, 1 to 8 of each, as 2x3, not '9x2'"),
     (["--task", "deblur", "--kernel-family", "disk"], "There is: free, gaussian, motion"),
-    (["--task", "deblur", "--method", "hqs"], "hqs undoes a blur that is known: give its kernel, or use bird or indi"),
+    (["--task", "deblur", "--method", "hqs"], "hqs undoes a blur that is known: give its kernel, or use blind"),
     (["--task", "denoise", "--method", "ddnm"], "--task denoise is for --method indi; add that, or give another"),
 ])
 def test_wrong_usage(capsys, options, message):

@@ -246,7 +246,7 @@ OWNERS = {"indi": {"weights", "steps"}, "once": {"weights"}, "hqs": {"weights", 
 
 
 @pytest.mark.parametrize("task, flags, wanted", [
-    ("auto", (), "once"), ("deblur", (), "indi"), ("deblur", ("kernel",), "hqs"), ("denoise", (), "once"),
+    ("auto", (), "once"), ("deblur", (), "blind"), ("deblur", ("kernel",), "hqs"), ("denoise", (), "once"),
     ("sr", (), "indi"), ("jpeg", (), "indi"), ("inpaint", ("mask",), "hqs"), ("nonuniform", (), "bird"),
     ("ct", (), "diffpir")])
 def test_auto_takes_what_measured_best(task, flags, wanted):

@@ -336,7 +336,10 @@ def test_a_picture_larger_than_the_prior_has_learned_is_warned_of(prior):
     ("bird", dict(task="deblur", kernel_size=4), "kernel_size must be odd; use 5, not 4"),
     ("bird", dict(task="deblur", kernel=KERNEL, candidates=2), "a kernel says what the blur is; leave kernel_size"),
     ("bird", dict(task="sr", scale=3), "scale 3 does not divide"),
-    ("hqs", dict(task="deblur"), "hqs undoes a blur that is known: give its kernel, or use bird or indi"),
+    ("blind", dict(task="deblur", kernel=KERNEL), "the kernel is given, so nothing is to be found: use --method hqs"),
+    ("blind", dict(task="deblur", kernel_size=8), "kernel_size must be odd; use 9, not 8"),
+    ("blind", dict(task="deblur"), "blind needs a denoiser of any, as photo: use --method bird"),
+    ("hqs", dict(task="deblur"), "hqs undoes a blur that is known: give its kernel, or use blind"),
     ("ddnm", dict(task="denoise"), "ddnm does sr, inpaint, deblur; not 'denoise'"),
 ])
 def test_refusals(prior, name, options, message):

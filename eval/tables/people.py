@@ -8,6 +8,7 @@ from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import skimage.filters
 import skimage.restoration
 from tqdm import tqdm
 
@@ -29,12 +30,14 @@ class Damage(NamedTuple):
         truth: ``[H, W, 3]``.
         settings: what the person knows, for :func:`methods.load`.
         grey: one channel.
+        shifts: pixels by which every answer may lie aside, since a blur of unknown kernel says nothing of the place.
     """
 
     y: np.ndarray
     truth: np.ndarray
     settings: dict
     grey: bool = False
+    shifts: int = 0
 
 
 def _eight_bits(x):
@@ -73,6 +76,10 @@ def _blurred(image, random):
     y = _seen(operators.blur(kernel), _middle(image, margin))[margin:-margin, margin:-margin]
     y = _eight_bits(y + _BLUR_NOISE * random.standard_normal(y.shape))
     return Damage(y, _middle(image), {"kernel": kernel})
+
+
+def _shaken(image, random):
+    return _blurred(image, random)._replace(settings={}, shifts=3)
 
 
 def _small(image, random):
@@ -119,6 +126,11 @@ def _bicubic(y, damage):
     return [(_seen(operators.upsample(4), 2 * y - 1) + 1) / 2]
 
 
+def _unsharp(y, damage):
+    return [skimage.filters.unsharp_mask(y, radius, amount, channel_axis=2)
+            for radius in (1, 2, 4) for amount in (1, 2)]
+
+
 def _biharmonic(y, damage):
     return [skimage.restoration.inpaint_biharmonic(y, damage.settings["mask"] == 0, channel_axis=2)]
 
@@ -144,6 +156,7 @@ TASKS = (
     Task("deblur", "known blur, 11 to 19 px, 1 % noise", _blurred,
          {"Wiener": _deconvolved(skimage.restoration.wiener, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
           "Richardson-Lucy": _deconvolved(skimage.restoration.richardson_lucy, 10, 20, 40)}),
+    Task("deblur", "unknown blur, 11 to 19 px, 1 % noise", _shaken, {"unsharp masking": _unsharp}),
     Task("sr", "4x smaller, bicubic", _small, {"bicubic": _bicubic}),
     Task("jpeg", "JPEG, quality 10", _compressed, {"total variation": _total_variation}),
     Task("inpaint", "scribbles over 5 %", _scribbled, {"biharmonic": _biharmonic}))
@@ -188,7 +201,10 @@ def _answers(task, damage):
     load = methods.load if damage.settings else _load
     restore = load(choice.method, task=task.task, **damage.settings)
     restored, _ = restore(images.Picture((damage.y / 127.5 - 1).astype(np.float32), grey=damage.grey))
-    return {**answers, f"{OURS} ({choice.method})": [(restored.pixels + 1) * 127.5]}
+    answers[f"{OURS} ({choice.method})"] = [(restored.pixels + 1) * 127.5]
+    shifts = range(-damage.shifts, damage.shifts + 1)
+    return {name: [np.roll(one, (down, right), (0, 1)) for one in each for down in shifts for right in shifts]
+            for name, each in answers.items()}
 
 
 def to_markdown(rows: list[dict]) -> str:

@@ -18,7 +18,7 @@ _CHOICES = {  # task: what measured best on pictures that nothing was tuned on; 
     "nonuniform": Choice("bird", "only it finds blur that changes across the picture"),
     "ct": Choice("diffpir", "it had the least error on phantoms")}
 _KNOWN_BLUR = Choice("hqs", "the kernel is known")
-_UNKNOWN_BLUR = Choice("indi", "the kernel is unknown; --method bird would look for it, on faces")
+_UNKNOWN_BLUR = Choice("blind", "it looks for the kernel; --method indi is quick and modest")
 
 
 def choose(task: str, flags=(), owners=None) -> Choice:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import denoisers, operators, restoration, rng, schedules
+from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.hqs import Hqs
 from indigo_jax.restoration import kernel_estimate
@@ -42,6 +43,9 @@ class Blind(Hqs):
         if self._size % 2 == 0:
             raise ValueError(f"kernel_size must be odd; use {self._size + 1}, not {self._size}")
         super().load()
+        if base.side_of(self.networks["prior"]) is not None:
+            raise ValueError(f"{self.info.get('name')} knows pictures of one size; blind needs a denoiser of any, as "
+                             "photo: use --method bird, or other weights")
 
     @property
     def _size(self):

@@ -115,7 +115,7 @@ class KnownOperator(base.Restoration):
         if self.task == "inpaint" and self.settings.mask is None:
             raise ValueError("inpaint needs a mask, a picture in which the area to fill is white")
         if self.task == "deblur" and self.settings.kernel is None and self.needs_kernel:
-            raise ValueError(f"{self.name} undoes a blur that is known: give its kernel, or use bird or indi")
+            raise ValueError(f"{self.name} undoes a blur that is known: give its kernel, or use blind")
         default = "ellipses64" if self.task == "ct" else "faces64"
         self.networks = {"prior": base.open_network(self.settings.weights or default, "prior")}
         self.turned = None
