@@ -8,7 +8,7 @@ import secrets
 import sys
 from typing import Callable
 
-from indigo_jax import methods, schedules
+from indigo_jax import methods, paths
 from indigo_jax.images.picture import show
 from indigo_jax.methods import flags
 
@@ -76,7 +76,7 @@ def add_model_arguments(parser: Parser) -> None:
     parser.add_argument("--weights", default="indi-photo", metavar="NAME|FILE", help="default: indi-photo")
     parser.add_argument("--lpips", default=os.environ.get("INDIGO_LPIPS") or None, metavar="FILE",
                         help="LPIPS weights (npz, not bundled); default: $INDIGO_LPIPS, else LPIPS is left out")
-    parser.add_argument("--spacing", choices=schedules.SPACINGS, default="uniform",
+    parser.add_argument("--spacing", choices=paths.SPACINGS, default="uniform",
                         help="the grid of times for several steps; default: uniform")
     parser.add_argument("--limit", type=whole, metavar="N", help="only the first N pictures, for a quick look")
     parser.add_argument("--batch", type=whole, default=4, metavar="B", help="pictures restored at a time; default: 4")

@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 _SUBMODULES = frozenset({
     "arrays", "checkpoints", "convert", "data", "denoisers", "export", "guidance", "images", "losses", "methods",
-    "metrics", "models", "operators", "restoration", "rng", "samplers", "schedules", "sharding", "tiles", "typing",
-    "wavelets", "weights",
+    "metrics", "models", "operators", "paths", "restoration", "rng", "samplers", "schedules", "sharding", "tiles",
+    "typing", "wavelets", "weights",
 })
 
 

@@ -84,3 +84,10 @@ def straight_through(function: Callable[[Array], Array], x: Array) -> Array:
     1.0
     """
     return jax.lax.stop_gradient(function(x)) + (x - jax.lax.stop_gradient(x))
+
+
+def whole(number, name: str) -> int:
+    """A whole number of at least 1; ValueError, with its name, for another."""
+    if number != int(number) or number < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1; got {number}")
+    return int(number)

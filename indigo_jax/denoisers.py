@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax import schedules
-from indigo_jax.schedules import NoiseMode, NoiseSchedule
+from indigo_jax import paths, schedules
+from indigo_jax.paths import NoiseMode
+from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser
 
 UNSEEN = 1.0
@@ -59,7 +60,7 @@ def of(network: Callable, info: dict, *, clip: bool = False, y: Array | None = N
         ValueError for the info of something else.
     """
     if "noise" in info:
-        return restorer(network, noise=schedules.noise_from_json(info["noise"]), y=y)
+        return restorer(network, noise=paths.noise_from_json(info["noise"]), y=y)
     if "schedule" not in info:
         raise ValueError(f"{info.get('name', 'these weights')}: neither a diffusion prior nor a restorer")
     with jax.ensure_compile_time_eval():  # numbers, not part of a program that is being traced

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from indigo_jax import rng, schedules
 from indigo_jax.arrays import per_image
-from indigo_jax.schedules import NoiseMode, NoiseSchedule
+from indigo_jax.paths import NoiseMode
+from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Key, Restorer
 
 LOSSES = ("l1", "l2")

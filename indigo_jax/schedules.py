@@ -1,17 +1,14 @@
-"""Noise schedules of diffusion; time grids and noise modes of InDI.
+"""Noise schedules of diffusion: structs of arrays, ascending in noise.
 
-A diffusion schedule is a struct of arrays, ascending in noise: ``x_t = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) n``.
-
-InDI walks ``x_t = (1 - t) x + t y + t eps_t n`` from t = 1 (the measurement) to t = 0 (the clean picture). A grid says
-where it stops on the way; a noise mode is the function ``eps_t``, which must not increase with t.
+``x_t = sqrt(alpha_bar) x + sqrt(1 - alpha_bar) n``
 """
 import inspect
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from indigo_jax import arrays
 from indigo_jax.typing import Array
 
 RESPACINGS = ("leading", "trailing", "linspace", "karras", "log_snr")
@@ -37,18 +34,18 @@ def linear(num_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float 
     >>> linear().alpha_bar.shape, round(float(linear().alpha_bar[0]), 6)
     ((1000,), 0.9999)
     """
-    return _from_betas(np.linspace(beta_start, beta_end, _count(num_timesteps, "num_timesteps")))
+    return _from_betas(np.linspace(beta_start, beta_end, arrays.whole(num_timesteps, "num_timesteps")))
 
 
 def scaled_linear(num_timesteps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> NoiseSchedule:
     """``sqrt(beta_t)`` evenly spaced: the schedule of latent diffusion (Rombach et al. 2022) and Stable Diffusion."""
-    return _from_betas(np.linspace(beta_start**0.5, beta_end**0.5, _count(num_timesteps, "num_timesteps")) ** 2)
+    return _from_betas(np.linspace(beta_start**0.5, beta_end**0.5, arrays.whole(num_timesteps, "num_timesteps")) ** 2)
 
 
 def cosine(num_timesteps: int, s: float = 0.008, max_beta: float = 0.999, *, min_beta: float = 0.0) -> NoiseSchedule:
     """``alpha_bar(u) ~ cos^2(pi/2 (u + s) / (1 + s))`` with every beta kept in ``[min_beta, max_beta]`` (Nichol &
     Dhariwal 2021, Eq. 17)."""
-    u = np.arange(_count(num_timesteps, "num_timesteps") + 1) / num_timesteps
+    u = np.arange(arrays.whole(num_timesteps, "num_timesteps") + 1) / num_timesteps
     f = np.cos((u + s) / (1 + s) * np.pi / 2) ** 2
     return _from_betas(np.clip(1 - f[1:] / f[:-1], min_beta, max_beta))
 
@@ -63,7 +60,7 @@ def geometric(num_timesteps: int = 1000, sigma_min: float = 0.004, sigma_max: fl
     0.0099
     """
     _check_sigmas(sigma_min, sigma_max)
-    sigma = np.geomspace(sigma_min, sigma_max, _count(num_timesteps, "num_timesteps"))
+    sigma = np.geomspace(sigma_min, sigma_max, arrays.whole(num_timesteps, "num_timesteps"))
     return _from_alpha_bar(1 / (1 + sigma**2))
 
 
@@ -78,7 +75,7 @@ def karras(num_timesteps: int = 1000, sigma_min: float = 0.002, sigma_max: float
     _check_sigmas(sigma_min, sigma_max)
     if not rho > 0:
         raise ValueError(f"rho must be above 0, got {rho}")
-    sigma = np.linspace(sigma_min**(1 / rho), sigma_max**(1 / rho), _count(num_timesteps, "num_timesteps"))**rho
+    sigma = np.linspace(sigma_min**(1 / rho), sigma_max**(1 / rho), arrays.whole(num_timesteps, "num_timesteps"))**rho
     return _from_alpha_bar(1 / (1 + sigma**2), np.log(sigma) / 4)
 
 
@@ -104,7 +101,7 @@ def flow(num_timesteps: int = 1000, shift: float = 1.0, time_scale: float = 1000
     """
     if not (shift > 0 and time_scale > 0):
         raise ValueError(f"shift and time_scale must be above 0, got {shift} and {time_scale}")
-    u = (np.arange(_count(num_timesteps, "num_timesteps")) + 0.5) / num_timesteps
+    u = (np.arange(arrays.whole(num_timesteps, "num_timesteps")) + 0.5) / num_timesteps
     t = shift * u / (1 + (shift - 1) * u)
     return _from_alpha_bar((1 - t)**2 / ((1 - t)**2 + t**2), time_scale * t)
 
@@ -133,7 +130,7 @@ def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -
     >>> respace(linear(), 10).timesteps.tolist()
     [0.0, 100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 900.0]
     """
-    total, n = schedule.timesteps.shape[0], _count(num_steps, "num_steps")
+    total, n = schedule.timesteps.shape[0], arrays.whole(num_steps, "num_steps")
     if n > total:
         raise ValueError(f"num_steps {n} is more than the {total} levels of the schedule")
     if spacing not in RESPACINGS:
@@ -245,163 +242,3 @@ def _nearest(sigma, num_steps, power):
     count = np.arange(num_steps)
     index = np.maximum.accumulate(index - count) + count  # one at least above the one before
     return np.minimum(index, len(sigma) - num_steps + count)
-
-
-def _count(number, name):
-    if number != int(number) or number < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1; got {number}")
-    return int(number)
-
-
-# ------------------------------------------------------------------------------------------------ InDI
-
-SPACINGS = ("uniform", "dense_near_1", "dense_near_0")
-
-
-def indi_times(num_steps: int, spacing: str = "uniform") -> np.ndarray:
-    """A grid of ``num_steps`` steps from 1 to 0, as float32 ``[num_steps + 1]``, descending.
-
-    With ``u_k = k / N``: uniform is ``t = u_k``; dense near 1 is ``1 - (1 - u_k)^2`` (blur, super-resolution: the lost
-    detail is decided early); dense near 0 is ``u_k^2`` (pure denoising at a high noise level). The powers are our
-    choice; the paper's grid is uniform. Any other list may be given to :func:`samplers.indi`.
-
-    Errors:
-        ValueError for ``num_steps < 1`` or an unknown spacing.
-
-    >>> indi_times(4).tolist()
-    [1.0, 0.75, 0.5, 0.25, 0.0]
-    >>> indi_times(2, "dense_near_1").tolist()
-    [1.0, 0.75, 0.0]
-    """
-    u = np.linspace(1.0, 0.0, _count(num_steps, "num_steps") + 1)
-    grids = {"uniform": u, "dense_near_1": 1 - (1 - u) ** 2, "dense_near_0": u**2}
-    if spacing not in grids:
-        raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}; got {spacing!r}")
-    return grids[spacing].astype(np.float32)
-
-
-def check_times(times) -> Array | np.ndarray:
-    """Any list of times as a descending float32 grid ``[N + 1]``; whole numbers N mean the uniform grid of N steps.
-
-    The list must run strictly from 1 to 0 (either way round). A traced array is taken as it is.
-
-    Errors:
-        ValueError naming the first thing that is wrong.
-
-    >>> check_times([0, 0.9, 1]).tolist() == [1.0, np.float32(0.9), 0.0]
-    True
-    """
-    if isinstance(times, (int, np.integer)) and not isinstance(times, bool):
-        return indi_times(int(times))
-    try:
-        grid = np.asarray(times, np.float32)
-    except jax.errors.TracerArrayConversionError:
-        return jnp.asarray(times, jnp.float32)
-    if grid.ndim != 1 or grid.size < 2:
-        raise ValueError(f"times must be a list of at least two, from 1 to 0; got shape {grid.shape}")
-    grid = grid[::-1] if grid[0] < grid[-1] else grid
-    if grid[0] != 1 or grid[-1] != 0:
-        raise ValueError(f"times must run from 1 (the measurement) to 0; got {grid[0]:g} to {grid[-1]:g}")
-    wrong = np.flatnonzero(~(np.diff(grid) < 0))
-    if wrong.size:
-        raise ValueError(f"times must be strictly decreasing in float32; entry {wrong[0] + 1} is "
-                         f"{grid[wrong[0] + 1]:g} after {grid[wrong[0]]:g}")
-    return grid
-
-
-class NoiseMode(NamedTuple):
-    """How much noise the path carries: the noise in ``x_t`` has standard deviation ``t eps_t`` (Eq. 7).
-
-    Attributes:
-        name: "none", "constant", "brownian" or "custom".
-        eps: the level, in ``[-1, 1]`` units; 0 for "none", ``fn(1)`` for "custom".
-        fn: ``fn(t) -> eps_t`` for "custom", else None.
-    """
-
-    name: str
-    eps: float
-    fn: Callable | None = None
-
-    def eps_t(self, t):
-        """``eps_t`` at times t > 0 (numpy or jax)."""
-        if self.name == "custom":
-            return self.fn(t)
-        return self.eps / t**0.5 if self.name == "brownian" else self.eps + 0.0 * t
-
-    def std(self, t):
-        """Standard deviation ``t eps_t`` of the noise in ``x_t``; 0 at t = 0."""
-        if self.name == "brownian":
-            return self.eps * t**0.5
-        if self.name == "custom":
-            xp = np if isinstance(t, (float, np.ndarray, np.floating)) else jnp
-            return xp.where(t > 0, t * self.fn(xp.where(t > 0, t, 1.0)), 0.0)
-        return self.eps * t
-
-    def step_std(self, t, s):
-        """Noise added by a step from t down to s: ``s sqrt(eps_s^2 - eps_t^2)``; exactly 0 in constant mode and at
-        s = 0."""
-        if self.name == "brownian":
-            return self.eps * (s * (t - s) / t) ** 0.5
-        if self.name == "custom":
-            xp = np if isinstance(t, (float, np.ndarray, np.floating)) else jnp
-            eps_s = self.fn(xp.where(s > 0, s, t))
-            return xp.where(s > 0, s * xp.maximum(eps_s**2 - self.fn(t) ** 2, 0.0) ** 0.5, 0.0)
-        return 0.0 * t
-
-
-def no_noise() -> NoiseMode:
-    """eps = 0: the plain straight path. Only for measurements that are noisy themselves (or a single step)."""
-    return NoiseMode("none", 0.0)
-
-
-def constant_noise(eps: float = 0.01) -> NoiseMode:
-    """``eps_t = eps``: noise only in the start ``x_1``; the walk itself is deterministic (the paper's default)."""
-    return _checked("constant", eps)
-
-
-def brownian_noise(eps: float = 0.01) -> NoiseMode:
-    """``eps_t = eps / sqrt(t)``: noise of variance ``eps^2 s (t - s) / t`` is added by each step."""
-    return _checked("brownian", eps)
-
-
-def custom_noise(fn: Callable) -> NoiseMode:
-    """Any function ``fn(t) -> eps_t`` of times t in (0, 1], not increasing with t, written for arrays.
-
-    Errors:
-        ValueError where it increases, is negative or is not finite on a grid of 257 times.
-    """
-    t = np.linspace(1 / 256, 1.0, 256)
-    eps = np.broadcast_to(np.asarray(fn(t), np.float64), t.shape)
-    if not (np.isfinite(eps).all() and (eps >= 0).all()):
-        raise ValueError("custom noise: eps_t must be finite and at least 0 for all t in (0, 1]")
-    rising = np.flatnonzero(np.diff(eps) > 1e-6 * eps[:-1])
-    if rising.size:
-        raise ValueError(f"custom noise: eps_t must not increase with t (a step towards the picture can add noise, not "
-                         f"remove it), but it rises at t = {t[rising[0]]:.3f}")
-    return NoiseMode("custom", float(eps[-1]), fn)
-
-
-def noise_to_json(noise: NoiseMode) -> dict:
-    """``{"name": ..., "eps": ...}``, for files. A custom mode is a function and cannot be stored."""
-    if noise.name == "custom":
-        raise ValueError("a custom noise mode cannot be written into a file: train with constant or brownian noise")
-    return {"name": noise.name, "eps": noise.eps}
-
-
-def noise_from_json(stored: dict) -> NoiseMode:
-    """Inverse of :func:`noise_to_json`.
-
-    >>> noise_from_json({"name": "constant", "eps": 0.01}) == constant_noise(0.01)
-    True
-    """
-    makers = {"none": lambda eps: no_noise(), "constant": constant_noise, "brownian": brownian_noise}
-    if stored.get("name") not in makers:
-        raise ValueError(f"unknown noise mode {stored.get('name')!r}; known: {', '.join(makers)}")
-    return makers[stored["name"]](stored.get("eps", 0.0))
-
-
-def _checked(name, eps):
-    eps = float(eps)
-    if not np.isfinite(eps) or eps < 0:
-        raise ValueError(f"{name} noise: eps must be finite and at least 0 ([-1, 1] units); got {eps}")
-    return NoiseMode(name, eps)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import denoisers, rng, samplers, schedules
+from indigo_jax import denoisers, paths, rng, samplers, schedules
 from tests.oracles import GaussianDiffusion
 
 SCHEDULE = schedules.respace(schedules.linear(), 20)
@@ -68,9 +68,9 @@ def test_half_precision_networks_give_float32():
 
 
 def test_restorer_carries_its_noise_mode_and_measurement():
-    restorer = denoisers.restorer(lambda x, t, y: x + y, noise=schedules.constant_noise(0.1), y=X)
+    restorer = denoisers.restorer(lambda x, t, y: x + y, noise=paths.constant_noise(0.1), y=X)
     np.testing.assert_array_equal(restorer(X, T), 2 * X)
-    assert restorer.noise == schedules.constant_noise(0.1)
+    assert restorer.noise == paths.constant_noise(0.1)
 
 
 # ---------------------------------------------------------------- networks that are told the noise level
@@ -166,7 +166,7 @@ def test_of_a_restorer():
     info = {"noise": {"name": "constant", "eps": 0.1}, "tasks": []}
     restorer = denoisers.of(lambda x, t: 2 * x, info)
     np.testing.assert_array_equal(restorer(X, T), 2 * X)
-    assert restorer.noise == schedules.constant_noise(0.1)
+    assert restorer.noise == paths.constant_noise(0.1)
     np.testing.assert_array_equal(denoisers.of(lambda x, t, y: x + y, info, y=X)(X, T), 2 * X)
 
 

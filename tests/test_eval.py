@@ -20,7 +20,7 @@ from eval.problems import Degradation, Pictures
 from eval.speed import indi, measuring
 from eval.tables import photo
 from eval.tables.photo import Result
-from indigo_jax import images, methods, metrics, models, operators, rng, samplers, schedules, weights
+from indigo_jax import images, methods, metrics, models, operators, paths, rng, samplers, weights
 from tests.paths import SHARED, needs_shared
 
 TINY = dict(width=8, multipliers=(1,), num_res_blocks=1, patch_size=2, norm="layer")
@@ -45,7 +45,7 @@ def model():
     params = jax.tree.map(lambda leaf: (0.05 * random.normal(size=leaf.shape)).astype(np.float16).astype(np.float32),
                           shapes)
     info = {"architecture": "RestorationUNet", "arguments": {**TINY, "multipliers": [1]}, "name": "tiny",
-            "noise": schedules.noise_to_json(schedules.constant_noise(0.01)), "tasks": ["denoise"], "num_steps": 1234}
+            "noise": paths.noise_to_json(paths.constant_noise(0.01)), "tasks": ["denoise"], "num_steps": 1234}
     return methods.base.Network(module, params, info)
 
 
@@ -92,7 +92,7 @@ def test_table_equals_direct_computation(table, files, model):
     for row in rows:
         psnr.setdefault((row["task"], int(row["steps"])), []).append(float(row["psnr-rgb-crop0-u8"]))
 
-    noise, apply = schedules.constant_noise(0.01), functools.partial(model.module.apply, model.params)
+    noise, apply = paths.constant_noise(0.01), functools.partial(model.module.apply, model.params)
     direct = {steps: jax.jit(functools.partial(samplers.sample, samplers.indi(apply, steps, noise=noise)))
               for steps in (1, 2)}
     expected = {0: [], 1: [], 2: []}

@@ -21,8 +21,7 @@ from eval.configs import folder, folder_bird
 from eval.problems import Degradation
 from eval.run import batches, processes, records
 from eval.run.config import EvalConfig
-from indigo_jax import (
-    images, methods, metrics, models, operators, rng, samplers, schedules, tiles, weights)
+from indigo_jax import images, methods, metrics, models, operators, paths, rng, samplers, schedules, tiles, weights
 from indigo_jax.methods import base, bird
 from indigo_jax.methods.flags import flag
 from tests import networks
@@ -132,8 +131,8 @@ def test_the_numbers_are_those_of_a_direct_computation(tiny, files, tmp_path):
     """Three pictures by hand, each alone and with the network itself."""
     run.evaluate(tiny(tmp_path, 7, pictures=True))
     params = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), networks.params())  # as in a file
-    kernel = samplers.indi(functools.partial(networks.module().apply, params), schedules.indi_times(2),
-                           noise=schedules.constant_noise(0.01))
+    kernel = samplers.indi(functools.partial(networks.module().apply, params), paths.indi_times(2),
+                           noise=paths.constant_noise(0.01))
     sample = jax.jit(lambda keys, y: samplers.sample(kernel, keys, y)[0])
     noise = jax.jit(lambda x, keys: operators.gaussian_noise(sigma_255=25.0)(x, keys=keys))
     rows = rows_of(tmp_path / "scores.csv")

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("flatbuffers", reason="needs flatbuffers ([export])")
 
-from indigo_jax import export, rng, samplers, schedules  # noqa: E402
+from indigo_jax import export, paths, rng, samplers  # noqa: E402
 from indigo_jax.weights import WeightsError  # noqa: E402
 from tests import networks  # noqa: E402
 
@@ -39,7 +39,7 @@ def run_without_package(folder, code, **environment):
 def shrink(params, x, keys):
     """A sampler without a network: InDI with a linear restorer and noise."""
     kernel = samplers.indi(lambda x_t, t: params["net"]["scale"] * x_t + params["net"]["shift"], 3,
-                           noise=schedules.noise_from_json({"name": "constant", "eps": 0.1}))
+                           noise=paths.noise_from_json({"name": "constant", "eps": 0.1}))
     return samplers.sample(kernel, keys, x)[0]
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import losses, rng, schedules
+from indigo_jax import losses, paths, rng, schedules
 
 KEYS = rng.image_keys(0, np.arange(4096))
 
@@ -13,11 +13,11 @@ def test_path_ends_and_noise_level():
     x, y = jnp.full((3, 4, 4, 1), -0.5), jnp.full((3, 4, 4, 1), 0.5)
     n = jnp.ones_like(x)
     t = jnp.array([0.0, 0.25, 1.0])
-    constant = losses.indi_path(x, y, t, schedules.constant_noise(0.1), n)
+    constant = losses.indi_path(x, y, t, paths.constant_noise(0.1), n)
     np.testing.assert_allclose(constant[:, 0, 0, 0], [-0.5, -0.25 + 0.025, 0.5 + 0.1], atol=1e-6)
-    brownian = losses.indi_path(x, y, t, schedules.brownian_noise(0.1), n)
+    brownian = losses.indi_path(x, y, t, paths.brownian_noise(0.1), n)
     np.testing.assert_allclose(brownian[:, 0, 0, 0], [-0.5, -0.25 + 0.05, 0.5 + 0.1], atol=1e-6)
-    custom = losses.indi_path(x, y, t, schedules.custom_noise(lambda t: 0.1 / t**0.5), n)
+    custom = losses.indi_path(x, y, t, paths.custom_noise(lambda t: 0.1 / t**0.5), n)
     np.testing.assert_allclose(custom, brownian, atol=1e-6)
 
 
@@ -47,7 +47,7 @@ def test_times_belong_to_keys_when_independent():
 @pytest.mark.parametrize("loss, power", [("l1", 1), ("l2", 2)])
 def test_loss_of_a_constant_error(loss, power):
     x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
-    value = losses.indi(lambda x_t, t: x + 0.3, x, x, KEYS[:4], noise=schedules.no_noise(), loss=loss)
+    value = losses.indi(lambda x_t, t: x + 0.3, x, x, KEYS[:4], noise=paths.no_noise(), loss=loss)
     np.testing.assert_allclose(value, np.full(4, 0.3**power), rtol=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_l2_is_least_at_the_conditional_mean():
         def restorer(x_t, t):
             gain = s**2 / (s**2 + t**2 * (sigma**2 + eps**2))
             return factor * gain[:, None, None, None] * x_t
-        return float(losses.indi(restorer, x, y, keys, noise=schedules.constant_noise(eps), loss="l2").mean())
+        return float(losses.indi(restorer, x, y, keys, noise=paths.constant_noise(eps), loss="l2").mean())
 
     assert value(1.0) < min(value(0.9), value(1.1))
     t = losses.indi_times(rng.fold(keys, 0), a=1.0)
@@ -73,7 +73,7 @@ def test_l2_is_least_at_the_conditional_mean():
 def test_points_in_the_plane_are_pictures_too():
     """``[B, 2]`` has the loss of the same numbers as pictures; it has been broadcast to ``[B, 1, B, 2]``."""
     x, y = (jax.random.normal(jax.random.key(k), (4, 2)) for k in (1, 2))
-    keys, noise, schedule = KEYS[:4], schedules.brownian_noise(0.3), schedules.linear(10)
+    keys, noise, schedule = KEYS[:4], paths.brownian_noise(0.3), schedules.linear(10)
 
     def both(loss):
         return loss(x, y), loss(x[:, None, None], y[:, None, None])
@@ -88,15 +88,15 @@ def test_points_in_the_plane_are_pictures_too():
 def test_shapes_that_would_broadcast_are_refused():
     x = jnp.zeros((2, 4, 4, 3))
     with pytest.raises(ValueError, match="must have one shape"):
-        losses.indi(lambda x_t, t: x_t, x, x[..., :1], KEYS[:2], noise=schedules.no_noise())
+        losses.indi(lambda x_t, t: x_t, x, x[..., :1], KEYS[:2], noise=paths.no_noise())
     with pytest.raises(ValueError, match="the restorer gives"):
-        losses.indi(lambda x_t, t: x_t[..., :1], x, x, KEYS[:2], noise=schedules.no_noise())
+        losses.indi(lambda x_t, t: x_t[..., :1], x, x, KEYS[:2], noise=paths.no_noise())
 
 
 def test_refusals():
     x = jnp.zeros((1, 2, 2, 1))
     with pytest.raises(ValueError, match="loss must be one of l1, l2"):
-        losses.indi(lambda x_t, t: x_t, x, x, KEYS[:1], noise=schedules.no_noise(), loss="huber")
+        losses.indi(lambda x_t, t: x_t, x, x, KEYS[:1], noise=paths.no_noise(), loss="huber")
     with pytest.raises(ValueError, match="a must be at least 0"):
         losses.indi_times(KEYS[:1], a=-1.0)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import images, methods, operators, rng, schedules, sharding
+from indigo_jax import images, methods, operators, paths, rng, schedules, sharding
 from indigo_jax.methods import base
 from indigo_jax.methods.degrading import degrade
 from indigo_jax.methods.indi import Indi
@@ -157,10 +157,10 @@ def test_results_are_clipped_and_steps_are_walked():
 def test_the_grid_of_times():
     """At every spacing the last time is 0 and the first 1: one step is the same on all."""
     x = pixels(8, 8)
-    one, many = ([restored(restoration(0.5, steps=steps, spacing=spacing), x) for spacing in schedules.SPACINGS]
+    one, many = ([restored(restoration(0.5, steps=steps, spacing=spacing), x) for spacing in paths.SPACINGS]
                  for steps in (1, 3))
     assert all((other == one[0]).all() for other in one)
-    assert len({float(other.std()) for other in many}) == len(schedules.SPACINGS)
+    assert len({float(other.std()) for other in many}) == len(paths.SPACINGS)
 
 
 def test_a_network_that_looks_at_the_measurement():

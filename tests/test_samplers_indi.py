@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import denoisers, rng, samplers, schedules
+from indigo_jax import denoisers, paths, rng, samplers
 from tests import oracles
 
 COUNT = 40_000
@@ -230,9 +230,9 @@ def test_gaussian_pictures_brownian():
 # ---------------------------------------------------------------- where the steps lie
 
 GRIDS = {
-    "uniform": lambda num_steps: schedules.indi_times(num_steps),
-    "dense_near_0": lambda num_steps: schedules.indi_times(num_steps, "dense_near_0"),
-    "dense_near_1": lambda num_steps: schedules.indi_times(num_steps, "dense_near_1"),
+    "uniform": lambda num_steps: paths.indi_times(num_steps),
+    "dense_near_0": lambda num_steps: paths.indi_times(num_steps, "dense_near_0"),
+    "dense_near_1": lambda num_steps: paths.indi_times(num_steps, "dense_near_1"),
     "cubic": lambda num_steps: 1 - (1 - uniform(num_steps))**3,  # denser still near 1
 }
 GRID_TABLE = {  # N: (W2^2, energy of detail)
@@ -272,12 +272,12 @@ def test_best_first_knot_of_two_steps_is_near_0_9():
     ("uniform", lambda u: u), ("dense_near_1", lambda u: 1 - (1 - u)**2), ("dense_near_0", lambda u: u**2)],
     ids=["uniform", "dense_near_1", "dense_near_0"])
 def test_times(spacing, formula, num_steps):
-    times = np.asarray(schedules.indi_times(num_steps, spacing))
+    times = np.asarray(paths.indi_times(num_steps, spacing))
     assert times.shape == (num_steps + 1,) and times[0] == 1 and times[-1] == 0
     assert np.all(np.diff(times) < 0)
     np.testing.assert_allclose(times, formula(uniform(num_steps)), atol=1e-6)
-    np.testing.assert_array_equal(schedules.check_times(times), times)
-    np.testing.assert_array_equal(schedules.check_times(times[::-1]), times)
+    np.testing.assert_array_equal(paths.check_times(times), times)
+    np.testing.assert_array_equal(paths.check_times(times[::-1]), times)
 
 
 @pytest.mark.parametrize("bad", [
@@ -285,7 +285,7 @@ def test_times(spacing, formula, num_steps):
     [1.0, float("nan"), 0.0], [[1.0, 0.0]], [1.0, 0.5, -0.1], [1.5, 0.5, 0.0]], ids=str)
 def test_bad_times_are_refused(bad):
     with pytest.raises(ValueError):
-        schedules.check_times(bad)
+        paths.check_times(bad)
     with pytest.raises(ValueError):
         samplers.indi(smooth, bad)
 
@@ -293,7 +293,7 @@ def test_bad_times_are_refused(bad):
 @pytest.mark.parametrize("num_steps", [0, -1])
 def test_no_steps_are_refused(num_steps):
     with pytest.raises(ValueError):
-        schedules.indi_times(num_steps)
+        paths.indi_times(num_steps)
     with pytest.raises(ValueError):
         samplers.indi(smooth, num_steps)
 
@@ -309,7 +309,7 @@ def test_a_whole_number_of_steps_means_the_uniform_grid():
 
 def test_unknown_spacing_is_refused_by_name():
     with pytest.raises(ValueError, match="dense_near_2"):
-        schedules.indi_times(4, "dense_near_2")
+        paths.indi_times(4, "dense_near_2")
 
 
 # ---------------------------------------------------------------- unit tests (i) to (viii)
@@ -447,7 +447,7 @@ def watch_brownian(times, keys, y, prior):
 def test_vi_brownian_mode_is_finite_down_to_t_0(num_steps, spacing):
     prior = oracles.GaussianScalar(0.0, 0.5, 1.0, 0.0, 0.0, oracles.Noise("brownian", 0.3))
     _, y = prior.draw(64)
-    times = schedules.indi_times(num_steps, spacing)
+    times = paths.indi_times(num_steps, spacing)
     assert np.isfinite(library(prior.noise).step_std(times[:-1], times[1:])).all()
     out, info = watch_brownian(jnp.asarray(times), keys_for(y), jnp.asarray(y), prior)
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((out, info)))
@@ -491,7 +491,7 @@ def test_viii_identity_and_constant_restorers(noise):
         return jnp.where(oracles.per_image(jnp.asarray([True, False]), x), x, jnp.float32(0.37))
 
     y = pictures(2)
-    grids = [uniform(1), uniform(2), schedules.indi_times(9, "dense_near_1")]
+    grids = [uniform(1), uniform(2), paths.indi_times(9, "dense_near_1")]
     kernels = [samplers.indi(identity_then_constant, times, noise=library(noise)) for times in grids]
     outputs = run_each(kernels, keys_for(y), y)
     start = np.asarray(jax.jit(kernels[0].init)(jnp.asarray(y), keys_for(y)).x)
@@ -585,7 +585,7 @@ def test_restorer_gets_float32_times_per_image():
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_traces(solver):
     """Every kept picture is what it says: the state after a step, or the restorer's estimate in it."""
-    y, times = jnp.asarray(pictures(2)), schedules.indi_times(6, "dense_near_1")
+    y, times = jnp.asarray(pictures(2)), paths.indi_times(6, "dense_near_1")
     kernel = samplers.indi(smooth, times, noise=samplers.no_noise(), solver=solver)
     (plain, none), (out, kept), (_, estimates) = jax.jit(
         lambda keys, y: [samplers.sample(kernel, keys, y, trace=trace) for trace in (None, "x", "x0")])(keys_for(y), y)

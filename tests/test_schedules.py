@@ -5,31 +5,31 @@ import jax
 import numpy as np
 import pytest
 
-from indigo_jax import schedules
+from indigo_jax import paths, schedules
 
 
-@pytest.mark.parametrize("spacing", schedules.SPACINGS)
+@pytest.mark.parametrize("spacing", paths.SPACINGS)
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 1000])
 def test_grids_run_from_one_to_zero(spacing, num_steps):
-    grid = schedules.indi_times(num_steps, spacing)
+    grid = paths.indi_times(num_steps, spacing)
     assert grid.dtype == np.float32 and grid.shape == (num_steps + 1,)
     assert grid[0] == 1 and grid[-1] == 0 and (np.diff(grid) < 0).all()
-    np.testing.assert_array_equal(schedules.check_times(grid), grid)
+    np.testing.assert_array_equal(paths.check_times(grid), grid)
 
 
 def test_where_the_grids_are_dense():
-    assert schedules.indi_times(2)[1] == 0.5
-    assert schedules.indi_times(10, "dense_near_1")[1] > 0.7
-    assert schedules.indi_times(10, "dense_near_0")[-2] < 0.05
+    assert paths.indi_times(2)[1] == 0.5
+    assert paths.indi_times(10, "dense_near_1")[1] > 0.7
+    assert paths.indi_times(10, "dense_near_0")[-2] < 0.05
 
 
 def test_any_list_either_way_round_and_whole_numbers():
-    np.testing.assert_array_equal(schedules.check_times([0, 0.9, 1]), np.float32([1, 0.9, 0]))
-    np.testing.assert_array_equal(schedules.check_times(4), schedules.indi_times(4))
+    np.testing.assert_array_equal(paths.check_times([0, 0.9, 1]), np.float32([1, 0.9, 0]))
+    np.testing.assert_array_equal(paths.check_times(4), paths.indi_times(4))
 
 
 def test_traced_times_are_taken_as_they_are():
-    assert jax.jit(lambda t: schedules.check_times(t) * 2)(np.float32([1, 0.5, 0])).tolist() == [2, 1, 0]
+    assert jax.jit(lambda t: paths.check_times(t) * 2)(np.float32([1, 0.5, 0])).tolist() == [2, 1, 0]
 
 
 @pytest.mark.parametrize("times, message", [
@@ -38,12 +38,12 @@ def test_traced_times_are_taken_as_they_are():
     (0, "at least 1"), (-3, "at least 1")])
 def test_bad_grids_are_refused(times, message):
     with pytest.raises(ValueError, match=message):
-        schedules.check_times(times)
+        paths.check_times(times)
 
 
 def test_unknown_spacing_names_the_known_ones():
     with pytest.raises(ValueError, match="uniform, dense_near_1, dense_near_0"):
-        schedules.indi_times(3, "dense")
+        paths.indi_times(3, "dense")
 
 
 T = np.float64([1.0, 0.7, 0.5, 0.1])
@@ -51,7 +51,7 @@ S = np.float64([0.7, 0.5, 0.1, 0.0])
 
 
 def test_noise_modes_against_their_formulas():
-    none, constant, brownian = schedules.no_noise(), schedules.constant_noise(0.2), schedules.brownian_noise(0.2)
+    none, constant, brownian = paths.no_noise(), paths.constant_noise(0.2), paths.brownian_noise(0.2)
     np.testing.assert_array_equal(none.std(T), np.zeros(4))
     np.testing.assert_allclose(constant.std(T), 0.2 * T)
     np.testing.assert_array_equal(constant.step_std(T, S), np.zeros(4))
@@ -61,17 +61,17 @@ def test_noise_modes_against_their_formulas():
 
 
 def test_custom_noise_equals_the_built_in_ones():
-    same = schedules.custom_noise(lambda t: 0.2 / t**0.5)
-    np.testing.assert_allclose(same.step_std(T, S), schedules.brownian_noise(0.2).step_std(T, S), atol=1e-12)
-    np.testing.assert_allclose(same.std(T), schedules.brownian_noise(0.2).std(T))
-    flat = schedules.custom_noise(lambda t: 0.2 + 0 * t)
+    same = paths.custom_noise(lambda t: 0.2 / t**0.5)
+    np.testing.assert_allclose(same.step_std(T, S), paths.brownian_noise(0.2).step_std(T, S), atol=1e-12)
+    np.testing.assert_allclose(same.std(T), paths.brownian_noise(0.2).std(T))
+    flat = paths.custom_noise(lambda t: 0.2 + 0 * t)
     np.testing.assert_allclose(flat.step_std(T, S), 0, atol=1e-9)
 
 
 def test_total_variance_is_kept_from_level_to_level():
     """Shrinking the noise of x_t by s/t and adding a step's noise gives the noise of x_s."""
-    for noise in (schedules.constant_noise(0.3), schedules.brownian_noise(0.3),
-                  schedules.custom_noise(lambda t: 0.3 * (2 - t))):
+    for noise in (paths.constant_noise(0.3), paths.brownian_noise(0.3),
+                  paths.custom_noise(lambda t: 0.3 * (2 - t))):
         carried = (S / T * noise.std(T)) ** 2 + noise.step_std(T, S) ** 2
         np.testing.assert_allclose(carried, noise.std(S) ** 2, atol=1e-12)
 
@@ -79,27 +79,27 @@ def test_total_variance_is_kept_from_level_to_level():
 def test_equal_custom_modes_compare_equal():
     def fn(t):
         return 0.3 * (2 - t)
-    assert schedules.custom_noise(fn) == schedules.custom_noise(fn)
-    assert schedules.custom_noise(fn).eps == pytest.approx(0.3)
+    assert paths.custom_noise(fn) == paths.custom_noise(fn)
+    assert paths.custom_noise(fn).eps == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: schedules.constant_noise(-0.1), "at least 0"),
-    (lambda: schedules.brownian_noise(float("inf")), "finite"),
-    (lambda: schedules.custom_noise(lambda t: 0.1 * t), "must not increase"),
-    (lambda: schedules.custom_noise(lambda t: 0.1 - 0.2 * t), "at least 0")])
+    (lambda: paths.constant_noise(-0.1), "at least 0"),
+    (lambda: paths.brownian_noise(float("inf")), "finite"),
+    (lambda: paths.custom_noise(lambda t: 0.1 * t), "must not increase"),
+    (lambda: paths.custom_noise(lambda t: 0.1 - 0.2 * t), "at least 0")])
 def test_bad_noise_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
 def test_noise_modes_travel_through_json():
-    for noise in (schedules.no_noise(), schedules.constant_noise(0.01), schedules.brownian_noise(0.1)):
-        assert schedules.noise_from_json(schedules.noise_to_json(noise)) == noise
+    for noise in (paths.no_noise(), paths.constant_noise(0.01), paths.brownian_noise(0.1)):
+        assert paths.noise_from_json(paths.noise_to_json(noise)) == noise
     with pytest.raises(ValueError, match="cannot be written"):
-        schedules.noise_to_json(schedules.custom_noise(lambda t: 0.1 + 0 * t))
+        paths.noise_to_json(paths.custom_noise(lambda t: 0.1 + 0 * t))
     with pytest.raises(ValueError, match="unknown noise mode 'pink'"):
-        schedules.noise_from_json({"name": "pink"})
+        paths.noise_from_json({"name": "pink"})
 
 
 # ------------------------------------------------------------------------------------------------ diffusion schedules

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from indigo_jax import data, denoisers, losses, metrics, rng, samplers, schedules
+from indigo_jax import data, denoisers, losses, metrics, paths, rng, samplers
 from train import common, loop
 from train.run_config import RunConfig
 
@@ -48,9 +48,9 @@ class IndiConfig(RunConfig):
             raise ValueError(f"noise {self.noise!r} needs eps above 0, got {self.eps}; or say --noise none")
 
 
-def noise_mode(config: IndiConfig) -> schedules.NoiseMode:
+def noise_mode(config: IndiConfig) -> paths.NoiseMode:
     """The noise mode of the path."""
-    return schedules.noise_from_json({"name": config.noise, "eps": config.eps})
+    return paths.noise_from_json({"name": config.noise, "eps": config.eps})
 
 
 def inputs(config: IndiConfig) -> tuple:
@@ -133,7 +133,7 @@ def feed(config: IndiConfig, mesh, source) -> loop.Feed:
 
 def config_to_json(config: IndiConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
-    return common.description(config, noise=schedules.noise_to_json(noise_mode(config)), loss=config.loss, a=config.a,
+    return common.description(config, noise=paths.noise_to_json(noise_mode(config)), loss=config.loss, a=config.a,
                               range=[-1, 1], tasks=list(config.tasks), steps=config.eval_steps)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from eval.figures.drawing import COLOURS, pyplot
 from indigo_jax import rng, samplers
-from indigo_jax.schedules import NoiseMode
+from indigo_jax.paths import NoiseMode
 
 MODES = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], np.float32)
 _RED = "#D7263D"

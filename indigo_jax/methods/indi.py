@@ -4,7 +4,7 @@ import functools
 
 import jax.numpy as jnp
 
-from indigo_jax import denoisers, operators, samplers, schedules, tiles
+from indigo_jax import denoisers, operators, paths, samplers, tiles
 from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 
@@ -24,7 +24,7 @@ class Indi(base.Restoration):
         weights: str = flag("indi-photo", "the network; see: indigo weights list", metavar="NAME|PATH", file="weights")
         steps: int = flag(1, "1 is nearest to the truth on average; about 5 look sharper where detail was lost, as by "
                              "blur or 4x sr", low=1, high=10_000)
-        spacing: str = flag("uniform", "the grid of times for several steps", choices=schedules.SPACINGS)
+        spacing: str = flag("uniform", "the grid of times for several steps", choices=paths.SPACINGS)
         tile: int | None = flag(None, "largest side of the pieces that large pictures are restored in; less needs less "
                                       "memory (default: 1024)", low=64, high=16384, metavar="PIXELS")
 
@@ -47,7 +47,7 @@ class Indi(base.Restoration):
         module, _, info = self.networks["restorer"]
         network = tiles.by_plan(functools.partial(module.apply, params[0]), plan)
         restorer = denoisers.of(network, info, y=y if getattr(module, "condition_on_y", False) else None)
-        times = schedules.indi_times(self.settings.steps, self.settings.spacing)
+        times = paths.indi_times(self.settings.steps, self.settings.spacing)
         x, _ = samplers.sample(samplers.indi(restorer, times, noise=restorer.noise), keys, y)
         return base.Solved(jnp.clip(x, -1.0, 1.0))
 

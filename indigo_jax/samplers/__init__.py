@@ -6,7 +6,7 @@ from indigo_jax.samplers.dpm_solver import dpm_solver
 from indigo_jax.samplers.euler import euler_ancestral
 from indigo_jax.samplers.heun import heun
 from indigo_jax.samplers.indi import indi
-from indigo_jax.schedules import NoiseMode, brownian_noise, constant_noise, custom_noise, no_noise
+from indigo_jax.paths import NoiseMode, brownian_noise, constant_noise, custom_noise, no_noise
 from indigo_jax.typing import Kernel
 
 __all__ = [

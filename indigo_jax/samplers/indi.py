@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax import rng, schedules
+from indigo_jax import paths, rng
 from indigo_jax.samplers.base import Info, State, in_float32, own_keys
-from indigo_jax.schedules import NoiseMode, constant_noise
+from indigo_jax.paths import NoiseMode, constant_noise
 from indigo_jax.typing import Array, Kernel, Restorer
 
 
@@ -28,7 +28,7 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
 
     Args:
         restorer: ``restorer(x_t, t) -> x0`` for ``[B, H, W, C]`` and ``[B]``; see :func:`denoisers.restorer`.
-        times: number of uniform steps, or any strictly monotone list from 1 to 0 (:func:`schedules.indi_times`).
+        times: number of uniform steps, or any strictly monotone list from 1 to 0 (:func:`paths.indi_times`).
         noise: the mode the restorer was trained with.
         solver: "euler", or "heun" (second order, two evaluations per step except the last; needs a walk without noise).
         start: where the chain starts: ``x_1 = start(y) + eps_1 n``. With a posterior-mean estimator this is the start
@@ -53,7 +53,7 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
     >>> float(x[0, 0, 0, 0])
     0.375
     """
-    times = schedules.check_times(times)
+    times = paths.check_times(times)
     num_steps = len(times) - 1
     _check(restorer, num_steps, noise, solver, measurement_noise)
     std = jnp.asarray(_step_std(noise, times), jnp.float32)

@@ -109,7 +109,7 @@ def save(path, params: Params, info: dict, *, dtype: str = "float16") -> None:
         path: the file, ``NAME.safetensors``; missing folders are made.
         params: a linen variables dict.
         info: JSON-able: "architecture" and "arguments" (the module's class and constructor arguments), "noise"
-            (:func:`schedules.noise_to_json`) and "tasks", or for a diffusion prior "schedule"
+            (:func:`paths.noise_to_json`) and "tasks", or for a diffusion prior "schedule"
             (:func:`schedules.to_json`), "prediction" (of :data:`denoisers.BY_PREDICTION`), "learned_variance" where it
             is True and "sigma_data" where it is not 0.5; of a prior or an invertible network of latents "autoencoder"
             (:func:`latents.identity`); and whatever should travel with the weights.
