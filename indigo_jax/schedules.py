@@ -106,6 +106,30 @@ def flow(num_timesteps: int = 1000, shift: float = 1.0, time_scale: float = 1000
     return _from_alpha_bar((1 - t)**2 / ((1 - t)**2 + t**2), time_scale * t)
 
 
+def own(alpha_bar, timesteps=None) -> NoiseSchedule:
+    """A schedule of your own numbers, which travels with weights as they do.
+
+    Args:
+        alpha_bar: ``[S]``, in ``(0, 1)`` and descending: the first level has the least noise.
+        timesteps: ``[S]`` ascending, what the network is told; default: 0, 1, 2, ...
+
+    Errors:
+        ValueError for other numbers.
+
+    >>> own([0.9, 0.5, 0.1]).timesteps.tolist()
+    [0.0, 1.0, 2.0]
+    """
+    alpha_bar = np.asarray(alpha_bar, np.float64)
+    timesteps = np.arange(alpha_bar.size) if timesteps is None else np.asarray(timesteps, np.float64)
+    if alpha_bar.ndim != 1 or not alpha_bar.size or timesteps.shape != alpha_bar.shape:
+        raise ValueError(f"alpha_bar and timesteps must be lists of one length, got shapes {alpha_bar.shape} and "
+                         f"{timesteps.shape}")
+    if not (0 < alpha_bar.min() and alpha_bar.max() < 1 and (np.diff(alpha_bar) < 0).all()
+            and np.isfinite(timesteps).all() and (np.diff(timesteps) > 0).all()):
+        raise ValueError("alpha_bar must descend within (0, 1), and timesteps must ascend")
+    return _from_alpha_bar(alpha_bar, timesteps)
+
+
 def sigmas(schedule: NoiseSchedule) -> Array:
     """``sigma = sqrt(1 / alpha_bar - 1)`` of each level, ``[S]`` ascending: ``x_t / sqrt(alpha_bar) = x + sigma n``.
 
@@ -148,12 +172,13 @@ def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -
 
 
 _MAKERS = {"linear": linear, "scaled_linear": scaled_linear, "cosine": cosine, "geometric": geometric,
-           "karras": karras, "flow": flow}
+           "karras": karras, "flow": flow, "own": own}
 _MOST_TIMESTEPS = 100_000  # of a stored schedule, so that a forged file cannot ask for a monster
 
 
 def to_json(name: str, **arguments) -> dict:
-    """A schedule of this module as ``{"name": ..., argument: ...}`` with its defaults written out, for files.
+    """A schedule of this module as ``{"name": ..., argument: ...}`` with its defaults written out, for files; any other
+    as ``to_json("own", alpha_bar=schedule.alpha_bar, timesteps=schedule.timesteps)``.
 
     Errors:
         ValueError for an unknown name, or arguments that the schedule does not take. Whether the numbers make a
@@ -168,6 +193,10 @@ def to_json(name: str, **arguments) -> dict:
         bound = inspect.signature(_MAKERS[name]).bind(**arguments)
     except TypeError as error:
         raise ValueError(f"schedule {name}: {error}") from error
+    if name == "own":
+        levels = own(**arguments)
+        return {"name": name, "alpha_bar": [float(a) for a in np.asarray(arguments["alpha_bar"])],
+                "timesteps": levels.timesteps.tolist()}
     bound.apply_defaults()
     wrong = [key for key, value in bound.arguments.items()
              if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value)]

@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from indigo_jax import paths, schedules
+from indigo_jax import paths, schedules, weights
+from tests import networks
 
 
 @pytest.mark.parametrize("spacing", paths.SPACINGS)
@@ -263,3 +264,25 @@ def test_they_are_stored_and_read_again(name, arguments):
 def test_bad_levels_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_schedule_of_ones_own_travels_with_weights(tmp_path):
+    numbers = [0.99, 0.7, 0.31, 0.02]
+    schedule = schedules.own(numbers, [3, 10, 20, 21])
+    np.testing.assert_allclose(schedule.alpha_bar, numbers, rtol=1e-6)
+    np.testing.assert_allclose(schedule.alpha_bar_prev, [1.0, *numbers[:-1]], rtol=1e-6)
+    stored = json.loads(json.dumps(schedules.to_json("own", alpha_bar=schedule.alpha_bar,
+                                                     timesteps=schedule.timesteps)))
+    jax.tree.map(np.testing.assert_array_equal, schedules.from_json(stored), schedule)
+    networks.write_denoiser(tmp_path / "mine.safetensors", schedule=stored)
+    info = weights.load(tmp_path / "mine.safetensors", kind="prior")[2]
+    jax.tree.map(np.testing.assert_array_equal, schedules.from_json(info["schedule"]), schedule)
+
+
+@pytest.mark.parametrize("numbers", [dict(alpha_bar=[0.5, 0.5]), dict(alpha_bar=[0.9, 1.2]), dict(alpha_bar=[]),
+                                     dict(alpha_bar=[0.9, 0.1], timesteps=[1]), dict(alpha_bar=[0.9, 0.0]),
+                                     dict(alpha_bar=[0.9, 0.1], timesteps=[2, 1]), dict(alpha_bar=[[0.9, 0.1]])])
+def test_numbers_that_are_no_schedule(numbers):
+    for make in (schedules.own, lambda **known: schedules.to_json("own", **known)):
+        with pytest.raises(ValueError, match="must"):
+            make(**numbers)

@@ -178,7 +178,7 @@ class KnownOperator(base.Restoration):
 
     def at_most(self, num_steps: int) -> int:
         """So many steps, or as many as the prior has levels."""
-        return min(num_steps, int(self.info["schedule"]["num_timesteps"]))
+        return min(num_steps, schedules.from_json(self.info["schedule"]).timesteps.shape[0])
 
     def __call__(self, picture, *, seed=0, sample=0, device=None):
         if isinstance(picture, Sinogram):
