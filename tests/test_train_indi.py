@@ -16,7 +16,7 @@ from PIL import Image
 
 from indigo_jax import checkpoints, models, operators, sharding, weights
 from tests.paths import ROOT
-from train import common, indi
+from train import common, indi, loop
 from train.indi import IndiConfig
 
 CONFIGS = sorted((ROOT / "train" / "configs").glob("indi_*.py"))
@@ -143,6 +143,24 @@ def test_a_run_is_not_continued_with_another_network(pictures, uninterrupted):
     other = models.RestorationUNet(width=16, multipliers=(1, 2), num_res_blocks=1)
     with pytest.raises(ValueError, match="give another --workdir"):
         indi.train(tiny(pictures, uninterrupted[0], model=other))
+
+
+@pytest.mark.parametrize("changes, name", [(dict(eps=0.5), "noise"), (dict(loss="l2"), "loss"), (dict(a=0.3), "a")])
+def test_a_run_is_not_continued_as_another_one(pictures, uninterrupted, changes, name):
+    workdir = uninterrupted[0]
+    before = checkpoints.read_config(workdir)
+    with pytest.raises(ValueError, match=f"holds a run with {name} .*give another --workdir"):
+        indi.train(tiny(pictures, workdir, num_steps=21, **changes))
+    assert checkpoints.read_config(workdir) == before
+
+
+def test_numbers_that_change_when_a_run_goes_on_are_said(pictures, uninterrupted, capsys):
+    config = tiny(pictures, uninterrupted[0], num_steps=30, learning_rate=2e-3, seed=5)
+    loop._check_same_run(config.workdir, indi.config_to_json(config), indi.KEPT)
+    said = capsys.readouterr().err
+    assert "goes on with num_steps 20 -> 30, learning_rate 0.001 -> 0.002, seed 0 -> 5" in said
+    loop._check_same_run(config.workdir, indi.config_to_json(tiny(pictures, config.workdir)), indi.KEPT)
+    assert not capsys.readouterr().err
 
 
 def test_fine_tuning_starts_from_weights(pictures, uninterrupted, tmp_path):
