@@ -3,7 +3,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from indigo_jax import denoisers, operators, restoration, samplers, tiles
+from indigo_jax import operators, restoration, samplers
 from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.known import KnownOperator, KnownSettings
@@ -23,7 +23,7 @@ class Hqs(KnownOperator):
     name = "hqs"
     summary = "a denoiser and a known operator: the least error in a few calls"
     when = "the damage is known and fidelity counts: known blur, enlargement, holes"
-    cost = "--steps, 8 (inpaint: 10, and 4 first)"
+    cost = "--steps, 8 (inpaint: 10)"
     tasks = ("deblur", "sr", "inpaint", "denoise")
     border = "symmetric"
 
@@ -67,7 +67,7 @@ class Hqs(KnownOperator):
         if self.scale > 1:
             first = jnp.clip(operators.upsample(self.scale)(y), -1, 1)
         if self.task == "inpaint":
-            first = self._filled(params[0], y, given["mask"][..., None], sigma, plan)
+            first = operators.smooth_fill(y, given["mask"][..., None])
             sigma, start = jnp.maximum(sigma, _LEAST_IN_HOLES), _HOLE
         kernel = restoration.hqs(prior.denoiser, prior.schedule, problem.operator, problem.y, sigma,
                                  num_steps=self._steps, start=start)
@@ -80,29 +80,9 @@ class Hqs(KnownOperator):
             return solved
         return solved._replace(residual=solved.residual / jnp.sqrt(jnp.maximum(jnp.mean(seen, axis=(1, 2)), 1e-6)))
 
-    def _filled(self, params, y, seen, sigma, plan):
-        """Pictures whose holes are filled: smoothly, and then by the network, where it has learned holes."""
-        network = self.networks["prior"]
-        smooth = operators.smooth_fill(y, seen)
-        if not self._copies:
-            return smooth
-
-        def apply(pictures, t):  # a picture and its map of levels
-            del t
-            return network.module.apply(params, pictures[..., :-1], pictures[..., -1:])
-
-        level = jnp.where(seen > 0, sigma[:, None, None, None], network.info["unseen"])
-        tiled = tiles.by_plan(apply, plan)
-        fill = denoisers.mirrored(lambda pictures, t: denoisers.Prediction(tiled(pictures, t), None), self._copies)
-        return fill(jnp.concatenate([smooth, level], axis=-1), jnp.zeros(y.shape[:1])).x0
-
-    @property
-    def _copies(self):
-        return 4 if self.task == "inpaint" and "unseen" in self.info else 0
-
     @property
     def _steps(self):
         return self.settings.steps or (10 if self.task == "inpaint" else 8)
 
     def evaluations(self, solved):
-        return self._copies + self._steps
+        return self._steps
