@@ -34,8 +34,8 @@ MAKERS = {
         y, reuse=restoration.Reuse(2, check_every=2)), 0.5), 0.05),
     "bird, exact": lambda y: bird(y, gradient="exact"),
     "bird, prox": lambda y: bird(y, gradient="prox"),
-    "blind_em": lambda y: restoration.blind_em(GAUSSIAN.denoiser(SCHEDULE), SCHEDULE, y, size=3, sigma=0.1, rounds=1,
-                                               steps_per_round=2, final_steps=2),
+    "blind_em": lambda y: restoration.blind_em(GAUSSIAN.denoiser(SCHEDULE), SCHEDULE, y, size=3, sigma=0.1,
+                                               walks=restoration.Walks(1, 2, 2)),
 }
 FEW = ("ddim", "ddpm", "indi", "diffpir", "hqs", "bird", "blind_em")
 
