@@ -110,7 +110,9 @@ def _alternate(prior, y, seen, keys, size, start, walks):
         return kernel.step(rng.fold(keys, i), state, i)[0], None
 
     found = jax.lax.scan(step, kernel.init(y, keys), jnp.arange(kernel.num_steps))[0].blur_kernel
-    return jax.vmap(lambda each: kernel_estimate.centred(connected(each)))(found)
+    found = jax.vmap(lambda each: kernel_estimate.centred(connected(each)))(found)
+    sharp = jnp.zeros((size, size)).at[size // 2, size // 2].set(1.0)  # where too little was seen to find anything
+    return jnp.where(jnp.isfinite(jnp.sum(found, axis=(1, 2), keepdims=True)), found, sharp)
 
 
 def connected(kernel):
