@@ -100,7 +100,7 @@ def wrong_usage(run, *argv):
     ("restore a.png -o b.png --method auto --task inpaint", "no method takes a network that restores directly for it"),
     ("restore a.png -o b.png --method hqs --task inpaint", "--task inpaint needs --mask FILE, a picture in which"),
     ("restore a.png -o b.png --mask m.png", "--mask is for --method hqs and diffpir and bird and ddnm and dps; leave"),
-    ("restore a.png -o b.png --method once --task denoise --kernel k.npy", "--kernel is for --method hqs and blind and diffpir"),
+    ("restore a.png -o b.png --method once --task denoise --kernel k.npy", "--kernel is for --method hqs and blind"),
     ("restore a.png -o b.png --method once --task denoise --strength 2", "give a number from 0 to 1, not '2'"),
     ("restore a.png -o b.png --stpes 3", "did you mean '--steps'"),
     ("restore a.png -o b.png --steps 0", "whole number from 1"),
