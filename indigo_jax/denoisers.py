@@ -12,10 +12,6 @@ from indigo_jax.paths import NoiseMode
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser
 
-UNSEEN = 1.0
-"""The level that a network of holes is told where nothing was measured, in [-1, 1] units (our choice). The picture
-holds :func:`operators.smooth_fill` there."""
-
 
 class Prediction(NamedTuple):
     """What a denoiser says about a noisy image.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import denoisers, methods, rng, schedules, sharding, weights
+from indigo_jax import methods, rng, schedules, sharding, weights
 from tests import networks
 from tests.paths import ROOT
 from tests.tiny_training import numbers, write_pictures
@@ -92,11 +92,11 @@ def test_some_noisy_pictures_are_as_files_have_them(pictures):
         assert (np.abs(values - np.round(values)).max() < 1e-3 and np.abs(noisy).max() <= 1) == is_file
 
 
-def test_what_is_unseen_is_grey_and_the_network_is_told_so(pictures):
+def test_what_is_unseen_is_filled_and_the_network_is_told_so(pictures):
     config = tiny(pictures, "run", rounded=0.0, grey=0.0, holes=0.5, noises=(("white", 1.0),))
     keys, x = rng.image_keys(0, np.arange(64)), jnp.full((64, 32, 32, 3), 0.9)
     _, noisy, level = denoiser.make_noisy(config, x, keys, jnp.full(64, 0.05))
-    unseen = np.asarray(level[..., 0] == denoisers.UNSEEN)
+    unseen = np.asarray(level[..., 0] == denoiser.UNSEEN)
     np.testing.assert_allclose(level[~unseen], 0.05, rtol=1e-5)
     assert np.abs(np.asarray(noisy) - 0.9).max() < 0.3  # where it was seen, and where it is filled from there
     assert np.std(np.asarray(noisy)[unseen]) < 0.8 * 0.05

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from indigo_jax import data, denoisers, losses, metrics, operators, rng, schedules
+from indigo_jax import data, losses, metrics, operators, rng, schedules
 from train import common, loop
 from train.run_config import RunConfig
 
 _NOISE, _GREY, _ROUND, _HOLES, _SEEN = range(5)  # what an image's key is folded with
 _FILL = 16  # iterations of the cheap filling that holes begin with
+UNSEEN = 1.0  # the level that the network is told there, in [-1, 1] units (our choice)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,8 @@ class DenoiserConfig(RunConfig):
     rounded: float = 0.0
     """Share of the noisy pictures that are clipped and rounded to 8 bits, as files are (below ``sigma_middle``)."""
     holes: float = 0.0
-    """Share of the pictures of which parts are unseen: strokes, boxes, single pixels; see ``denoisers.UNSEEN``."""
+    """Share of the pictures of which parts are unseen: strokes, boxes, single pixels. They hold
+    :func:`operators.smooth_fill`, and their level says so."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -81,7 +83,7 @@ def make_noisy(config: DenoiserConfig, x, keys, sigma):
         whole = rng.uniform(rng.fold(keys, _HOLES)) >= config.holes
         seen = seen_parts(rng.fold(keys, _SEEN), *x.shape[1:3]) | whole[:, None, None, None]
         filled = operators.smooth_fill(noisy, seen.astype(noisy.dtype), num_iterations=_FILL)
-        noisy, level = jnp.where(seen, noisy, filled), jnp.where(seen, level, denoisers.UNSEEN)
+        noisy, level = jnp.where(seen, noisy, filled), jnp.where(seen, level, UNSEEN)
     return x, noisy, level
 
 
@@ -138,8 +140,7 @@ def config_to_json(config: DenoiserConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
     schedule = schedules.to_json("geometric", num_timesteps=1000, sigma_min=config.sigma_min,
                                  sigma_max=config.sigma_max)
-    holes = {"unseen": denoisers.UNSEEN} if config.holes else {}
-    return common.description(config, schedule=schedule, prediction="sigma", range=[-1, 1], **holes)
+    return common.description(config, schedule=schedule, prediction="sigma", range=[-1, 1])
 
 
 train, main = loop.train, functools.partial(loop.main, "train.denoiser")

@@ -13,9 +13,9 @@ from indigo_jax.restoration import kernel_estimate
 
 _PART = 320  # side of the part on which the kernel is looked for, at most; even
 _SIZE = 25  # of the kernel, where nothing is known of it
-_HIGHEST = 10.0  # level that a denoiser of photographs has learned, in [-1, 1] units
 _COARSE = restoration.Walks(final=0)  # at half the size
 _FINE = restoration.Walks(rounds=3, final=0, highest=0.5, temper=(0.1, 0.05))
+_COARSE_DRAWS, _FINE_DRAWS = 0, 1  # what an image's keys are folded with
 _FLAT = 0.4  # width of the first kernel, of its side
 _ERROR = 3 / 127.5  # of the kernel that is found, as noise, in [-1, 1] units
 
@@ -73,21 +73,22 @@ class Blind(Hqs):
         half = size // 2 | 1
         half += 2 if half > 3 else 0  # room for what the coarse picture does not tell
         small, small_seen = operators.average_pool(2)(y), operators.average_pool(2)(seen[..., None])[..., 0] > 0.999
-        coarse = _alternate(prior, small, small_seen, keys, half, _FLAT * half, _COARSE)
+        coarse = _alternate(prior, small, small_seen, rng.fold(keys, _COARSE_DRAWS), half, _FLAT * half, _COARSE)
         shift = jnp.full(2, size / 2 - half)
         start = jax.vmap(lambda kernel: jax.image.scale_and_translate(
             kernel, (size, size), (0, 1), jnp.full(2, 2.0), shift, method="linear"))(coarse)
         start = start / jnp.sum(start, axis=(1, 2), keepdims=True)
-        return _alternate(prior, y, seen > 0, rng.fold(keys, len(_COARSE)), size, start, _FINE)
+        return _alternate(prior, y, seen > 0, rng.fold(keys, _FINE_DRAWS), size, start, _FINE)
 
     def _prior(self, params):
-        """The network over the levels of a diffusion, which those of the walks are counted in."""
+        """The network over the levels of a diffusion, in which the walks are counted, up to the noisiest it knows."""
         network = self.networks["prior"]
         function = functools.partial(network.module.apply, params)
         if network.info["prediction"] != "sigma":
             return denoisers.of(function, network.info)
         with jax.ensure_compile_time_eval():
-            schedule = schedules.truncate(schedules.linear(), 1 / (1 + _HIGHEST**2))
+            learned = schedules.from_json(network.info["schedule"])
+            schedule = schedules.truncate(schedules.linear(), float(learned.alpha_bar[-1]))
         return denoisers.Prior(denoisers.from_sigma(function, schedule), schedule)
 
     def margin(self):
@@ -107,7 +108,7 @@ def _alternate(prior, y, seen, keys, size, start, walks):
                                   sigma=0.0, start=start, walks=walks)
 
     def step(state, i):
-        return kernel.step(rng.fold(keys, i), state, i)[0], None
+        return kernel.step(keys, state, i)[0], None
 
     found = jax.lax.scan(step, kernel.init(y, keys), jnp.arange(kernel.num_steps))[0].blur_kernel
     found = jax.vmap(lambda each: kernel_estimate.centred(connected(each)))(found)

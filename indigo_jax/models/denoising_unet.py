@@ -63,11 +63,7 @@ class DenoisingUNet(layers.Network):
         Errors:
             ValueError for a sigma of another shape.
         """
-        if sigma.ndim == 1:
-            sigma = sigma[:, None, None, None]
-        if sigma.shape not in ((x.shape[0], 1, 1, 1), (*x.shape[:3], 1)):
-            raise ValueError(f"sigma has the shape {sigma.shape}: give [B] or [B, H, W, 1] for pictures of {x.shape}")
-        level = jnp.broadcast_to(sigma.astype(x.dtype), (*x.shape[:3], 1))
+        level = layers.level_map(sigma, x)
         inputs = pad_to_multiple(jnp.concatenate([x, level], axis=-1), self.multiple)
         residual = self.backbone(inputs)[:, :x.shape[1], :x.shape[2]]
         return x + residual.astype(jnp.float32)

@@ -54,12 +54,8 @@ class DRUNet(layers.Network):
         Errors:
             ValueError for a sigma of another shape.
         """
-        if sigma.ndim == 1:
-            sigma = sigma[:, None, None, None]
-        if sigma.shape not in ((x.shape[0], 1, 1, 1), (*x.shape[:3], 1)):
-            raise ValueError(f"sigma has the shape {sigma.shape}: give [B] or [B, H, W, 1] for pictures of {x.shape}")
         batch, height, width, channels = x.shape
-        level = jnp.broadcast_to(sigma.astype(x.dtype), (batch, height, width, 1)) / 2
+        level = layers.level_map(sigma, x) / 2
         pictures = (x + 1) / 2
         if self.out_channels == 1 and channels > 1:  # each channel is a grey picture
             pictures = jnp.moveaxis(pictures, -1, 1).reshape(-1, height, width, 1)

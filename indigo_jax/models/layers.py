@@ -219,6 +219,19 @@ def depth_to_space(x: Array, block: int) -> Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * block, w * block, c // block**2)
 
 
+def level_map(sigma: Array, x: Array) -> Array:
+    """The noise level of pictures ``[B, H, W, C]`` as one more channel ``[B, H, W, 1]``, of ``[B]`` or such a map.
+
+    Errors:
+        ValueError for a sigma of another shape.
+    """
+    if sigma.ndim == 1:
+        sigma = sigma[:, None, None, None]
+    if sigma.shape not in ((x.shape[0], 1, 1, 1), (*x.shape[:3], 1)):
+        raise ValueError(f"sigma has the shape {sigma.shape}: give [B] or [B, H, W, 1] for pictures of {x.shape}")
+    return jnp.broadcast_to(sigma.astype(x.dtype), (*x.shape[:3], 1))
+
+
 def check_pictures(x: Array, *, multiple: int, channels: int | None = None) -> None:
     """ValueError unless ``x`` is ``[B, H, W, channels]`` with H and W divisible by ``multiple`` and not 0."""
     if (x.ndim != 4 or channels not in (None, x.shape[-1])

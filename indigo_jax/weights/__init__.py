@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 ARCHITECTURES, KINDS = tuple(checking.ARCHITECTURES), checking.KINDS
 DTYPES = ("float16", "bfloat16", "float32")  # that files are written in
 # what travels from a training run
-_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "sigma_data", "image_size", "autoencoder", "unseen")
+_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "sigma_data", "image_size", "autoencoder")
 
 
 class Entry(NamedTuple):
