@@ -6,7 +6,6 @@ inverse subtracts: so every split here has an inverse, at any size and at every 
 import math
 
 import jax.numpy as jnp
-from jax.lax import slice_in_dim
 
 from indigo_jax.typing import Array
 
@@ -99,7 +98,7 @@ def _arguments(name, scaling, undecimated, dilation):
 def _split_axis(x, axis, name, gains, dilation):
     """Low and high of one axis."""
     if dilation is None:
-        even, odd = (slice_in_dim(x, phase, None, 2, axis) for phase in (0, 1))
+        even, odd = _every_second(x, axis, 0), _every_second(x, axis, 1)
     else:
         even, odd = x, _shift(x, axis, dilation)
     for part, weight in _LIFTS[name]:
@@ -128,17 +127,24 @@ def _lift(even, odd, axis, name, part, weight, dilation):
     return even + weight * (before[1] if name == "haar" else before[0] + before[1]), odd
 
 
+def _cut(x, axis, start, stop):
+    return x[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _every_second(x, axis, phase):
+    return x[(slice(None),) * axis + (slice(phase, None, 2),)]
+
+
 def _around(odd, axis, length):
     """``odd_{n-1}`` and ``odd_n`` for the ``length`` even samples, the border ones repeated."""
-    first, last = slice_in_dim(odd, 0, 1, axis=axis), slice_in_dim(odd, -1, None, axis=axis)
-    padded = jnp.concatenate([first, odd, last], axis)
-    return slice_in_dim(padded, 0, length, axis=axis), slice_in_dim(padded, 1, length + 1, axis=axis)
+    padded = jnp.concatenate([_cut(odd, axis, 0, 1), odd, _cut(odd, axis, -1, None)], axis)
+    return _cut(padded, axis, 0, length), _cut(padded, axis, 1, length + 1)
 
 
 def _after(even, axis, length):
     """``even_n`` and ``even_{n+1}`` for the ``length`` odd samples, the border one repeated."""
-    padded = jnp.concatenate([even, slice_in_dim(even, -1, None, axis=axis)], axis)
-    return slice_in_dim(even, 0, length, axis=axis), slice_in_dim(padded, 1, length + 1, axis=axis)
+    padded = jnp.concatenate([even, _cut(even, axis, -1, None)], axis)
+    return _cut(even, axis, 0, length), _cut(padded, axis, 1, length + 1)
 
 
 def _interleave(even, odd, axis):
@@ -147,7 +153,7 @@ def _interleave(even, odd, axis):
     pairs = jnp.stack([even, jnp.pad(odd, pad)], axis + 1)
     shape = list(even.shape)
     shape[axis] *= 2
-    return slice_in_dim(pairs.reshape(shape), 0, even.shape[axis] + odd.shape[axis], axis=axis)
+    return _cut(pairs.reshape(shape), axis, 0, even.shape[axis] + odd.shape[axis])
 
 
 def _shift(x, axis, offset):
@@ -155,12 +161,12 @@ def _shift(x, axis, offset):
     pad = [(0, 0)] * x.ndim
     pad[axis] = (max(-offset, 0), max(offset, 0))
     start = max(offset, 0)
-    return slice_in_dim(jnp.pad(x, pad, mode="reflect"), start, start + x.shape[axis], axis=axis)
+    return _cut(jnp.pad(x, pad, mode="reflect"), axis, start, start + x.shape[axis])
 
 
 def _average(even, odd, axis, dilation):
     """``x_n = (even_n + odd_{n-s}) / 2``, and ``even_n`` where no pixel is ``s`` before."""
     if even.shape[axis] <= dilation:
         return even
-    inner = (slice_in_dim(even, dilation, None, axis=axis) + slice_in_dim(odd, 0, -dilation, axis=axis)) / 2
-    return jnp.concatenate([slice_in_dim(even, 0, dilation, axis=axis), inner], axis)
+    inner = (_cut(even, axis, dilation, None) + _cut(odd, axis, 0, -dilation)) / 2
+    return jnp.concatenate([_cut(even, axis, 0, dilation), inner], axis)
