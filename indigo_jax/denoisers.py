@@ -47,7 +47,7 @@ def of(network: Callable, info: dict, *, clip: bool = False, y: Array | None = N
             given y.
         info: of its weights.
         clip: of a prior: keep x0 in [-1, 1]; see :func:`from_eps`.
-        y: the measurement, for a restorer that also looks at it.
+        y: the measurement, for a restorer or a conditional prior, which also look at it.
 
     Returns:
         :class:`Prior` for a diffusion prior, :class:`DirectRestorer` for a restorer.
@@ -59,6 +59,12 @@ def of(network: Callable, info: dict, *, clip: bool = False, y: Array | None = N
         return restorer(network, noise=paths.noise_from_json(info["noise"]), y=y)
     if "schedule" not in info:
         raise ValueError(f"{info.get('name', 'these weights')}: neither a diffusion prior nor a restorer")
+    if (info.get("condition", "none") == "y") != (y is not None):
+        raise ValueError(f"{info.get('name', 'these weights')}: " + (
+            "a prior of pictures alone: leave y out" if y is not None else
+            "a diffusion of pictures given a measurement, no prior for known operators: say denoisers.of(..., y=y)"))
+    if y is not None:
+        given, network = network, lambda x, t: given(x, t, y)  # noqa: E731
     with jax.ensure_compile_time_eval():  # numbers, not part of a program that is being traced
         schedule = schedules.from_json(dict(info["schedule"]))
     options = {"learned_variance": True} if info.get("learned_variance") else {}
@@ -111,11 +117,17 @@ def from_eps(fn: Callable, schedule: NoiseSchedule, clip: bool = False, learned_
     Returns:
         ``denoiser(x_t [B, H, W, C], t [B]) -> Prediction``, in float32 whatever the network computes in.
 
+    Errors:
+        ValueError for a schedule that ends in nothing but noise, of which x0 cannot be told: such networks predict v or
+        x0.
+
     >>> from indigo_jax import schedules
     >>> denoiser = from_eps(lambda x, t: 0.0 * x, schedules.linear())
     >>> denoiser(jnp.ones((1, 2, 2, 3)), jnp.zeros(1)).eps.shape
     (1, 2, 2, 3)
     """
+    schedules.check_signal(schedule, "a network that predicts eps")
+
     def denoiser(x_t, t):
         signal, noise, index = _levels(schedule, t, x_t)
         output, log_var, v = jnp.asarray(fn(x_t, t), jnp.float32), None, None
@@ -164,6 +176,8 @@ def from_sigma(fn: Callable, schedule: NoiseSchedule, clip: bool = False) -> Den
     Source: the change of variables between the variance-preserving and the variance-exploding form, Song et al.,
     DDIM, ICLR 2021 (arXiv 2010.02502), Eq. 14.
     """
+    schedules.check_signal(schedule, "a network that is told sigma")
+
     def denoiser(x_t, t):
         signal, noise, _ = _levels(schedule, t, x_t)
         x0 = jnp.asarray(fn(x_t / signal, (noise / signal).reshape(-1)), jnp.float32)
@@ -250,12 +264,43 @@ def from_edm(fn: Callable, schedule: NoiseSchedule, clip: bool = False, sigma_da
     >>> denoiser(jnp.ones((1, 2, 2, 3)), schedules.karras(2).timesteps[1:]).x0.shape
     (1, 2, 2, 3)
     """
+    schedules.check_signal(schedule, "a network of EDM")
+
     def denoiser(x_t, t):
         signal, noise, _ = _levels(schedule, t, x_t)
         size = jnp.sqrt(noise**2 + (signal * sigma_data)**2)  # of x_t
         x, skip, out = x_t / size, signal * sigma_data / size, noise / size
         raw = jnp.asarray(fn(x, jnp.log(noise / signal).reshape(-1) / 4), jnp.float32)
         return _consistent(sigma_data * (skip * x + out * raw), out * x - skip * raw, x_t, signal, noise, clip)
+
+    return denoiser
+
+
+def from_examples(examples: Array, schedule: NoiseSchedule) -> Denoiser:
+    """The exact denoiser of a set of pictures, each as likely as the others: no network, nothing to train.
+
+    ``x0 = sum_i w_i x_i``, ``w_i ~ exp(-|x_t - sqrt(a) x_i|^2 / (2 (1 - a)))``, a = alpha_bar. It samples nothing but
+    these pictures, so it is for what a generator makes in any number, as blur kernels, and for tests.
+
+    Args:
+        examples: ``[N, H, W, C]``, all kept in memory.
+        schedule: as for :func:`from_eps`.
+
+    Source: Karras et al., EDM, NeurIPS 2022 (arXiv 2206.00364), Eq. 3 in the main text and B.3.
+
+    >>> denoiser = from_examples(jnp.array([-1.0, 1.0]).reshape(2, 1, 1, 1), schedules.karras(2))
+    >>> float(denoiser(jnp.full((1, 1, 1, 1), 0.7), schedules.karras(2).timesteps[:1]).x0[0, 0, 0, 0])
+    1.0
+    """
+    flat = jnp.asarray(examples, jnp.float32).reshape(len(examples), -1)
+
+    def denoiser(x_t, t):
+        signal, noise, _ = _levels(schedule, t, x_t)
+        seen, (a, b) = x_t.reshape(x_t.shape[0], -1), (level.reshape(-1, 1) for level in (signal, noise))
+        product = jnp.matmul(seen, flat.T, precision=jax.lax.Precision.HIGHEST)  # |x_t|^2 is the same for all
+        weights = jax.nn.softmax((a * product - a**2 / 2 * jnp.sum(flat**2, axis=1)) / b**2, axis=1)
+        x0 = jnp.matmul(weights, flat, precision=jax.lax.Precision.HIGHEST).reshape(x_t.shape)
+        return _consistent(x0, (x_t - signal * x0) / noise, x_t, signal, noise, False)
 
     return denoiser
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import arrays
-from indigo_jax.schedules import NoiseSchedule
+from indigo_jax.schedules import NoiseSchedule, check_signal
 from indigo_jax.typing import Array, Denoiser
 
 Decorator = Callable[[Denoiser], Denoiser]
@@ -142,6 +142,9 @@ def truncated(schedule: NoiseSchedule) -> Decorator:
     Args:
         schedule: the levels that are visited; t is one of its timesteps.
 
+    Errors:
+        ValueError for a schedule that ends in nothing but noise.
+
     >>> from indigo_jax import schedules
     >>> from indigo_jax.denoisers import Prediction
     >>> short = truncated(schedules.linear())(lambda x, t: Prediction(0.0 * x, x))
@@ -149,6 +152,8 @@ def truncated(schedule: NoiseSchedule) -> Decorator:
     >>> round(float(gradient[0, 0, 0, 0]), 4)
     1.0001
     """
+    check_signal(schedule, "guidance past the network")
+
     def decorate(denoiser):
         def constant(x_t, t):
             still = jax.lax.stop_gradient(x_t)

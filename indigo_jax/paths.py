@@ -70,7 +70,7 @@ class NoiseMode(NamedTuple):
     """How much noise the path carries: the noise in ``x_t`` has standard deviation ``t eps_t`` (Eq. 7).
 
     Attributes:
-        name: "none", "constant", "brownian" or "custom".
+        name: "none", "constant", "brownian", "bridge" or "custom".
         eps: the level, in ``[-1, 1]`` units; 0 for "none", ``fn(1)`` for "custom".
         fn: ``fn(t) -> eps_t`` for "custom", else None.
     """
@@ -83,12 +83,16 @@ class NoiseMode(NamedTuple):
         """``eps_t`` at times t > 0 (numpy or jax)."""
         if self.name == "custom":
             return self.fn(t)
+        if self.name == "bridge":
+            return self.eps * ((1 - t) / t)**0.5
         return self.eps / t**0.5 if self.name == "brownian" else self.eps + 0.0 * t
 
     def std(self, t):
         """Standard deviation ``t eps_t`` of the noise in ``x_t``; 0 at t = 0."""
         if self.name == "brownian":
             return self.eps * t**0.5
+        if self.name == "bridge":
+            return self.eps * (t * (1 - t))**0.5
         if self.name == "custom":
             xp = np if isinstance(t, (float, np.ndarray, np.floating)) else jnp
             return xp.where(t > 0, t * self.fn(xp.where(t > 0, t, 1.0)), 0.0)
@@ -97,7 +101,7 @@ class NoiseMode(NamedTuple):
     def step_std(self, t, s):
         """Noise added by a step from t down to s: ``s sqrt(eps_s^2 - eps_t^2)``; exactly 0 in constant mode and at
         s = 0."""
-        if self.name == "brownian":
+        if self.name in ("brownian", "bridge"):
             return self.eps * (s * (t - s) / t) ** 0.5
         if self.name == "custom":
             xp = np if isinstance(t, (float, np.ndarray, np.floating)) else jnp
@@ -119,6 +123,12 @@ def constant_noise(eps: float = 0.01) -> NoiseMode:
 def brownian_noise(eps: float = 0.01) -> NoiseMode:
     """``eps_t = eps / sqrt(t)``: noise of variance ``eps^2 s (t - s) / t`` is added by each step."""
     return _checked("brownian", eps)
+
+
+def bridge_noise(eps: float = 0.01) -> NoiseMode:
+    """``eps_t = eps sqrt((1 - t) / t)``: the Brownian bridge of I2SB, no noise at either end; its steps are those of
+    :func:`brownian_noise`."""
+    return _checked("bridge", eps)
 
 
 def custom_noise(fn: Callable) -> NoiseMode:
@@ -151,7 +161,8 @@ def noise_from_json(stored: dict) -> NoiseMode:
     >>> noise_from_json({"name": "constant", "eps": 0.01}) == constant_noise(0.01)
     True
     """
-    makers = {"none": lambda eps: no_noise(), "constant": constant_noise, "brownian": brownian_noise}
+    makers = {"none": lambda eps: no_noise(), "constant": constant_noise, "brownian": brownian_noise,
+              "bridge": bridge_noise}
     if stored.get("name") not in makers:
         raise ValueError(f"unknown noise mode {stored.get('name')!r}; known: {', '.join(makers)}")
     return makers[stored["name"]](stored.get("eps", 0.0))

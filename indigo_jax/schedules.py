@@ -5,13 +5,15 @@
 import inspect
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax import arrays
 from indigo_jax.typing import Array
 
-RESPACINGS = ("leading", "trailing", "linspace", "karras", "log_snr")
+RESPACINGS = ("leading", "trailing", "linspace", "karras", "log_snr", "asinh")
+_KNEE = 0.2  # of "asinh", about half the spread of pictures in [-1, 1]
 
 
 class NoiseSchedule(NamedTuple):
@@ -19,8 +21,10 @@ class NoiseSchedule(NamedTuple):
 
     Attributes:
         timesteps: what the network was trained to be told at each level, float32 ``[S]``, ascending.
-        alpha_bar: share of the picture's variance that is left, float32 ``[S]``, descending in (0, 1).
-        alpha_bar_prev: of the next less noisy level; 1 at the first, float32 ``[S]``.
+        alpha_bar: share of the picture's variance that is left, float32 ``[S]``, descending in (0, 1); the last may be
+            0, see :func:`rescale_zero_terminal_snr`.
+        alpha_bar_prev: of the next less noisy level, float32 ``[S]``; 1 at the first, unless :func:`respace` was told
+            otherwise.
     """
 
     timesteps: Array
@@ -110,7 +114,7 @@ def own(alpha_bar, timesteps=None) -> NoiseSchedule:
     """A schedule of your own numbers, which travels with weights as they do.
 
     Args:
-        alpha_bar: ``[S]``, in ``(0, 1)`` and descending: the first level has the least noise.
+        alpha_bar: ``[S]``, in ``(0, 1)`` and descending: the first level has the least noise. The last may be 0.
         timesteps: ``[S]`` ascending, what the network is told; default: 0, 1, 2, ...
 
     Errors:
@@ -124,32 +128,83 @@ def own(alpha_bar, timesteps=None) -> NoiseSchedule:
     if alpha_bar.ndim != 1 or not alpha_bar.size or timesteps.shape != alpha_bar.shape:
         raise ValueError(f"alpha_bar and timesteps must be lists of one length, got shapes {alpha_bar.shape} and "
                          f"{timesteps.shape}")
-    if not (0 < alpha_bar.min() and alpha_bar.max() < 1 and (np.diff(alpha_bar) < 0).all()
+    if not (0 <= alpha_bar.min() and 0 < alpha_bar.max() < 1 and (np.diff(alpha_bar) < 0).all()
             and np.isfinite(timesteps).all() and (np.diff(timesteps) > 0).all()):
-        raise ValueError("alpha_bar must descend within (0, 1), and timesteps must ascend")
+        raise ValueError("alpha_bar must descend within (0, 1), its last to 0 at the lowest, and timesteps must ascend")
     return _from_alpha_bar(alpha_bar, timesteps)
 
 
 def sigmas(schedule: NoiseSchedule) -> Array:
     """``sigma = sqrt(1 / alpha_bar - 1)`` of each level, ``[S]`` ascending: ``x_t / sqrt(alpha_bar) = x + sigma n``.
 
+    Errors:
+        ValueError for a schedule whose noisiest level holds nothing of the picture; see :func:`check_signal`.
+
     >>> [round(float(sigma), 4) for sigma in sigmas(geometric(3, 0.5, 2.0))]
     [0.5, 1.0, 2.0]
     """
+    check_signal(schedule, "sigma = sqrt(1 / alpha_bar - 1)")
     return jnp.sqrt((1 - schedule.alpha_bar) / schedule.alpha_bar)
 
 
-def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -> NoiseSchedule:
+def rescale_zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The same levels, moved so that nothing of the picture is left at the noisiest: a chain that starts from pure
+    noise then starts where training ended, and finds pictures darker or brighter than the mean.
+
+    ``sqrt(a) <- (sqrt(a) - sqrt(a_T)) sqrt(a_1) / (sqrt(a_1) - sqrt(a_T))``, a = alpha_bar, of the first level 1 and
+    the last T. Rescale the whole schedule, then :func:`respace` it as "trailing". The network must have been trained
+    with it and predict v or x0: eps says nothing where no picture is left.
+
+    Errors:
+        ValueError for a schedule of one level.
+
+    Source: Lin, Liu, Li & Yang, Common Diffusion Noise Schedules and Sample Steps Are Flawed, WACV 2024 (arXiv
+    2305.08891), Algorithm 1.
+
+    >>> rescale_zero_terminal_snr(linear(3, 0.1, 0.5)).alpha_bar.tolist()[-1]
+    0.0
+    """
+    if schedule.timesteps.shape[0] < 2:
+        raise ValueError("a schedule of one level cannot be rescaled; give the network's whole schedule")
+    root = np.sqrt(np.asarray(schedule.alpha_bar, np.float64))
+    return _from_alpha_bar(((root - root[-1]) * root[0] / (root[0] - root[-1]))**2, schedule.timesteps)
+
+
+def check_signal(schedule: NoiseSchedule, what: str) -> None:
+    """Refuse, for ``what`` divides by ``sqrt(alpha_bar)``, a schedule whose noisiest level holds no picture.
+
+    Errors:
+        ValueError where that level is known: not of a schedule that is an argument of a compiled program.
+    """
+    if not isinstance(schedule.alpha_bar, jax.core.Tracer) and np.asarray(schedule.alpha_bar)[-1] == 0:
+        raise ValueError("the noisiest level of this schedule holds nothing of the picture (alpha_bar = 0), and "
+                         f"{what} needs some of it: predict v or x0, sample with ddim or ddpm, or cut the level off "
+                         "with schedules.truncate(schedule, 1e-6)")
+
+
+def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading", *, steps_offset: int = 0,
+            set_alpha_to_one: bool = True) -> NoiseSchedule:
     """``num_steps`` of a schedule's levels, for sampling with fewer steps.
 
     Of T levels: "leading" takes ``0, T // N, 2 (T // N), ...`` (never the noisiest), "trailing" takes
     ``T - 1, T - 1 - T / N, ...`` (always the noisiest), "linspace" both ends (Lin et al. 2024, Tab. 2): all evenly in
     time. With ``sigma^2 = 1 / alpha_bar - 1``, "karras" takes the levels nearest to an even spacing in ``sigma^(1/7)``
     (Karras et al. 2022, Eq. 5) and "log_snr" in ``log sigma``, both ends included: for solvers of second order (of a
-    cosine schedule :func:`truncate` first what is nothing but noise).
+    cosine schedule :func:`truncate` first what is nothing but noise). "asinh", for :func:`samplers.heun`, takes the
+    noisiest and, as evenly, those nearest to ``0.2 sinh(theta)`` on the way to theta = 0: even in ``log sigma`` above
+    0.2, even in sigma below, so that the last step, to 0, is no shorter than the others. Those are ours.
+
+    Args:
+        schedule: the network's whole schedule.
+        num_steps: how many levels.
+        spacing: see above.
+        steps_offset: added to the levels of "leading", as diffusers does; 1 for Stable Diffusion.
+        set_alpha_to_one: the last step ends at the picture; if not, as in diffusers, at the first level of
+            ``schedule``, as of Stable Diffusion 1 and 2, which leaves a little noise.
 
     Errors:
-        ValueError for more steps than levels, or an unknown spacing.
+        ValueError for more steps than levels, an unknown spacing, an offset that leaves the levels or another spacing
+        than "leading"; for spacings by sigma also where the noisiest level has none.
 
     >>> respace(linear(), 10).timesteps.tolist()
     [0.0, 100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 900.0]
@@ -159,16 +214,22 @@ def respace(schedule: NoiseSchedule, num_steps: int, spacing: str = "leading") -
         raise ValueError(f"num_steps {n} is more than the {total} levels of the schedule")
     if spacing not in RESPACINGS:
         raise ValueError(f"spacing must be one of {', '.join(RESPACINGS)}; got {spacing!r}")
-    if spacing in ("karras", "log_snr"):
+    if steps_offset and (spacing != "leading" or not 0 <= steps_offset < total - (n - 1) * (total // n)):
+        raise ValueError(f"steps_offset {steps_offset} is for the spacing leading, and at most "
+                         f"{total - 1 - (n - 1) * (total // n)} for {n} of {total} levels; got spacing {spacing}")
+    if spacing in ("karras", "log_snr", "asinh"):
+        check_signal(schedule, f"the spacing {spacing}")
         sigma = np.sqrt(1 / np.asarray(schedule.alpha_bar, np.float64) - 1)
-        index = _nearest(sigma, n, 1 / 7 if spacing == "karras" else 0)
+        place = {"karras": lambda: sigma**(1 / 7), "log_snr": lambda: np.log(sigma),
+                 "asinh": lambda: np.arcsinh(sigma / _KNEE)}[spacing]()
+        index = _nearest(place, np.linspace(place[-1], 0, n + 1)[:-1] if spacing == "asinh" else
+                         np.linspace(place[-1], place[0], n))
     else:
-        index = {"leading": np.arange(n) * (total // n),
+        index = {"leading": np.arange(n) * (total // n) + steps_offset,
                  "trailing": np.round(np.arange(1, n + 1) * total / n).astype(int) - 1,
                  "linspace": np.round(np.linspace(0, total - 1, n)).astype(int)}[spacing]
-    alpha_bar = schedule.alpha_bar[index]
-    return NoiseSchedule(schedule.timesteps[index], alpha_bar,
-                         jnp.concatenate([jnp.ones(1, jnp.float32), alpha_bar[:-1]]))
+    alpha_bar, first = schedule.alpha_bar[index], jnp.ones(1) if set_alpha_to_one else schedule.alpha_bar[:1]
+    return NoiseSchedule(schedule.timesteps[index], alpha_bar, jnp.concatenate([first, alpha_bar[:-1]]))
 
 
 _MAKERS = {"linear": linear, "scaled_linear": scaled_linear, "cosine": cosine, "geometric": geometric,
@@ -241,12 +302,12 @@ def log_variances(schedule: NoiseSchedule) -> tuple[Array, Array]:
     beta = 1 - schedule.alpha_bar / before
     posterior = beta * (1 - before) / (1 - schedule.alpha_bar)
     posterior = posterior.at[0].set(posterior[1] if posterior.shape[0] > 1 else beta[0])
-    return jnp.log(posterior), jnp.log(beta)
+    return jnp.log(jnp.maximum(posterior, 1e-20)), jnp.log(jnp.maximum(beta, 1e-20))
 
 
 def _from_betas(betas):
-    if not ((betas >= 0).all() and (betas < 1).all()):
-        raise ValueError(f"every beta must be in [0, 1); got {betas.min():g} to {betas.max():g}")
+    if not ((betas >= 0).all() and (betas[:-1] < 1).all() and betas[-1] <= 1):
+        raise ValueError(f"every beta must be in [0, 1), the last at most 1; got {betas.min():g} to {betas.max():g}")
     return _from_alpha_bar(np.cumprod(1 - np.asarray(betas, np.float64)))
 
 
@@ -262,12 +323,9 @@ def _check_sigmas(sigma_min, sigma_max):
         raise ValueError(f"sigma_min {sigma_min} and sigma_max {sigma_max} must be above 0 and in this order")
 
 
-def _nearest(sigma, num_steps, power):
-    """Indices, all different, of the levels nearest to ``num_steps`` from the first to the last that are evenly spaced
-    in ``sigma^power``, or in its logarithm where power is 0."""
-    place = np.log(sigma) if power == 0 else sigma**power
-    wanted = np.linspace(place[-1], place[0], num_steps)[::-1]
-    index = np.abs(place[None] - wanted[:, None]).argmin(axis=1)
-    count = np.arange(num_steps)
+def _nearest(place, wanted):
+    """Indices, all different and ascending, of the levels whose places are nearest to those wanted, noisiest first."""
+    index, n = np.abs(place[None] - wanted[::-1, None]).argmin(axis=1), len(wanted)
+    count = np.arange(n)
     index = np.maximum.accumulate(index - count) + count  # one at least above the one before
-    return np.minimum(index, len(sigma) - num_steps + count)
+    return np.minimum(index, len(place) - n + count)

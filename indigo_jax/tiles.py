@@ -30,15 +30,15 @@ class Plan(NamedTuple):
     @property
     def rows(self) -> int:
         """Number of tiles from top to bottom."""
-        return len(_starts(self.canvas[0], self.tile[0], self.overlap))
+        return len(starts(self.canvas[0], self.tile[0], self.overlap))
 
     @property
     def columns(self) -> int:
         """Number of tiles from left to right."""
-        return len(_starts(self.canvas[1], self.tile[1], self.overlap))
+        return len(starts(self.canvas[1], self.tile[1], self.overlap))
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]
         """Number of tiles."""
         return self.rows * self.columns
 
@@ -75,7 +75,7 @@ def plan(height: int, width: int, *, tile: int, overlap: int, learned: int, leas
     def piece(length):
         if length <= tile:
             return length
-        count = len(_starts(length, tile, overlap))
+        count = len(starts(length, tile, overlap))
         return min(tile, _up(-(-(length - overlap) // count) + overlap, step)) if tile > learned else tile
 
     sides = side(height), side(width)
@@ -188,7 +188,7 @@ class _Line(NamedTuple):
 def _line(side, size, made, overlap, margin):
     """Tiles of ``size`` elements, of which the function makes ``made``, along a side; at each element of the output
     the weights sum to 1."""
-    start = np.array(_starts(side, size, overlap), np.int32)
+    start = np.array(starts(side, size, overlap), np.int32)
     if side * made % size or (start * made % size).any():
         raise ValueError(f"tiles of {size} elements become {made}, so the side, {side}, and the places of the tiles, "
                          f"{start.tolist()}, must be multiples of {size // np.gcd(size, made)}")
@@ -205,7 +205,12 @@ def _line(side, size, made, overlap, margin):
     return _Line(start, place, weights.astype(np.float32))
 
 
-def _starts(side, size, overlap):
+def starts(side: int, size: int, overlap: int) -> list[int]:
+    """Where tiles of ``size`` begin along a side: evenly, the last one ending with the side.
+
+    >>> starts(100, 40, 10)
+    [0, 30, 60]
+    """
     last = side - size
     return [*range(0, last, size - overlap), last] if last > 0 else [0]
 

@@ -64,10 +64,6 @@ class Autoencoder(NamedTuple):
     encode: Callable[[Image], Array]
     decode: Callable[[Array], Image]
 
-    def round_trip(self, z: Array) -> Array:
-        """``E(D(z))``."""
-        return self.encode(self.decode(z))
-
 
 class InvertibleNetwork(NamedTuple):
     """An invertible network as two functions, for pictures in [0, 1] or for latents.

@@ -158,7 +158,8 @@ def latent_unet(names="diffusers", **changes):
     places |= {"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
                "mid_block.resnets.1": "middle_block.2", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0",
                "conv_out": "out.2", "time_embedding.linear_1": "time_embed.0",
-               "time_embedding.linear_2": "time_embed.2"}
+               "time_embedding.linear_2": "time_embed.2", "add_embedding.linear_1": "label_emb.0.0",
+               "add_embedding.linear_2": "label_emb.0.2"}
     inside = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
               "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
     found = {}

@@ -19,9 +19,15 @@ _erf = np.vectorize(math.erf, otypes=[float])
 
 
 def config(arguments, linear=False):
-    """The ``config.json`` of such a network."""
+    """The ``config.json`` of such a network; with "told", the size of a text as a whole, as that of XL."""
+    depth, more = arguments.get("transformer_depth"), {}
+    if depth is not None:
+        more["transformer_layers_per_block"] = list(depth)
+    if "told" in arguments:
+        more |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+                 "projection_class_embeddings_input_dim": arguments["told"] + 48, "time_cond_proj_dim": None}
     kinds = ["CrossAttn" * has for has in arguments["has_attention"]]
-    return {"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.8.0", "act_fn": "silu",
+    return {**more, "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.8.0", "act_fn": "silu",
             "attention_head_dim": list(arguments["num_heads"]),
             "block_out_channels": list(arguments["block_out_channels"]), "center_input_sample": False,
             "cross_attention_dim": arguments["context_dim"],
@@ -54,21 +60,25 @@ def shapes(arguments, linear=False):
         if wide != out:
             add(f"{prefix}.conv_shortcut", out, wide, 1, 1)
 
-    def attention(prefix, c):
+    def attention(prefix, c, depth):
         add(f"{prefix}.norm", c)
         for name in ("proj_in", "proj_out"):
             add(f"{prefix}.{name}", *((c, c) if linear else (c, c, 1, 1)))
-        inner = f"{prefix}.transformer_blocks.0"
-        for i, wide in ((1, c), (2, context)):
-            add(f"{inner}.attn{i}.to_q", c, c, bias=False)
-            add(f"{inner}.attn{i}.to_k", c, wide, bias=False)
-            add(f"{inner}.attn{i}.to_v", c, wide, bias=False)
-            add(f"{inner}.attn{i}.to_out.0", c, c)
-        add(f"{inner}.ff.net.0.proj", 8 * c, c)
-        add(f"{inner}.ff.net.2", c, 4 * c)
-        for i in (1, 2, 3):
-            add(f"{inner}.norm{i}", c)
+        for inner in (f"{prefix}.transformer_blocks.{number}" for number in range(depth)):
+            for i, wide in ((1, c), (2, context)):
+                add(f"{inner}.attn{i}.to_q", c, c, bias=False)
+                add(f"{inner}.attn{i}.to_k", c, wide, bias=False)
+                add(f"{inner}.attn{i}.to_v", c, wide, bias=False)
+                add(f"{inner}.attn{i}.to_out.0", c, c)
+            add(f"{inner}.ff.net.0.proj", 8 * c, c)
+            add(f"{inner}.ff.net.2", c, 4 * c)
+            for i in (1, 2, 3):
+                add(f"{inner}.norm{i}", c)
 
+    depths = arguments.get("transformer_depth", (1,) * len(widths))
+    if "told" in arguments:
+        add("add_embedding.linear_1", time, arguments["told"] + 48)
+        add("add_embedding.linear_2", time, time)
     add("conv_in", widths[0], arguments["in_channels"], 3, 3)
     add("time_embedding.linear_1", time, widths[0])
     add("time_embedding.linear_2", time, time)
@@ -78,20 +88,20 @@ def shapes(arguments, linear=False):
             block(f"down_blocks.{level}.resnets.{i}", wide, out)
             wide = out
             if attends[level]:
-                attention(f"down_blocks.{level}.attentions.{i}", wide)
+                attention(f"down_blocks.{level}.attentions.{i}", wide, depths[level])
             skips.append(wide)
         if level + 1 < len(widths):
             add(f"down_blocks.{level}.downsamplers.0.conv", wide, wide, 3, 3)
             skips.append(wide)
     block("mid_block.resnets.0", wide, wide)
-    attention("mid_block.attentions.0", wide)
+    attention("mid_block.attentions.0", wide, depths[-1])
     block("mid_block.resnets.1", wide, wide)
     for place, out in enumerate(widths[::-1]):
         for i in range(n + 1):
             block(f"up_blocks.{place}.resnets.{i}", wide + skips.pop(), out)
             wide = out
             if attends[-1 - place]:
-                attention(f"up_blocks.{place}.attentions.{i}", wide)
+                attention(f"up_blocks.{place}.attentions.{i}", wide, depths[-1 - place])
         if place + 1 < len(widths):
             add(f"up_blocks.{place}.upsamplers.0.conv", wide, wide, 3, 3)
     add("conv_norm_out", wide)
@@ -159,8 +169,10 @@ def transformer_block(state, h, context, prefix, heads):
 def spatial_transformer(state, a, context, prefix, groups, heads):
     b, c, height, width = a.shape
     h = norm(state, a, f"{prefix}.norm", groups, 1e-6).reshape(b, c, -1).swapaxes(1, 2)
-    h = transformer_block(state, linear(state, h, f"{prefix}.proj_in"), context, f"{prefix}.transformer_blocks.0",
-                          heads)
+    h, number = linear(state, h, f"{prefix}.proj_in"), 0
+    while f"{prefix}.transformer_blocks.{number}.norm1.bias" in state:
+        h = transformer_block(state, h, context, f"{prefix}.transformer_blocks.{number}", heads)
+        number += 1
     return a + linear(state, h, f"{prefix}.proj_out").swapaxes(1, 2).reshape(a.shape)
 
 
@@ -171,7 +183,13 @@ def enlarge(a, height, width):
     return a[:, :, rows][:, :, :, columns]
 
 
-def forward(state, arguments, x, t, context):
+def told(pooled, sizes):
+    """What XL is told: the text as a whole ``[B, D]``, and six numbers ``[B, 6]`` as the time is."""
+    angles = sizes[..., None] / 10_000.0 ** (np.arange(4) / 4)
+    return np.concatenate([pooled, np.concatenate([np.cos(angles), np.sin(angles)], -1).reshape(len(sizes), -1)], 1)
+
+
+def forward(state, arguments, x, t, context, added=None):
     """x ``[B, C, H, W]``, t ``[B]``, context ``[B, L, D]`` or None -> ``[B, out_channels, H, W]``."""
     widths, groups, n = (arguments[name] for name in ("block_out_channels", "num_groups", "layers_per_block"))
     heads, attends, levels = arguments["num_heads"], arguments["has_attention"], len(widths)
@@ -179,6 +197,8 @@ def forward(state, arguments, x, t, context):
     angles = np.asarray(t, np.float64)[:, None] / 10_000.0 ** (np.arange(half) / half)
     temb = linear(state, np.concatenate([np.cos(angles), np.sin(angles)], axis=1), "time_embedding.linear_1")
     temb = linear(state, silu(temb), "time_embedding.linear_2")
+    if added is not None:
+        temb = temb + linear(state, silu(linear(state, added, "add_embedding.linear_1")), "add_embedding.linear_2")
 
     def stage(h, name, i, level):
         h = resnet(state, h, f"{name}.resnets.{i}", temb, groups)
@@ -202,5 +222,5 @@ def forward(state, arguments, x, t, context):
             h = stage(np.concatenate([h, skips.pop()], axis=1), f"up_blocks.{place}", i, levels - 1 - place)
         if place < levels - 1:
             h = conv(state, enlarge(h, *skips[-1].shape[2:]), f"up_blocks.{place}.upsamplers.0.conv")
-    assert sum(attends) * (2 * n + 1) + 1 == sum(name.endswith("attn1.to_q.weight") for name in state)
+    assert sum(attends) * (2 * n + 1) + 1 == sum(name.endswith("0.attn1.to_q.weight") for name in state)
     return conv(state, silu(norm(state, h, "conv_norm_out", groups, 1e-5)), "conv_out")

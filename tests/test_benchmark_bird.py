@@ -13,6 +13,7 @@ TINY = models.DDPMUNet(channels=8, multipliers=(1,), num_res_blocks=1, attention
                        image_size=16)
 
 
+@pytest.mark.slow
 def test_benchmark_prints_a_row_for_each_mode(monkeypatch, capsys):
     monkeypatch.setattr(bird, "SMALL", TINY)
     assert benchmark.main(["bird", "--json", "--sizes", "16", "--batch", "2", "--repeats", "1"]) == 0

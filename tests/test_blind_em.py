@@ -136,6 +136,7 @@ def test_largest_size_is_odd_and_less_than_half(sides, cells, largest):
     assert largest_size(*sides, cells=cells) == largest
 
 
+@pytest.mark.slow
 def test_a_grid_of_kernels_runs_and_restores():
     """As above, with a kernel for each half."""
     x = jnp.clip(operators.gaussian_blur(0.7)(jax.random.normal(jax.random.key(4), (1, 32, 40, 3))), -1, 1)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -69,19 +70,19 @@ def bomb(path, side=50_000):
                                    + chunk(b"IEND", b""))
 
 
-def tree(folder):
-    """{file below a folder: sha256}."""
+def tree(folder, hidden=False):
+    """{file below a folder: sha256}, without the hidden one that says what is done."""
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in pathlib.Path(folder).rglob("*") if file.is_file()}
+            for file in pathlib.Path(folder).rglob("*") if file.is_file() and (hidden or file.name[0] != ".")}
 
 
 # ---------------------------------------------------------------- wrong usage: exit 2, one line, nothing written
 
 def wrong_usage(run, *argv):
-    before = tree(".")
+    before = tree(".", hidden=True)
     code, out, err = run(*argv)
     assert code == 2 and not out and len(err) == 1, (code, out, err)
-    assert tree(".") == before
+    assert tree(".", hidden=True) == before
     return err[0]
 
 
@@ -93,13 +94,13 @@ def wrong_usage(run, *argv):
     ("restore a.png -o b.png --task restoration", "There is: auto, denoise, deblur, nonuniform, sr, jpeg"),
     ("restore a.png -o b.png --method indi --task ct", "--task ct is for --method diffpir; add that"),
     ("restore a.png -o b.png --method bird", "--method bird needs a --task. There is: deblur, nonuniform, sr"),
-    ("restore a.png -o b.png --method brid", "There is: auto, indi, once, hqs"),
+    ("restore a.png -o b.png --method brid", "There is: auto, indi, once, look"),
     ("restore a.png -o b.png --method auto --mask m.png", "--mask is for --task inpaint; add that, or leave it out"),
     ("restore a.png -o b.png --method auto --kernel k.npy --task jpeg", "--kernel is for --task deblur; add that"),
     ("restore a.png -o b.png --method auto --task jpeg --tile 64 --zeta 0", "no method takes all of"),
     ("restore a.png -o b.png --method auto --task inpaint", "no method takes a network that restores directly for it"),
     ("restore a.png -o b.png --method hqs --task inpaint", "--task inpaint needs --mask FILE, a picture in which"),
-    ("restore a.png -o b.png --mask m.png", "--mask is for --method hqs and diffpir and bird and ddnm and dps; leave"),
+    ("restore a.png -o b.png --mask m.png", "--mask is for --method hqs and diffpir and bird and ddnm and"),
     ("restore a.png -o b.png --method once --task denoise --kernel k.npy", "--kernel is for --method hqs and blind"),
     ("restore a.png -o b.png --method once --task denoise --strength 2", "give a number from 0 to 1, not '2'"),
     ("restore a.png -o b.png --stpes 3", "did you mean '--steps'"),
@@ -144,7 +145,7 @@ def wrong_usage(run, *argv):
     ("weights lst", "did you mean 'list'"),
     ("weights convert pictures -o w.safetensors --from indigo", "not a training run"),
     ("weights convert pictures -o w.safetensors --from torch", "There is: auto, indigo"),
-    ("demo", "There is: restore, methods, degrade, evaluate, weights"),
+    ("page", "There is: restore, methods, degrade, evaluate, weights, cache, demo"),
 ])
 def test_wrong_usage(line, says, indigo, monkeypatch):
     monkeypatch.delenv("INDIGO_LPIPS", raising=False)
@@ -172,7 +173,8 @@ def test_a_task_that_the_weights_do_not_know(indigo, tmp_path):
     assert "were not trained for sr; use auto or one of denoise" in message
 
 
-@pytest.mark.parametrize("command", ["", "restore", "methods", "degrade", "evaluate", "weights", "weights convert"])
+@pytest.mark.parametrize("command", ["", "restore", "methods", "degrade", "evaluate", "weights",
+                                     "weights convert", "cache"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main([*command.split(), "--help"])
@@ -187,7 +189,7 @@ def denoiser(tmp_path_factory):
 
 
 @pytest.mark.parametrize("words, says", [
-    ("", "indi: it is the first that takes --weights"), ("--task jpeg", "indi: it was trained for JPEG artefacts"),
+    ("", "indi: it is the first that takes --weights"), ("--task jpeg", "indi: it is the first that takes --weights"),
     ("--task deblur", "indi: it is the first that takes --weights"),
     ("--task deblur --kernel-size 3 --steps 1 --weights denoiser",
      "blind: it looks for the kernel; --method indi is quick and modest"),
@@ -218,8 +220,8 @@ def test_the_prior_of_photographs_is_the_default_where_a_level_is_known(words):
 
 def test_the_bundled_restorer_is_the_default_of_what_it_was_trained_for(capsys):
     photo("a.png", 8, 8)
-    assert cli.main(["restore", "a.png", "-o", "b.png", "--task", "jpeg"]) == 0
-    assert "--method indi" in capsys.readouterr().err and images.read("b.png").pixels.shape == (8, 8, 3)
+    assert cli.main(["restore", "a.png", "-o", "b.png", "--task", "sr"]) == 0
+    assert "--method indi" in capsys.readouterr().err and images.read("b.png").pixels.shape == (32, 32, 3)
 
 
 # ---------------------------------------------------------------- restore
@@ -252,7 +254,9 @@ def test_good_and_bad_pictures_in_one_folder(indigo):
         assert [line for line in err if name in line and reason in line], (name, err)
     assert len(err) == 6
     report = json.loads(pathlib.Path("report.json").read_text())
-    assert len(report["files"]) == 2 and len(report["failed"]) == 6
+    assert report["counts"] == {"done": 2, "skipped": 0, "failed": 6, "left out": 0}
+    assert [row["status"] for row in report["files"]].count("failed") == 6 and len(report["files"]) == 8
+    assert all(("reason" in row) == (row["status"] == "failed") for row in report["files"])
 
 
 @pytest.mark.parametrize("height, width, mode", [
@@ -347,14 +351,15 @@ def test_interrupted_and_started_again(indigo, monkeypatch):
 
     def interrupted(*paths):
         calls.append(paths)
-        if len(calls) == 2:
+        if len(calls) == 3:  # two for each picture
             raise KeyboardInterrupt
         return replace(*paths)
     monkeypatch.setattr(os, "replace", interrupted)
     code, out, err = indigo("restore", "in", "-o", "out")
     assert code == 130 and not out and len(err) == 1 and "interrupted" in err[0]
-    assert set(os.listdir("out")) == {"0.png"}
-    assert indigo("restore", "in", "-o", "out", "--skip-existing")[0] == 0
+    assert set(os.listdir("out")) == {"0.png", ".indigo-manifest.jsonl"}
+    code, out, _ = indigo("restore", "in", "-o", "out")
+    assert code == 0 and out[0].startswith("2 of 3 pictures") and out[0].endswith(", 1 skipped")
     assert tree("out") == tree("whole")
 
 
@@ -370,7 +375,7 @@ def test_a_full_disk_is_that_pictures_failure(indigo, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     code, _, err = indigo("restore", "in", "-o", "out")
     assert code == 1 and len(err) == 1 and "out/a.png" in err[0] and "No space left" in err[0]
-    assert os.listdir("out") == ["b.png"]
+    assert set(os.listdir("out")) == {"b.png", ".indigo-manifest.jsonl"}
 
 
 def test_memory_that_runs_out_is_one_line(indigo, monkeypatch):
@@ -381,7 +386,36 @@ def test_memory_that_runs_out_is_one_line(indigo, monkeypatch):
     monkeypatch.setattr(methods.Restoration, "__call__", exhausted)
     code, out, err = indigo("restore", "a.png", "-o", "b.png")
     assert code == 1 and len(err) == 1
-    assert err[0].startswith("indigo restore: a.png: not enough memory") and "--tile 256" in err[0]
+    assert err[0].startswith("indigo restore: a.png: not enough memory; make the picture smaller")
+
+
+def test_when_memory_runs_out_smaller_pieces_are_tried(indigo, monkeypatch):
+    photo("a.png", 70, 200)
+    assert indigo("restore", "a.png", "-o", "wanted.png", "--tile", "64")[0] == 0
+    run, tried = methods.Restoration.run, []
+
+    def exhausted(self, y, keys, plan, *more):
+        tried.append(plan.tile)
+        if max(plan.tile) > 64:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9999999999 bytes.")
+        return run(self, y, keys, plan, *more)
+    monkeypatch.setattr(methods.Restoration, "run", exhausted)
+    code, out, err = indigo("restore", "a.png", "-o", "b.png")
+    assert code == 0 and tried == [(128, 256), (128, 128), (64, 64)]
+    assert err == ["indigo restore: note: a.png: not enough memory; is restored in pieces of 128 x 128 pixels",
+                   "indigo restore: note: a.png: not enough memory; is restored in pieces of 64 x 64 pixels"]
+    assert pathlib.Path("b.png").read_bytes() == pathlib.Path("wanted.png").read_bytes()
+
+
+def test_a_program_that_does_not_fit_is_not_begun(indigo, monkeypatch):
+    photo("a.png", 20, 200)
+    monkeypatch.setattr(methods.memory, "_LARGE", 1)
+    monkeypatch.setattr(methods.memory, "free_memory", lambda device: 1000)
+    code, out, err = indigo("restore", "a.png", "-o", "b.png")
+    assert code == 1 and not os.path.exists("b.png") and "in pieces of 64 x 64" in err[-2]
+    assert re.search(r"a.png: not enough memory, the program needs [\d.]+ GB and 0.0 GB are free", err[-1])
+    monkeypatch.setattr(methods.memory, "free_memory", lambda device: 10**10)
+    assert indigo("restore", "a.png", "-o", "b.png")[0] == 0
 
 
 def test_samples_compare_and_report(indigo, net):
@@ -389,13 +423,15 @@ def test_samples_compare_and_report(indigo, net):
     code, _, _ = indigo("restore", "in", "-o", "out", "--samples", "2", "--steps", "2", "--compare", "seen",
                         "--report", "report.json")
     assert code == 0
-    assert set(tree("out")) == {"a-1.png", "a-2.png"} and len(set(tree("out").values())) == 2
+    assert set(tree("out")) == {"a-1.png", "a-2.png", "a-mean.png", "a-spread.png"}
+    assert len(set(tree("out").values())) == 4
     seen = images.read("seen/a.png").pixels
     assert seen.shape[0] > 20 and seen.shape[1] == 3 * 30 + 2 * 4
     row, = json.loads(pathlib.Path("report.json").read_text())["files"]
-    assert row.pop("seconds") > 0 and row.pop("device").startswith("cpu:0")
-    assert row == {"input": "in/a.png", "outputs": ["out/a-1.png", "out/a-2.png"], "width": 30, "height": 20,
-                   "steps": 2, "network_evaluations": 4, "tiles": 1, "weights": "tiny",
+    assert row.pop("seconds") > 0 and row.pop("device").startswith("cpu:0") and row.pop("spread_255") > 0
+    assert row == {"input": "in/a.png", "status": "done", "outputs": ["out/a-1.png", "out/a-2.png"], "width": 30,
+                   "mean": "out/a-mean.png", "spread_map": "out/a-spread.png", "spread": "spread of this method",
+                   "height": 20, "steps": 2, "network_evaluations": 4, "tiles": 1, "weights": "tiny",
                    "sha256": hashlib.sha256(pathlib.Path(net).read_bytes()).hexdigest()}
 
 
@@ -426,6 +462,32 @@ def test_every_operator(name, indigo):
     x, y = images.read("a.png").pixels, images.read("b.png").pixels
     assert y.shape == ((6, 8, 3) if name == "downsample" else x.shape)
     assert name == "downsample" or np.abs(x - y).mean() > 0.02
+
+
+def test_one_thing_has_one_name(indigo):
+    """What restore --task sr undoes is --operator sr; the longer names are understood, too."""
+    photo("a.png", 8, 12)
+    for name in ("sr", "downsample"):
+        assert indigo("degrade", "a.png", "-o", f"{name}.png", "--operator", name, "--factor", "2")[0] == 0
+    assert pathlib.Path("sr.png").read_bytes() == pathlib.Path("downsample.png").read_bytes()
+    for name in ("sr", "super-resolution"):
+        assert indigo("restore", "sr.png", "-o", f"x-{name}.png", "--task", name, "--scale", "2")[0] == 0
+    assert images.read("x-super-resolution.png").pixels.shape == images.read("a.png").pixels.shape == (8, 12, 3)
+
+
+def test_a_method_of_one_task_needs_no_other_word(indigo, denoiser, tmp_path):
+    """Nobody hears of a task auto that was not given; what the flags are for is the task."""
+    photo("a.png", 8, 8)
+    np.save("k.npy", np.full((3, 3), 1 / 9))
+    for words in (("--method", "blind", "--kernel-size", "3"), ("--method", "hqs", "--kernel", "k.npy")):
+        assert indigo("restore", "a.png", "-o", "b.png", *words, "--weights", denoiser, "--steps", "1", "--report",
+                      "r.json")[0] == 0
+        assert json.loads(pathlib.Path("r.json").read_text())["task"] == "deblur"
+    message = wrong_usage(indigo, "restore", "a.png", "-o", "c.png", "--method", "bird", "--weights", denoiser)
+    assert message.startswith("indigo restore: --method bird needs a --task. There is: deblur, nonuniform")
+    assert "auto" not in message
+    with pytest.raises(ValueError, match="bird needs a task; there is deblur, nonuniform"):
+        methods.load("bird", weights=denoiser)
 
 
 def test_flags_reach_the_operator(indigo):
@@ -482,7 +544,7 @@ def test_pairs_are_made_by_name(indigo):
     assert code == 1
     assert len(err) == 3
     assert any("true/only.png: no restored picture" in line for line in err)
-    assert any(line.startswith("indigo evaluate: c: ") and "shape" in line for line in err)
+    assert any("got/c.png: " in line and "but its reference true/c.png has" in line for line in err)
     assert any("1 restored without a reference" in line and "z" in line for line in err)
     rows = {row["name"]: row for row in csv.DictReader(pathlib.Path("scores.csv").read_text().splitlines())}
     assert list(rows) == ["a", "deep/b", "mean"]

@@ -12,6 +12,7 @@ from indigo_jax import convert, metrics, models, weights
 from indigo_jax.cli import main
 from tests import adm_reference, foreign
 from tests.test_convert import SMALL, torch_state
+from tests.test_lpips import random_arrays
 from tests.torch_files import Global, write_zip
 
 
@@ -213,3 +214,35 @@ def test_lpips_in_two_files_and_in_one(tmp_path, capsys):
                                (folder, "a.safetensors", "written as .npz: name it a.npz")):
         assert main(["weights", "convert", str(source), "-o", str(tmp_path / out), "--from", "lpips"]) == 2
         assert words in capsys.readouterr().err and not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("network", ["squeeze", "vgg"])
+def test_lpips_of_other_networks(network, tmp_path, capsys):
+    """torch's names and shapes, from the published architectures; every array arrives, turned around."""
+    places = {"squeeze": [0, 3, 4, 6, 7, 9, 10, 11, 12],
+              "vgg": [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]}[network]
+    arrays, state, blocks = random_arrays(network), {}, []
+    for name in arrays:
+        block = name.split("/")[0]
+        if not name.startswith("lin") and block not in blocks:
+            blocks.append(block)
+    parts = {"squeeze": "squeeze", "expand1": "expand1x1", "expand3": "expand3x3"}
+    for name, value in arrays.items():
+        if name.startswith("lin"):
+            state[f"{name}.model.1.weight"] = value.reshape(1, -1, 1, 1)
+            continue
+        block, *part, leaf = name.split("/")
+        torch_name = ".".join([str(places[blocks.index(block)]), *(parts[each] for each in part)])
+        state[f"net.slice1.{torch_name}.{'weight' if leaf == 'kernel' else 'bias'}"] = (
+            np.ascontiguousarray(value.transpose(3, 2, 0, 1)) if leaf == "kernel" else value)
+    write_zip(tmp_path / "whole.pth", state)
+    command = ["weights", "convert", str(tmp_path / "whole.pth"), "-o", str(tmp_path / "out.npz"), "--from", "lpips"]
+    assert main(command) == 0
+    found = metrics.load_lpips(tmp_path / "out.npz", network=network)
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[name], value)
+    del state["lin4.model.1.weight"]
+    write_zip(tmp_path / "whole.pth", state)
+    capsys.readouterr()
+    assert main(command) == 2 and "its heads are missing (lin4 of 1)" in capsys.readouterr().err

@@ -53,7 +53,7 @@ LATENT = "--method latent-indigo --prior @latents --inn @latent_inn"
 
 @pytest.mark.parametrize("line, says", [
     ("--method indi --prior x", "--prior is for --method indigo and latent-indigo; leave it out"),
-    ("--task ct --prior x", "no method takes all of --prior"),
+    ("--task ct --prior x", "--prior is for --method indigo and latent-indigo"),
     ("--method bird --task denoise --variant pixel", "--variant is for --method latent-indigo"),
     ("--method bird --task denoise --steps 9", "--steps is for --method indi and hqs and"),
     (f"{PIXEL} --variant pixel", "--variant is for --method latent-indigo; leave it out"),
@@ -122,7 +122,7 @@ def test_damaged_weights(name, changes, line, says, indigo, files):
     ("--method latent-indigo --prior @latents", "inn-latent, a default, is not among"),
     ("--method latent-indigo --prior @latents --variant pixel", "inn-pixel, a default"),
     ("--method latent-indigo --inn @latent_inn", "latent-faces, a default"),
-    ("--method diffpir --task denoise", "faces64, a default, is not among the weights here; name others with --w"),
+    ("--method diffpir --task denoise", "photo, a default, is not among the weights here; name others with --w"),
 ])
 def test_a_missing_default_is_named(line, says, indigo, monkeypatch):
     photo("a.png")

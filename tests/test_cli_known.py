@@ -148,6 +148,7 @@ def test_angles_report_and_comparison(file, capsys):
         assert picture.size == (SIDE, SIDE) and picture.mode == "L" and pair.width > 2 * SIDE
 
 
+@pytest.mark.slow
 def test_bundled_weights_beat_filtered_back_projection(capsys):
     """Twenty views of the phantom of Shepp and Logan with a little noise, with nothing else given."""
     side = 64
@@ -169,7 +170,7 @@ def test_a_folder_of_sinograms_one_of_them_bad(file, capsys):
     np.save("in/good.npy", SINOGRAM)
     np.save("in/cube.npy", SINOGRAM[None])
     assert ct(file, ["in"], "out") == 1
-    assert [path.name for path in pathlib.Path("out").iterdir()] == ["good.png"]
+    assert {path.name for path in pathlib.Path("out").iterdir()} == {"good.png", ".indigo-manifest.jsonl"}
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "cube.npy: a sinogram is a 2-D array" in said[0]
 

@@ -92,6 +92,7 @@ def keras_arrays(module):
     return arrays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda **o: models.DDPMUNet(**SMALL, **o), lambda **o: models.KerasUNet(
     widths=(8, 16), has_attention=(False, True), num_res_blocks=1, first_channels=8, **o)], ids=["ddpm", "keras"])
 def test_bfloat16_is_close_to_float32(make):

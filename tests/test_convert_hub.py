@@ -74,17 +74,26 @@ def endpoint():
 
 
 def test_a_repository_is_fetched_once_and_then_read_without_the_network(endpoint, tmp_path):
-    def indigo(*words, **environment):
+    """First by two processes at once, which share a cache."""
+    def start(*words, **environment):
         variables = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1",
                      "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **environment}
         for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
             variables.pop(name, None) if name not in environment else None
         command = [sys.executable, "-m", "indigo_jax.cli", "weights", "convert", *words]
-        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                cwd=tmp_path)
 
-    out = tmp_path / "out.safetensors"
-    done = indigo(f"hf:{NAME}", "-o", str(out), HF_ENDPOINT=endpoint)
-    assert done.returncode == 0, done.stderr
+    def indigo(*words, **environment):
+        process = start(*words, **environment)
+        said, errors = process.communicate(timeout=600)
+        return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
+
+    out, other = tmp_path / "out.safetensors", tmp_path / "other.safetensors"
+    both = [start(f"hf:{NAME}", "-o", str(path), HF_ENDPOINT=endpoint) for path in (out, other)]
+    for process in both:
+        assert process.communicate(timeout=600) and process.returncode == 0
+    assert weights.load(out)[2]["source"] == weights.load(other)[2]["source"]
     source = weights.load(out, kind="prior")[2]["source"]
     assert source["name"] == f"hf:{NAME}" and source["revision"] == COMMIT
     assert source["sha256"] == {"model.safetensors": hashlib.sha256(FILES["model.safetensors"]).hexdigest()}

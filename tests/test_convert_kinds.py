@@ -152,12 +152,19 @@ def test_the_scheduler_of_a_pipeline(scheduler, schedule, prediction):
 
 
 @pytest.mark.parametrize("scheduler, words", [
-    ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"), ({"trained_betas": [0.1]}, "trained_betas"),
-    ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ({"beta_schedule": "sigmoid"}, "beta_schedule 'sigmoid'"), ({"trained_betas": [1.5]}, "must descend within"),
+    ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr .* goes with v_prediction or sample"),
     ({"prediction_type": "flow"}, "prediction_type 'flow'")])
 def test_schedulers_that_none_here_is(scheduler, words):
     with pytest.raises(ValueError, match=words):
         kinds.schedule_of(scheduler, kinds.Options())
+
+
+def test_a_scheduler_that_ends_in_nothing_but_noise():
+    info, _ = kinds.schedule_of({"beta_schedule": "scaled_linear", "prediction_type": "v_prediction",
+                                 "rescale_betas_zero_snr": True}, kinds.Options())
+    wanted = schedules.rescale_zero_terminal_snr(schedules.scaled_linear())
+    jax.tree.map(np.testing.assert_array_equal, schedules.from_json(json.loads(json.dumps(info["schedule"]))), wanted)
 
 
 def test_without_a_scheduler_it_is_said_what_is_assumed():

@@ -5,12 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from indigo_jax import convert, models, weights
 from indigo_jax.cli import main
 from indigo_jax.convert import compvis, kinds
-from tests import foreign, latent_unet_reference
+from indigo_jax.convert.diffusers_unet import with_added
+from tests import foreign, guided_networks, latent_unet_reference
 
 ARGUMENTS = latent_unet_reference.SMALL
 CONFIG = latent_unet_reference.config(ARGUMENTS)
@@ -139,12 +141,100 @@ def test_without_a_text_encoder_an_embedding_must_be_given(tmp_path):
     found = kinds.load(str(folder), options=kinds.Options(context=str(tmp_path / "empty.npy")))
     np.testing.assert_allclose(found.params["params"]["context"], context, rtol=1e-6)
     (tmp_path / "bad.npy").write_bytes(b"x")
-    with pytest.raises(ValueError, match="bad.npy: not an .npy of numbers"):
+    with pytest.raises(ValueError, match="bad.npy: not an .npy of numbers, nor an .npz"):
         kinds.load(str(folder), options=kinds.Options(context=str(tmp_path / "bad.npy")))
 
 
-def test_sdxl_is_refused_by_name(pipeline):
-    path = pipeline / "unet" / "config.json"
-    path.write_text(json.dumps({**CONFIG, "addition_embed_type": "text_time"}))
-    with pytest.raises(ValueError, match="addition_embed_type = 'text_time'"):
-        kinds.load(str(pipeline), "latent-unet")
+XL = {**ARGUMENTS, "transformer_depth": (2, 3), "told": 7}
+
+
+@pytest.mark.parametrize("names", ["diffusers", "compvis"])
+@pytest.mark.parametrize("given", [False, True])
+def test_xl_is_told_a_text_and_a_size_once(tmp_path, names, given):
+    """Transformers of several blocks; what XL is told beside the time becomes part of it."""
+    # its own names say nothing of how wide a size is told; always 256
+    arguments = {**XL, "num_heads": (2, 2), "told": 7 + 6 * 256 - 48} if names == "compvis" else XL
+    state, folder = foreign.latent_unet(names, **arguments), tmp_path / "unet"
+    folder.mkdir()
+    config = {**latent_unet_reference.config(arguments), "sample_size": 4}
+    if names == "compvis":
+        state = {f"model.diffusion_model.{name}": value for name, value in state.items()}
+    else:
+        (folder / "config.json").write_text(json.dumps(config))
+    save_file(contiguous(state), folder / "diffusion_pytorch_model.safetensors")
+    random = np.random.default_rng(1)
+    context, pooled = np.zeros((77, 6)), np.zeros(7)
+    options = {"heads": 2, "image_size": 32} if names == "compvis" else {}
+    if given:
+        context, pooled = random.standard_normal((5, 6)), random.standard_normal(7)
+        np.savez(tmp_path / "text.npz", context=context, pooled=pooled)
+        options["context"] = str(tmp_path / "text.npz")
+    found = kinds.load(str(folder if names == "diffusers" else folder / "diffusion_pytorch_model.safetensors"),
+                       options=kinds.Options(**options))
+    assert found.module.transformer_depth == (2, 3) and found.info["image_size"] == 32
+    if names == "compvis":
+        return
+    x, t = random.standard_normal((2, 4, 4, 6)), np.array([3.0, 900.0])
+    added = latent_unet_reference.told(np.stack([pooled] * 2), np.array([[32.0, 32, 0, 0, 32, 32]] * 2))
+    expected = latent_unet_reference.forward(state, arguments, x, t, np.stack([context] * 2), added)
+    y = jax.jit(found.module.apply)(found.params, jnp.moveaxis(jnp.float32(x), 1, -1), jnp.float32(t))
+    np.testing.assert_allclose(np.moveaxis(y, -1, 1), expected, atol=3e-5 * np.abs(expected).max())
+
+
+def test_what_xl_is_told_must_fit(tmp_path):
+    state, config = foreign.latent_unet(**XL), latent_unet_reference.config(XL)
+    with pytest.raises(ValueError, match=r"the text as a whole is \[3\], the network takes \[7\]"):
+        with_added(state, config, np.zeros(3))
+    with pytest.raises(ValueError, match="addition_embed_type = 'image'"):
+        with_added(state, {**config, "addition_embed_type": "image"})
+    np.save(tmp_path / "text.npy", np.zeros((5, 6)))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(contiguous(state), tmp_path / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match="takes one text, .* leave --prompt out"):
+        kinds.load(str(tmp_path), options=kinds.Options(prompt=str(tmp_path / "text.npy")))
+
+
+# ---------------------------------------------------------------- guided, and used
+
+@pytest.mark.slow
+def test_guidance_without_a_classifier():
+    """Of the empty text and another one, as two calls say."""
+    random = np.random.default_rng(2)
+    context, empty = random.standard_normal((2, 5, 6)).astype(np.float32)
+    state, arguments = foreign.latent_unet(), convert.latent_prior_arguments(CONFIG, context)
+    x, t = random.standard_normal((2, 4, 6, 4)).astype(np.float32), jnp.asarray([3.0, 900.0])
+    alone = jax.jit(models.PromptedUNet(**arguments).apply)
+    with_text, without = (alone(convert.latent_prior(state, CONFIG, each), x, t) for each in (context, empty))
+    module = models.PromptedUNet(**arguments, prompt_scale=3.0)
+    guided = jax.jit(module.apply)(convert.latent_prior(state, CONFIG, context, empty), x, t)
+    np.testing.assert_allclose(guided, without + 3 * (with_text - without), atol=1e-4)
+    with pytest.raises(ValueError, match="give both of one length"):
+        convert.latent_prior(state, CONFIG, context, empty[:3])
+
+
+@pytest.mark.parametrize("prompt", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_stable_diffusion_folder_restores_a_picture(pipeline, tmp_path, prompt, monkeypatch, capsys):
+    """From the folder of diffusers through the commands: the empty text is the text encoder's."""
+    first = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: first)
+    vae, prior, inn = (str(tmp_path / f"{name}.safetensors") for name in ("vae", "prior", "inn"))
+    assert main(["weights", "convert", str(pipeline), "-o", vae, "--from", "vae"]) == 0
+    command = ["weights", "convert", str(pipeline), "-o", prior, "--from", "latent-unet", "--autoencoder", vae,
+               "--image-size", "16"]
+    if prompt:
+        np.save(tmp_path / "text.npy", np.random.default_rng(0).standard_normal((9, 6)))
+        assert main([*command, "--prompt-scale", "2"]) == 2
+        assert "give its embedding with --prompt FILE.npy" in capsys.readouterr().err
+        command += ["--prompt", str(tmp_path / "text.npy"), "--prompt-scale", "2"]
+    assert main(command) == 0
+    module, params, _ = weights.load(prior, kind="latent prior")
+    assert module.prompt_scale == (2.0 if prompt else 1.0)
+    empty = convert.empty_text(foreign.text_encoder(), num_heads=2, activation="gelu", pad=0)
+    np.testing.assert_allclose(params["params"]["empty_context" if prompt else "context"], empty, atol=2e-3)
+    guided_networks.write_inn(tmp_path / "inn.safetensors", levels=1)
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    assert main(["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--method", "latent-indigo",
+                 "--task", "sr", "--scale", "2", "--prior", prior, "--inn", inn, "--variant", "pixel", "--steps", "1",
+                 "--autoencoder", vae]) == 0
+    with Image.open(tmp_path / "b.png") as picture:
+        assert picture.size == (16, 16)

@@ -243,3 +243,173 @@ def test_the_client_of_the_hub_reads_the_same_cache(tmp_path, monkeypatch):
     folder = hub.snapshot_download("someone/tiny", cache_dir=tmp_path, local_files_only=True)
     found = sources.resolve("hf:someone/tiny")
     assert str(found.path) == folder and found.revision == commit
+
+
+XL = dict(block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=12, attention_head_dim=(2, 4),
+          sample_size=4, transformer_layers_per_block=(1, 2), addition_embed_type="text_time",
+          addition_time_embed_dim=8, projection_class_embeddings_input_dim=8 * 6 + 10, use_linear_projection=True,
+          down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+
+
+def test_the_unet_of_xl(tmp_path):
+    """Transformers of several blocks, and what it is told beside the time."""
+    network = randomised(diffusers.UNet2DConditionModel(**XL))
+    network.save_pretrained(tmp_path)
+    random = np.random.default_rng(0)
+    context, pooled = random.standard_normal((5, 12)).astype(np.float32), random.standard_normal(10).astype(np.float32)
+    np.savez(tmp_path / "text.npz", context=context, pooled=pooled)
+    told = {"text_embeds": torch.from_numpy(np.stack([pooled] * 2)),
+            "time_ids": torch.tensor([[32.0, 32.0, 0.0, 0.0, 32.0, 32.0]] * 2)}
+    x, t = pictures(channels=4, side=8), np.array([3.0, 870.0], np.float32)
+    seen = torch.from_numpy(np.stack([context] * 2))
+    expected = theirs(lambda x, t: network(x, t, encoder_hidden_states=seen, added_cond_kwargs=told).sample, x, t)
+    converted = kinds.load(str(tmp_path), options=kinds.Options(context=str(tmp_path / "text.npz")))
+    assert converted.module.transformer_depth == (1, 2)
+    close(ours(converted, x, t), expected)
+
+
+def stable_diffusion(folder):
+    """A tiny random one, in the folder that diffusers makes of it; and its text encoder."""
+    transformers = pytest.importorskip("transformers")
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16, attention_head_dim=4, sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    vae = diffusers.AutoencoderKL(block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+                                  down_block_types=("DownEncoderBlock2D",) * 2,
+                                  up_block_types=("UpDecoderBlock2D",) * 2)
+    text = transformers.CLIPTextModel(transformers.CLIPTextConfig(
+        vocab_size=30, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=77, hidden_act="gelu", bos_token_id=28, eos_token_id=29))
+    for seed, network in enumerate((unet, vae, text)):
+        randomised(network, seed)
+    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                                        steps_offset=1, clip_sample=False)
+    diffusers.StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=None, unet=unet, scheduler=scheduler,
+                                      safety_checker=None, feature_extractor=None, requires_safety_checker=False
+                                      ).save_pretrained(folder)
+    return unet, text
+
+
+def test_a_stable_diffusion_pipeline_through_the_commands(tmp_path, monkeypatch):
+    """The folder that diffusers makes; the empty text of its own encoder; a picture."""
+    from PIL import Image
+
+    from indigo_jax import weights
+    from indigo_jax.cli import main
+    first = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: first)
+    unet, text = stable_diffusion(tmp_path / "sd")
+    vae, prior = str(tmp_path / "vae.safetensors"), str(tmp_path / "prior.safetensors")
+    assert main(["weights", "convert", str(tmp_path / "sd"), "-o", vae, "--from", "vae", "--dtype", "float32"]) == 0
+    assert main(["weights", "convert", str(tmp_path / "sd"), "-o", prior, "--from", "latent-unet", "--autoencoder", vae,
+                 "--dtype", "float32", "--image-size", "16"]) == 0
+    module, params, info = weights.load(prior, kind="latent prior")
+    seen = theirs(lambda t: text(t)[0], np.array([[28] + [29] * 76]))
+    close(params["params"]["context"], seen[0])
+    x, t = pictures(channels=4, side=8), np.array([3.0, 870.0], np.float32)
+    both = torch.cat([seen] * 2)
+    expected = theirs(lambda x, t: unet(x, t, encoder_hidden_states=both).sample, x, t)
+    close(np.moveaxis(np.asarray(jax.jit(module.apply)(params, np.moveaxis(x, 1, -1), t)), -1, 1), expected)
+    assert info["steps_offset"] == 1
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    assert main(["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--method", "latent-indigo",
+                 "--task", "sr", "--prior", prior, "--autoencoder", vae, "--variant", "pixel", "--steps", "2"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["unet2d", "vae", "unet"])
+def test_diffusers_reads_what_is_exported(tmp_path, kind):
+    """``from_pretrained`` of the folder gives the network that it was made of."""
+    from indigo_jax.convert import to_diffusers
+    context = np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32)
+    np.save(tmp_path / "text.npy", context)
+    if kind == "unet2d":
+        network = diffusers.UNet2DModel(**{**SMALL, **LAYOUTS["google/ddpm"]})
+    elif kind == "vae":
+        network = diffusers.AutoencoderKL(block_out_channels=(16, 32), norm_num_groups=8,
+                                          down_block_types=("DownEncoderBlock2D",) * 2,
+                                          up_block_types=("UpDecoderBlock2D",) * 2)
+    else:
+        network = diffusers.UNet2DConditionModel(
+            block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16, attention_head_dim=4,
+            sample_size=8, transformer_layers_per_block=(2, 1), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"))
+    randomised(network).save_pretrained(tmp_path / "theirs")
+    options = kinds.Options(context=str(tmp_path / "text.npy")) if kind == "unet" else kinds.Options()
+    converted = kinds.load(str(tmp_path / "theirs"), options=options)
+    to_diffusers.save(tmp_path / "ours", converted.module, converted.params, converted.info)
+    again = type(network).from_pretrained(tmp_path / "ours").eval()
+    x, t = pictures(channels=4 if kind == "unet" else 3), np.array([3.0, 870.0], np.float32)
+    seen = torch.from_numpy(np.stack([context] * 2))
+    call = {"unet2d": lambda network: lambda x, t: network(x, t).sample,
+            "vae": lambda network: lambda x, t: network(x).sample,
+            "unet": lambda network: lambda x, t: network(x, t, encoder_hidden_states=seen).sample}[kind]
+    close(theirs(call(again), x, t), theirs(call(network), x, t))
+
+
+class Encoder(torch.nn.Module):
+    """KDSR's, as section 3 of its paper has it, with the names of the released checkpoints."""
+
+    def __init__(self, width=8, blocks=2, out=5):
+        super().__init__()
+
+        def conv(into, out):
+            return torch.nn.Conv2d(into, out, 3, padding=1)
+
+        class Block(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = torch.nn.Sequential(conv(width, width), torch.nn.LeakyReLU(0.1), conv(width, width))
+
+            def forward(self, x):
+                return x + self.body(x)
+
+        leaky = torch.nn.LeakyReLU(0.1)
+        self.E = torch.nn.Sequential(conv(3, width), leaky, *(Block() for _ in range(blocks)), conv(width, 2 * width),
+                                     leaky, conv(2 * width, 2 * width), leaky, conv(2 * width, 4 * width), leaky,
+                                     torch.nn.AdaptiveAvgPool2d(1))
+        self.mlp = torch.nn.Sequential(torch.nn.Linear(4 * width, 4 * width), leaky,
+                                       torch.nn.Linear(4 * width, 4 * width), leaky)
+        self.compress = torch.nn.Sequential(torch.nn.Linear(4 * width, out), leaky)
+
+    def forward(self, x):
+        return self.compress(self.mlp(self.E(x)[..., 0, 0]))
+
+
+def test_the_encoder_of_kdsr():
+    from indigo_jax import models
+    network, x = randomised(Encoder()), pictures()
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    module = models.DegradationEncoder(**convert.kdsr_arguments(state))
+    close(jax.jit(module.apply)(convert.kdsr(state), np.moveaxis(x, 1, -1)), theirs(network, x))
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_windows_of_swinir(shift):
+    """One block: the attention of torch itself, with the mask and the positions as its bias."""
+    from indigo_jax.models import swinir as ours_of
+    random = np.random.default_rng(0)
+    block = ours_of.WindowBlock(num_heads=2, window=4, shift=shift, mlp_ratio=2.0)
+    h = random.standard_normal((2, 8, 12, 8)).astype(np.float32)
+    shapes = jax.eval_shape(block.init, jax.random.key(0), h)
+    params = jax.tree.map(lambda leaf: 0.3 * random.standard_normal(leaf.shape).astype(np.float32), shapes)
+    p = jax.tree.map(torch.from_numpy, params["params"])
+    x = torch.from_numpy(h)
+    norm = torch.nn.functional.layer_norm
+    moved = torch.roll(norm(x, (8,), p["norm_attention"]["scale"], p["norm_attention"]["bias"]), (-shift,) * 2, (1, 2))
+
+    def windows(a):
+        return a.reshape(2, 2, 4, 3, 4, -1).permute(0, 1, 3, 2, 4, 5).reshape(12, 16, -1)
+
+    q, k, v = (windows(moved) @ p["qkv"]["kernel"] + p["qkv"]["bias"]).reshape(12, 16, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    bias = p["position_bias"][torch.from_numpy(ours_of._relative_positions(4))].permute(2, 0, 1)[None]
+    place = torch.roll(torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(12.0), indexing="ij"), -1)[None],
+                       (-shift,) * 2, (1, 2)).expand(2, -1, -1, -1)
+    near = (windows(place)[:, :, None] - windows(place)[:, None]).abs().amax(-1) < 4  # neighbours in the picture, too
+    bias = bias + torch.where(near, 0.0, -100.0)[:, None]
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    out = out.permute(0, 2, 1, 3).reshape(12, 16, 8) @ p["proj"]["kernel"] + p["proj"]["bias"]
+    out = torch.roll(out.reshape(2, 2, 3, 4, 4, 8).permute(0, 1, 3, 2, 4, 5).reshape(2, 8, 12, 8), (shift,) * 2, (1, 2))
+    x = x + out
+    inner = norm(x, (8,), p["norm_dense"]["scale"], p["norm_dense"]["bias"])
+    inner = torch.nn.functional.gelu(inner @ p["dense_in"]["kernel"] + p["dense_in"]["bias"])
+    close(jax.jit(block.apply)(params, h), x + inner @ p["dense_out"]["kernel"] + p["dense_out"]["bias"])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from indigo_jax import data, images, rng
 from indigo_jax.data import preprocess
-from tests.paths import SHARED, needs_shared
+from tests.paths import ROOT, SHARED, needs_shared
 
 pytest.importorskip("grain", reason='needs pip install "indigo_jax[train]"')
 
@@ -86,6 +86,68 @@ def test_folder_errors(tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     with pytest.raises(images.ImageError, match="bad.png: text, not a picture"):
         data.folder(tmp_path)[0]
+
+
+def cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def noisy(path, seed, **options):
+    picture = np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+def test_damaged_pictures_are_found_before_they_are_read(tmp_path, monkeypatch):
+    folder = tmp_path / "train"
+    for seed, name in enumerate(["00.png", "01.png", "02.jpg", "03.jpg", "04.webp", "05.png", "06.bmp", "07.tif"]):
+        noisy(folder / name, seed)
+    assert data.damaged(data.folder(folder)) == []
+    cut(folder / "05.png", 2000)
+    cut(folder / "03.jpg", 1500)
+    cut(folder / "04.webp", 700)
+    (folder / "01.png").write_bytes(bytes([*(folder / "01.png").read_bytes()[:900], 7, 7]) +
+                                    (folder / "01.png").read_bytes()[902:])
+    reasons = data.damaged(data.folder(folder))
+    for reason, name in zip(reasons, ["01.png", "03.jpg", "04.webp", "05.png"], strict=True):
+        assert f"{folder / name}: a truncated or damaged" in reason
+    reasons = data.damaged(data.joined([data.folder(folder), data.folder(folder)], [3, 1]))
+    assert len(reasons) == 8  # each time that a folder is named, whatever its repeats
+    assert len(data.damaged(data.resized(data.folder(folder), 16))) == 4
+    assert data.damaged(data.arrays(np.zeros((2, 8, 8, 3), np.uint8))) == []
+    monkeypatch.setattr(images.checking, "read_rgb8", lambda *args, **more: pytest.fail("decoded"))
+    assert images.check(folder / "00.png") == (40, 48) == images.check(folder / "02.jpg")
+
+
+def test_a_look_knows_what_reading_knows(tmp_path):
+    upright = Image.Exif()
+    upright[0x0112] = 6  # a quarter turn
+    for name in ("a.jpg", "a.png"):
+        path = noisy(tmp_path / name, 0, exif=upright)
+        assert images.check(path) == images.read_rgb8(path).shape[:2] == (48, 40)
+    with pytest.raises(images.ImageError, match="a.png: 48 x 40 pixels, more than the limit"):
+        images.check(tmp_path / "a.png", max_pixels=1000)
+    (tmp_path / "b.png").write_text("no picture")
+    for name, words in (("b.png", "text, not a picture"), ("gone.png", "no such file")):
+        with pytest.raises(images.ImageError, match=f"{name}: {words}"):
+            images.check(tmp_path / name)
+
+
+def test_damaged_pairs_and_packs_are_found(tmp_path):
+    for folder in ("sharp", "blurred"):
+        write_folder(tmp_path / folder, ["a.png", "b.png", "c.png"])
+    images.write(tmp_path / "blurred" / "c.png", np.zeros((3, 5, 3), np.uint8))
+    cut(noisy(tmp_path / "blurred" / "a.png", 0), 500)
+    reasons = data.damaged(data.paired_folders(tmp_path / "sharp", tmp_path / "blurred"))
+    assert len(reasons) == 2 and "blurred/a.png: a truncated or damaged PNG" in reasons[0]
+    assert "c.png has 5 x 3; they must be of one size" in reasons[1]
+    good, bad = (noisy(tmp_path / name, 1).read_bytes() for name in ("good.png", "bad.png"))
+    path = tmp_path / "pack.npz"
+    np.savez(path, buf=np.frombuffer(good + bad[:600], np.uint8), off=[0, len(good), len(good) + 600],
+             ids=["good", "bad"], val_mask=[False, False])
+    [reason] = data.damaged(data.packed(path))
+    assert "pack.npz[bad]: a truncated or damaged PNG" in reason
 
 
 def test_paired_folders_match_by_name(tmp_path):
@@ -271,7 +333,14 @@ def tfds_dir(tmp_path_factory):
             for i in range(count):
                 yield i, {"hr": encoded(coloured(i)), "lr": encoded(coloured(i)[::4, ::4, 2])}
 
-    for builder in (TinyPictures, TinyPairs):
+    class TinyArrays(TinyPictures):
+        FEATURES = {"image": library.features.Tensor(shape=(8, 6, 1), dtype=np.uint8), "label": np.int64}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                yield i, {"image": np.full((8, 6, 1), 10 * i, np.uint8), "label": i}
+
+    for builder in (TinyPictures, TinyPairs, TinyArrays):
         builder.__module__ = "__main__"  # of a builder in a package, tfds would look for more files in that package
         builder(data_dir=root, file_format="array_record").download_and_prepare()
     return root
@@ -292,6 +361,20 @@ def test_tfds_pictures(tfds_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tfds_dir))
     assert len(data.open_source("tfds:tiny_pictures", split="all")) == 7
     assert len(data.open_source("tfds:tiny_pairs", split="val")) == 1  # it has a test split only
+
+
+def test_tfds_arrays_are_pictures_too(tfds_dir):
+    source = data.tfds("tiny_arrays", data_dir=tfds_dir)
+    assert sorted(int(source[i]["image"][0, 0, 2]) for i in range(5)) == [0, 10, 20, 30, 40]
+    assert source[0]["image"].shape == (8, 6, 3) and source[0]["image"].dtype == np.uint8
+
+
+def test_the_extra_holds_what_tfds_imports_without_saying_so():
+    """tensorflow-datasets imports importlib_resources and asks for it on old versions of Python alone."""
+    import configparser
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    assert "importlib-resources" in parser["options.extras_require"]["tfds"]
 
 
 def test_tfds_pairs_go_through_the_pipeline(tfds_dir):

@@ -321,12 +321,16 @@ def test_tomography_is_measured_alone(tasks, files, capsys):
     assert "measure it alone" in capsys.readouterr().err
 
 
+STEPPED = ("daps", "ddnm", "ddrm", "diffpir", "dps", "hqs", "indigo", "latent-indigo", "pigdm", "pnp-flow", "reddiff",
+           "tmpd")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task, name", [(task, name) for task in problems.TASKS for name in known.NAMES
                                         if known.does(task, name)])
 def test_every_line_runs(task, name, files, monkeypatch):
     monkeypatch.setitem(bird.OFFICIAL, task, bird.OFFICIAL["sr"]._replace(num_iterations=2))
-    steps = {"steps": 3} if name in ("ddnm", "diffpir", "dps", "hqs", "indigo", "latent-indigo") else {}
+    steps = {"steps": 3} if name in STEPPED else {}
     if name in ("indi", "indigo", "latent-indigo") and task == "sr":
         pytest.skip("4 x 4 pixels are too few for the networks that ship")
     line, found = known.line(task, name, str(files / "tiny-prior.safetensors"), **steps), case(task)

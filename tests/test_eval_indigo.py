@@ -56,6 +56,7 @@ def table(files, out, method, *more):
         return list(csv.DictReader(file)), path.with_suffix(".md").read_text(), readme.read_text()
 
 
+@pytest.mark.slow
 def test_table_of_pixels_is_measured_once(files, tmp_path, capsys):
     command = (files, tmp_path, "indigo", "--kinds", "guided", "--seeds", "0", "--degradations", "plain")
     rows, text, readme = table(*command)

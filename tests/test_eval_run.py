@@ -190,6 +190,7 @@ def write_prior(path, **arguments):
                                 "schedule": schedules.to_json("linear", num_timesteps=100)})
 
 
+@pytest.mark.slow
 def test_bird_is_a_method_too(files, tmp_path, monkeypatch):
     """The same bytes on one device, two and eight, in two tiles, and the weights must fit the method."""
     write_prior(tmp_path / "prior.safetensors", channels=8, multipliers=(1,), image_size=16)

@@ -3,6 +3,7 @@ import doctest
 import io
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 
@@ -149,8 +150,8 @@ def test_sixteen_bit_transparency_and_colour():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_pixels_of_unknown_range_are_refused(dtype):
-    with pytest.raises(images.ImageError, match="range is unknown; convert it"):
-        images.read(io.BytesIO(encoded(Image.fromarray(np.ones([3, 3], dtype)), "TIFF")))
+    with pytest.raises(images.ImageError, match="range is unknown; .*convert it"):
+        images.read(io.BytesIO(encoded(Image.fromarray(np.full([3, 3], 7, dtype)), "TIFF")))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -220,7 +221,7 @@ def refused(data, tmp_path, name="bad.png", **options):
 @pytest.mark.parametrize("data, found", [
     (b"", "an empty file"), (b"This is no picture at all.\n", "text, not a picture"),
     (b"GIF89a" + bytes(40), "a GIF picture"), (b"SIMPLE  =   T", "a FITS file"), (b"%!PS-Adobe", "a PostScript file"),
-    (b"8BPS\0\1", "a Photoshop file"), (b"\0\0\0\x18ftypheic", "a HEIC, AVIF or video file"),
+    (b"8BPS\0\1", "a Photoshop file"), (b"\0\0\0\x18ftypisom", "a video file"),
     (bytes(64), "unknown data"), (b"\x89PNG\r\n\x1a\n", "truncated or damaged PNG"),
     (b"\xff\xd8\xff\xe0", "truncated or damaged JPEG"), (b"RIFF\x24\0\0\0WEBPVP8 ", "truncated or damaged WEBP"),
     (b"BM", "truncated or damaged BMP"), (b"II*\0\x08\0\0\0", "truncated or damaged TIFF"),
@@ -252,7 +253,8 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 1, 0, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
     message = refused(bomb, tmp_path)
-    assert "50000 x 50000 pixels, more than the limit of 120,000,000" in message
+    assert message.endswith("50000 x 50000 pixels, more than the limit of 120,000,000; make it smaller or cut it into "
+                            "pieces")  # what the command line can do nothing about it does not advise
     assert "90 x 90 pixels, more than the limit of 8,099" in refused(png(90, 90), tmp_path, max_pixels=8099)
     for kind, body in ((b"VP8X", bytes(4) + b"\xff\xff\0\xff\xff\0"), (b"VP8L", b"\x2f" + b"\xff\xff\xff\x0f"),
                        (b"VP8 ", bytes(3) + b"\x9d\x01\x2a" + b"\xff\x3f\xff\x3f")):
@@ -279,9 +281,14 @@ def test_large_pictures_below_the_limit_bring_no_warning():
             images.read(io.BytesIO(data[:80]))
 
 
-def test_a_text_chunk_bomb_is_refused(tmp_path):
+def test_a_text_chunk_bomb_is_never_inflated():
     text = b"comment\0\0" + zlib.compress(bytes(64 << 20), 9)
-    assert "damaged PNG" in refused(png(1, 1, bytes(4), extra=chunk(b"zTXt", text)), tmp_path)
+    data = png(1, 1, bytes(4), extra=chunk(b"zTXt", text))
+    tracemalloc.start()
+    picture = images.read(io.BytesIO(data))
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    assert picture.notes == ("a text of more than 1024 KiB was left out",) and picture.pixels.shape == (1, 1, 3)
 
 
 def test_damaged_exif_and_profile_are_no_reason_to_refuse(tmp_path):
@@ -330,7 +337,7 @@ def test_restored_grey_stays_one_channel(tmp_path):
     ("a.png", np.zeros([2, 2, 4]), "not [2, 2, 4]"), ("a.png", np.zeros([1, 2, 2, 3]), "not [1, 2, 2, 3]"),
     ("a.png", np.zeros([0, 2, 3]), "not [0, 2, 3]"),
     ("a.png", np.array([[0, np.nan], [np.inf, 0]]), "2 of 4 values are not finite; nothing was written"),
-    ("a.jpg", images.Picture(np.zeros([2, 2, 3]), np.ones([2, 2])), "JPEG cannot hold transparency; write .png"),
+    ("a.jpg", images.Picture(np.zeros([2, 2, 3]), np.full([2, 2], 0.9)), "JPEG cannot hold transparency; write .png"),
     ("a.png", images.Picture(np.zeros([4, 4, 3]), np.ones([2, 2])), "resize it with resize_alpha"),
     ("a.webp", np.zeros([1, 16_400, 3]), "cannot be written"),
 ])

@@ -38,7 +38,8 @@ def test_sampler_core_loads_jax_only(module):
     assert not names & (HEAVY - loaded("import jax, jax.numpy"))
 
 
-@pytest.mark.parametrize("command", ["--help", "degrade --help", "evaluate --help", "weights --help"])
+@pytest.mark.parametrize("command", ["--help", "degrade --help", "evaluate --help", "weights --help", "cache --help",
+                                     "demo --help"])
 def test_methods_are_imported_for_their_commands_alone(command):
     code = f"from indigo_jax.cli import main\ntry:\n    main({command.split()!r})\nexcept SystemExit:\n    pass"
     run = python(f"{code}\nimport sys\nsys.exit('jax' in sys.modules)")
@@ -52,7 +53,7 @@ def test_unknown_attribute_names_what_there_is():
 
 @pytest.mark.parametrize("arguments", [
     "--help", "restore --help", "restore --method bird --help", "methods", "degrade --help", "evaluate --help",
-    "weights --help"])
+    "weights --help", "demo --help"])
 def test_help_starts_no_device(arguments):
     code = f"import sys\nfrom indigo_jax.cli import main\nsys.exit(main({arguments.split()!r}))"
     run = python(code, JAX_PLATFORMS="no_such_platform")  # so whoever starts a device fails

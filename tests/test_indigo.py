@@ -88,6 +88,19 @@ def test_its_own_coarse_picture_changes_nothing():
     np.testing.assert_allclose(states[1], states[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_distance_sees_pictures(power):
+    """In [-1, 1], as everything else: of ``sum u^power / power`` the gradient is ``u^(power - 1)``, u = x0."""
+    kernel = restoration.indigo(PRIOR.denoiser(SCHEDULE), SCHEDULE, HAAR, Y, scale=0.3, weights=(0.0, 2.0), eta=0.0,
+                                clip=None, distance=lambda v, u: jnp.sum(u**power, axis=(1, 2, 3)) / power)
+    state, _ = kernel.step(KEYS, kernel.init(START, KEYS), 0)
+    a, a_s = SCHEDULE.alpha_bar[-1], SCHEDULE.alpha_bar_prev[-1]
+    prediction = PRIOR.denoiser(SCHEDULE)(START, jnp.full(2, SCHEDULE.timesteps[-1]))
+    gain = PRIOR.std**2 * jnp.sqrt(a) / (a * PRIOR.std**2 + 1 - a)
+    free = jnp.sqrt(a_s) * prediction.x0 + jnp.sqrt(1 - a_s) * prediction.eps
+    np.testing.assert_allclose(state.x, free - 0.6 * gain * prediction.x0**(power - 1), atol=1e-5)
+
+
 def test_refinement_lowers_the_residual_and_starts_anew_for_every_image():
     options = dict(inn=SHIFTED, scale=0.0, eta=0.0, refine=optax.adam(2e-2))
     plain, refined = run(**{**options, "refine": None})[1].steps, run(**options)[1].steps

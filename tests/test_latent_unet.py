@@ -228,7 +228,7 @@ def test_convolution_switch_reaches_every_convolution_it_applies_to():
     ({}, (2, 4, 4, 4), (2,), (2, 0, 6), r"a context \[2, L, 6\] is needed, got \(2, 0, 6\)"),
     ({"context_dim": 0}, (2, 4, 4, 4), (2,), (2, 1, 6), r"with context_dim=0 takes no context, got \(2, 1, 6\)"),
     ({"num_heads": 8}, (2, 4, 4, 4), (2,), (2, 1, 6), "8 heads of attention do not divide the 12 channels of level 1"),
-    ({"num_heads": (2,)}, (2, 4, 4, 4), (2,), (2, 1, 6), "2 levels of block_out_channels, 2 of has_attention and 1 of"),
+    ({"num_heads": (2,)}, (2, 4, 4, 4), (2,), (2, 1, 6), "2 levels of block_out_channels, 2 of has_attention"),
 ])
 def test_bad_input_is_refused(changes, x, t, context, words):
     arrays = [None if shape is None else jnp.zeros(shape) for shape in (x, t, context)]

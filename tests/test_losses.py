@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from indigo_jax import losses, paths, rng, schedules
 
@@ -241,6 +242,31 @@ def test_only_the_variance_learns_through_the_bound():
         np.testing.assert_allclose(hybrid, plain, rtol=1e-5)
         assert jax.grad(lambda v: _learned(v, x, index, 0.5).mean())(0.3) != 0
     assert np.isfinite(_learned(0.0, x, 0)).all()
+
+
+@pytest.mark.parametrize("index", [0, 1, 40])
+def test_the_bound_is_that_of_the_papers(index):
+    """In bits per number, by scipy: a KL of Gaussians, and at level 0 the likelihood of 256 grey values, of which the
+    outermost reach to infinity."""
+    schedule, v = schedules.linear(100, 0.001, 0.05), 0.3
+    x = jnp.array([-1.0, -0.998, 0.2, 0.998, 1.0]).reshape(1, 1, 5, 1)
+    x_t, x0 = x + 0.07, 0.9 * x + 0.01
+    found = losses._variational_bound(schedule, jnp.array([index]), x, x_t, x0, v * jnp.ones_like(x))
+    a, before = (np.asarray(values, np.float64)[index] for values in (schedule.alpha_bar, schedule.alpha_bar_prev))
+    first = [np.asarray(values, np.float64)[1] for values in (schedule.alpha_bar, schedule.alpha_bar_prev)]
+    beta = 1 - a / before
+    low = beta * (1 - before) / (1 - a) if index else (1 - first[0] / first[1]) * (1 - first[1]) / (1 - first[0])
+    variance = np.exp(0.5 * (1 + v) * np.log(beta) + 0.5 * (1 - v) * np.log(low))
+    x, x_t, x0 = (np.asarray(array, np.float64).ravel() for array in (x, x_t, x0))
+    mean, right = (np.sqrt(before) * beta / (1 - a) * clean + np.sqrt(1 - beta) * (1 - before) / (1 - a) * x_t
+                   for clean in (x0, x))
+    if index:
+        wanted = 0.5 * (np.log(variance / low) - 1 + low / variance + (right - mean)**2 / variance)
+    else:
+        law = stats.norm(mean, variance**0.5)
+        above, below = (np.where(x > 0.999, 1, law.cdf(x + 1 / 255)), np.where(x < -0.999, 0, law.cdf(x - 1 / 255)))
+        wanted = -np.log(np.maximum(above - below, 1e-12))
+    np.testing.assert_allclose(found, [wanted.mean() / np.log(2)], rtol=2e-3)
 
 
 @pytest.mark.parametrize("options, message", [

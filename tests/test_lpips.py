@@ -1,4 +1,6 @@
 """LPIPS: official values, an independent numpy network on random weights, gradients, and what is refused."""
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,109 @@ def numpy_lpips(a, b, arrays):
         return found
 
     return sum((((f - g) ** 2) @ arrays[f"lin{i}"]).mean() for i, (f, g) in enumerate(zip(features(a), features(b))))
+
+
+# --- the other networks
+
+FIRES = {"fire2": (64, 16, 64), "fire3": (128, 16, 64), "fire4": (128, 32, 128), "fire5": (256, 32, 128),
+         "fire6": (256, 48, 192), "fire7": (384, 48, 192), "fire8": (384, 64, 256), "fire9": (512, 64, 256)}
+VGG = {"conv1_1": (3, 64), "conv1_2": (64, 64), "conv2_1": (64, 128), "conv2_2": (128, 128), "conv3_1": (128, 256),
+       "conv3_2": (256, 256), "conv3_3": (256, 256), "conv4_1": (256, 512), "conv4_2": (512, 512),
+       "conv4_3": (512, 512), "conv5_1": (512, 512), "conv5_2": (512, 512), "conv5_3": (512, 512)}
+HEADS = {"squeeze": (64, 128, 256, 384, 384, 512, 512), "vgg": (64, 128, 256, 512, 512)}
+
+
+def random_arrays(network):
+    """Kernels, biases and heads of the published architectures."""
+    if network == "vgg":
+        kernels = {name: (3, 3, *widths) for name, widths in VGG.items()}
+    else:
+        kernels = {"conv1": (3, 3, 3, 64)}
+        for name, (inputs, narrow, half) in FIRES.items():
+            kernels |= {f"{name}/squeeze": (1, 1, inputs, narrow), f"{name}/expand1": (1, 1, narrow, half),
+                        f"{name}/expand3": (3, 3, narrow, half)}
+    random, arrays = np.random.default_rng(3), {}
+    for name, shape in kernels.items():
+        arrays[f"{name}/kernel"] = (np.sqrt(2 / np.prod(shape[:3])) * random.standard_normal(shape)).astype(np.float32)
+        arrays[f"{name}/bias"] = (0.1 * random.standard_normal(shape[3])).astype(np.float32)
+    return arrays | {f"lin{i}": random.uniform(0, 1, width).astype(np.float32) for i, width in
+                     enumerate(HEADS[network])}
+
+
+def numpy_features(x, arrays, network):
+    """The activations that are compared of one image ``[H, W, 3]``, from windows and einsum, in float64."""
+    def convolve(x, name, stride=1, padding=1):
+        kernel = arrays[f"{name}/kernel"].astype(np.float64)
+        x = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
+        seen = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(0, 1))[::stride, ::stride]
+        return np.maximum(np.einsum("yxchw,hwco->yxo", seen, kernel, optimize=True) + arrays[f"{name}/bias"], 0)
+
+    def pool(x, size):
+        """Torch's: of SqueezeNet (size 3) with ceil_mode, the last window of which is as large as the picture lets."""
+        count = [-(-(side - size) // 2) + 1 if size == 3 else side // 2 for side in x.shape[:2]]
+        return np.array([[x[2 * i:2 * i + size, 2 * j:2 * j + size].max(axis=(0, 1)) for j in range(count[1])]
+                         for i in range(count[0])])
+
+    def fire(x, name):
+        x = convolve(x, f"{name}/squeeze", padding=0)
+        return np.concatenate([convolve(x, f"{name}/expand1", padding=0), convolve(x, f"{name}/expand3")], axis=-1)
+
+    x, found = (x.astype(np.float64) - [-0.030, -0.088, -0.188]) / [0.458, 0.448, 0.450], []
+    if network == "squeeze":
+        found.append(x := convolve(x, "conv1", stride=2, padding=0))
+        for name in FIRES:
+            x = fire(pool(x, 3) if name in ("fire2", "fire4", "fire6") else x, name)
+            if name not in ("fire2", "fire4"):
+                found.append(x)
+        return found
+    for name in VGG:
+        x = convolve(pool(x, 2) if name.endswith("_1") and name != "conv1_1" else x, name)
+        if name in ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"):
+            found.append(x)
+    return found
+
+
+@pytest.mark.parametrize("network, sizes", [("squeeze", [(17, 17), (33, 38), (40, 31), (36, 35)]),
+                                            ("vgg", [(16, 16), (33, 38)])])
+def test_other_networks_equal_independent_ones(network, sizes, tmp_path):
+    arrays = random_arrays(network)
+    np.savez(tmp_path / "weights.npz", **arrays)
+    params = metrics.load_lpips(tmp_path / "weights.npz", network=network)
+    protocol = metrics.by_name(f"lpips-{network}-v0.1", lpips_params=params)
+    assert protocol.name == f"lpips-{network}-v0.1" != metrics.by_name("lpips", lpips_params=random_weights()).name
+    random = np.random.default_rng(1)
+    for size in sizes:
+        a, b = (random.uniform(-1, 1, (1, *size, 3)).astype(np.float32) for _ in range(2))
+        expected = 0.0
+        for i, pair in enumerate(zip(*(numpy_features(x[0], arrays, network) for x in (a, b)), strict=True)):
+            f, g = (x / (np.sqrt((x ** 2).sum(axis=-1, keepdims=True)) + 1e-10) for x in pair)
+            expected += (((f - g) ** 2) @ arrays[f"lin{i}"]).mean()
+        assert protocol(a, b)[0] == pytest.approx(expected, rel=2e-5)
+    small = np.zeros((1, sizes[0][0] - 1, 40, 3), np.float32)
+    with pytest.raises(ValueError, match=f"at least {sizes[0][0]} x {sizes[0][0]}"):
+        metrics.lpips(small, small, params)
+
+
+@needs_shared
+def test_squeeze_has_the_values_of_the_shared_weights(monkeypatch):
+    """The values that whoever converted these weights got from another program; no official ones are known."""
+    weights = [SHARED / "data" / folder / f"lpips_{network}_v0.1.npz"
+               for folder, network in (("weights_extra", "alex"), ("weights", "squeeze"))]
+    monkeypatch.setenv("INDIGO_LPIPS", os.pathsep.join(map(str, weights)))
+    a, b = (np.stack([read(folder, f"{name}.png") for name in ("I03", "I04", "I06", "I08", "I19")])
+            for folder in ("ref_dir", "dist_dir"))
+    measured = metrics.by_name("lpips-squeeze-v0.1")(a, b)
+    np.testing.assert_allclose(measured, [0.73024, 0.23834, 0.04845, 0.03155, 0.43137], atol=6e-6)
+    assert metrics.by_name("lpips").name == "lpips-alex-v0.1"  # the other file of the two
+
+
+def test_a_network_of_another_name_is_refused(weights_file, params):
+    with pytest.raises(ValueError, match="by the network vgg, and the weights given are of alex"):
+        metrics.by_name("lpips-vgg-v0.1", lpips_params=params)
+    with pytest.raises(ValueError, match="no array 'conv1_1/kernel': not the LPIPS weights of vgg"):
+        metrics.load_lpips(weights_file, network="vgg")
+    with pytest.raises(ValueError, match="no network 'vgg19'; use alex, squeeze, vgg"):
+        metrics.load_lpips(weights_file, network="vgg19")
 
 
 def read(*parts):

@@ -136,7 +136,7 @@ def test_noise_belongs_to_the_picture_the_seed_and_the_sample():
 
 def test_the_noise_of_tiles_is_that_of_the_whole_picture():
     one = restoration(1.0, CONSTANT, tile=64)
-    x = np.zeros((90, 150, 3), np.float32)
+    x = np.zeros((90, 150, 3), np.float32) + np.array([0, 0, 1e-7], np.float32)  # not grey, which would stay so
     keys = rng.init_keys(rng.fold(rng.image_keys(0, [base.content_id(x)]), 0))
     expected = 0.1 * rng.normal(keys, jnp.zeros((1, *one.plan(90, 150).canvas, 3)))[0, :90, :150]
     np.testing.assert_allclose(restored(one, x), expected, atol=1e-6)
@@ -182,10 +182,11 @@ def test_methods_that_are_not_there():
 
 # ---------------------------------------------------------------- what the file held
 
-def test_grey_stays_grey():
-    picture = images.Picture(np.repeat(pixels(9, 8)[..., :1], 3, axis=-1), grey=True, sixteen_bit=True)
+@pytest.mark.parametrize("grey", [True, False])  # False: grey stored as RGB
+def test_grey_stays_grey(grey):
+    picture = images.Picture(np.repeat(pixels(9, 8)[..., :1], 3, axis=-1), grey=grey, sixteen_bit=True)
     out, _ = restoration(1.0, CONSTANT)(picture)
-    assert out.grey and out.sixteen_bit
+    assert out.grey == grey and out.sixteen_bit
     assert (out.pixels[..., 0] == out.pixels[..., 1]).all() and (out.pixels[..., 0] == out.pixels[..., 2]).all()
 
 
@@ -246,8 +247,8 @@ OWNERS = {"indi": {"weights", "steps"}, "once": {"weights"}, "hqs": {"weights", 
 
 
 @pytest.mark.parametrize("task, flags, wanted", [
-    ("auto", (), "once"), ("deblur", (), "blind"), ("deblur", ("kernel",), "hqs"), ("denoise", (), "once"),
-    ("sr", (), "indi"), ("jpeg", (), "indi"), ("inpaint", ("mask",), "hqs"), ("nonuniform", (), "bird"),
+    ("auto", (), "look"), ("deblur", (), "blind"), ("deblur", ("kernel",), "hqs"), ("denoise", (), "once"),
+    ("sr", (), "indi"), ("jpeg", (), "jpeg"), ("inpaint", ("mask",), "hqs"), ("nonuniform", (), "bird"),
     ("ct", (), "diffpir")])
 def test_auto_takes_what_measured_best(task, flags, wanted):
     choice = methods.choose(task, flags)

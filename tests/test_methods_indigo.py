@@ -12,7 +12,9 @@ from indigo_jax import images, methods, metrics, models, operators, restoration,
 from indigo_jax.methods import base, indigo
 from indigo_jax.methods.indi import Indi
 from indigo_jax.weights import latents
+from tests import guided_networks
 from tests.oracles import GaussianDiffusion
+from tests.test_lpips import random_weights
 
 RANDOM = np.random.default_rng(0)
 SCHEDULE = schedules.to_json("linear", num_timesteps=100)
@@ -251,13 +253,54 @@ def test_what_only_latents_have():
             methods.load("indigo", **{name: 1})
 
 
+@pytest.fixture(scope="module")
+def lpips_weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lpips") / "weights.npz"
+    np.savez(path, **random_weights())
+    return str(path)
+
+
+def test_lpips_as_distance(lpips_weights, monkeypatch):
+    """By a file or the environment; what it compares are pictures: the same as the metric, handed in as a function."""
+    options = dict(image_size=32, steps=1, inn=(("lifting_steps", 1), ("num_blocks", 1)))
+    by_file, plain = make(distance="lpips", lpips=lpips_weights, **options), make(**options)
+    monkeypatch.setenv("INDIGO_LPIPS", lpips_weights)
+    assert make(distance="lpips", **options).networks["lpips"].info == by_file.networks["lpips"].info
+    keys, y = rng.image_keys(0, [0]), jnp.asarray(RANDOM.uniform(-1, 1, (1, 16, 16, 3)), jnp.float32)
+    # the weights of the energy belong to LPIPS; a norm's are smaller by as much as its gradient is larger
+    assert by_file.chain.weights == (2.5, 1.0) and plain.chain.weights[0] == 2.5 and 0 < plain.chain.weights[1] < 1
+    plain.chain, plain.distance = by_file.chain, functools.partial(metrics.lpips,
+                                                                   params=metrics.load_lpips(lpips_weights))
+    np.testing.assert_array_equal(batch(by_file, y, keys).x, batch(plain, y, keys).x)
+    plan = by_file.plan(32, 32)
+    report = base.Report(1, plan, residual=0.1)
+    assert by_file.facts([report])["lpips"] == {"name": "lpips-alex-v0.1",
+                                                "sha256": by_file.networks["lpips"].info["sha256"]}
+
+
+def test_where_lpips_cannot_be_the_distance(lpips_weights, monkeypatch):
+    monkeypatch.delenv("INDIGO_LPIPS", raising=False)
+    for latent, options, message in (
+            (None, dict(distance="lpips"), "distance lpips needs its weights, .*: give lpips, an .npz file"),
+            (None, dict(lpips=lpips_weights), "give distance lpips, or leave it out"),
+            ("latent", dict(distance="lpips", lpips=lpips_weights), "give variant pixel, or distance norm"),
+            (None, dict(distance="ssim"), "distance must be one of norm, lpips")):
+        with pytest.raises(ValueError, match=message):
+            make(latent, **options)
+    assert list(make("pixel", distance="lpips", lpips=lpips_weights).networks) == ["prior", "inn", "autoencoder",
+                                                                                   "lpips"]
+
+
 def test_settings_become_numbers():
     pixels, of_latents = methods.METHODS["indigo"].Settings, methods.METHODS["latent-indigo"].Settings
     chain = indigo.resolve(pixels(), None)
-    assert (chain.guidance, chain.weights, chain.refine, chain.regularizer) == (3.5, (2.5, 1.0), 0.0, None)
+    assert (chain.guidance, chain.refine, chain.regularizer) == (3.5, 0.0, None)
+    np.testing.assert_allclose(chain.weights, (2.5, 0.08 / 1.4), rtol=1e-6)
+    assert indigo.resolve(pixels(distance="lpips"), None).weights == (2.5, 1.0)
     chain = indigo.resolve(of_latents(preset="real", guidance=2), "latent")
-    assert (chain.guidance, chain.weights, chain.refine) == (2.0, (1.0, 0.5), 5e-5)
-    assert chain.regularizer == restoration.latent_regularizers.LATENT and chain.evaluations == 120
+    assert (chain.guidance, chain.weights, chain.refine) == (2.0, (1.0, 0.5), 0.0)
+    assert chain.regularizer == restoration.LatentRegularizer(radius=1.0) and chain.evaluations == 100
+    assert indigo.resolve(of_latents(regularizer="resample"), "latent").evaluations == 120
     assert indigo.resolve(of_latents(), "latent").guidance == 1.0 and indigo.resolve(of_latents(), "pixel").start == 0.5
     assert indigo.resolve(of_latents(regularizer="none"), "pixel").regularizer == indigo.REGULARIZERS["none"]
     assert indigo.resolve(pixels(from_noise=True), None).start == 1e-3
@@ -328,3 +371,30 @@ def test_guidance_beats_the_prior_alone(name, steps, gain):
 
     (free, far), (pulled, near) = restore(guidance=0.0), restore()
     assert pulled > free + gain and near < far / 2, (free, pulled, far, near)
+
+
+class Seeing:
+    """An invertible network whose condition is the picture that it is shown."""
+
+    def apply(self, params, y, method):
+        assert method == "embed"
+        return params["by"] * jnp.mean(y, axis=(1, 2))
+
+
+@pytest.mark.parametrize("side", [8, 300])
+def test_the_condition_is_that_of_the_measurement(side):
+    """Of a large picture the mean over pieces that cover it; here all pieces are alike."""
+    y = jnp.broadcast_to(jnp.array([0.1, 0.4, 0.8]), (2, side, side, 3))
+    np.testing.assert_allclose(indigo._embedding(Seeing(), {"by": 2.0}, y), [[0.2, 0.8, 1.6]] * 2, rtol=1e-5)
+
+
+def test_the_network_is_shown_the_measurement_in_its_own_range(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(indigo, "_embedding", lambda module, params, y: told.append(np.asarray(y)))
+    files = guided_networks.write_all(tmp_path)
+    method = methods.load("indigo", prior=files["prior"], inn=files["same"], steps=1)
+    pixels = RANDOM.uniform(-1, 1, (16, 16, 3)).astype(np.float32)
+    monkeypatch.setattr(restoration, "indigo", lambda *args, **options: None)
+    plan = method.plan(16, 16)
+    method.begun(method.params, jnp.asarray(pixels[None]), rng.image_keys(0, [0]), plan=plan, given={})
+    np.testing.assert_allclose(told[0][0], pixels / 2 + 0.5, atol=1e-6)

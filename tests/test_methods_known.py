@@ -6,7 +6,7 @@ import pytest
 from skimage import data, transform
 
 from indigo_jax import denoisers, images, methods, operators, rng, samplers, schedules, weights
-from indigo_jax.methods import bird, blind, known, once
+from indigo_jax.methods import base, bird, blind, known, once
 from indigo_jax.methods.once import denoise_once
 from indigo_jax.methods.sinograms import sinogram, sinogram_noise
 from tests import guided_networks, networks
@@ -103,27 +103,22 @@ def test_a_kernel_is_found_from_coarse_to_fine():
     true = jnp.stack([operators.linear_motion_kernel(length, angle, 11) for length, angle in ((9.0, 0.6), (5.0, 0.0))])
     seen = jnp.zeros((2, 64, 72)).at[:, 6:-6, 6:-6].set(1.0)
     y = seen[..., None] * operators.blur(true)(x)
-    schedule = schedules.linear(100)
 
-    def knows(x_t, t):
-        return denoisers.Prediction(x if x_t.shape == x.shape else operators.average_pool(2)(x), x_t)
+    class Knowing:  # hqs shows it mirror images
+
+        @staticmethod
+        def apply(params, x_t, sigma):
+            images = jnp.stack([x, x[:, ::-1], x[:, :, ::-1], x[:, ::-1, ::-1]])
+            return images[jnp.argmin(jnp.sum((images - x_t)**2, axis=(1, 2, 3, 4)))]
 
     method = object.__new__(blind.Blind)
     method.settings = blind.Blind.Settings(kernel_size=11)
-    found = jax.jit(lambda y, keys: method.find(denoisers.Prior(knows, schedule), y, seen, keys))(
-        y, rng.image_keys(0, [0, 1]))
+    method.networks = {"prior": base.Network(Knowing, None, {
+        "kind": "prior", "prediction": "sigma",
+        "schedule": schedules.to_json("geometric", num_timesteps=100, sigma_min=0.004, sigma_max=2.0)})}
+    found = jax.jit(lambda y, keys: method.find(None, y, seen, 0.01, keys))(y, rng.image_keys(0, [0, 1]))
     assert found.shape == true.shape
     assert float(jnp.abs(found - true).sum((1, 2)).max()) < 0.35  # 2 is the largest that it can be
-
-
-def test_what_does_not_hang_together_is_no_kernel():
-    kernel = np.zeros((9, 9), np.float32)
-    kernel[4, 2:5] = 2.0  # the heaviest
-    kernel[3, 6] = 1.0  # over a gap of one tap
-    kernel[0, 0] = 1.5
-    found = np.asarray(blind.connected(jnp.asarray(kernel)))
-    kernel[0, 0] = 0
-    np.testing.assert_allclose(found, kernel / 7, atol=1e-6)
 
 
 def test_super_resolution_enlarges_and_explains_its_input(prior, monkeypatch):
@@ -157,7 +152,9 @@ def test_a_kernel_of_unknown_size_a_family_and_a_grid(prior, task, options, shap
 
 @pytest.mark.parametrize("name, task, given", [
     ("hqs", "inpaint", {}), ("hqs", "sr", {}), ("hqs", "denoise", {}), ("diffpir", "inpaint", {}),
-    ("diffpir", "deblur", {}), ("ddnm", "inpaint", {}), ("ddnm", "deblur", {}), ("dps", "sr", {})])
+    ("diffpir", "deblur", {}), ("ddnm", "inpaint", {}), ("ddnm", "deblur", {}), ("dps", "sr", {}),
+    ("pigdm", "inpaint", {}), ("tmpd", "deblur", {}), ("ddrm", "inpaint", {}), ("daps", "deblur", {}),
+    ("reddiff", "sr", {})])
 def test_methods_and_their_tasks(name, task, given, prior, denoiser):
     """Those that the table of test_methods has not."""
     given = {**given, **({"mask": HOLES} if task == "inpaint" else {"kernel": KERNEL} if task == "deblur" else {})}
@@ -216,7 +213,7 @@ def test_texture_that_was_taken_for_noise_is_not_taken_out():
         problem = known.Problem(operators.compose(), x + added * noise, rng.image_keys(0, [0]), jnp.array([told]),
                                 x.shape)
         level = once.explained(denoisers.Prior(knowing, schedule), problem)
-        np.testing.assert_allclose(level, wanted, rtol=0.05)
+        np.testing.assert_allclose(level, wanted, rtol=0.1)
 
 
 def test_the_border_of_a_blurred_picture_is_honest(denoiser):
@@ -227,7 +224,7 @@ def test_the_border_of_a_blurred_picture_is_honest(denoiser):
     assert method.margin() == 4 + 8
     seen = []
     run = method.run
-    method.run = lambda y, keys, plan, given, device=None: seen.append(given) or run(y, keys, plan, given, device)
+    method.run = lambda y, keys, plan, given, *others: seen.append(given) or run(y, keys, plan, given, *others)
     method(picture(20, 30))
     inside = np.asarray(seen[0]["seen"])[0]
     assert inside.sum() == 20 * 30 and (inside[12:32, 12:42] == 1).all()
@@ -402,6 +399,13 @@ def test_the_same_sinogram_gives_the_same_bytes_and_samples_differ(ct):
     assert (first != other).any()
 
 
+@pytest.mark.parametrize("name", ["pigdm", "tmpd", "pnp-flow"])
+def test_guided_draws_of_a_slice(name, prior):
+    restored, report = methods.load(name, task="ct", weights=prior, steps=3)(sinogram(SINOGRAM))
+    assert restored.pixels.shape == (SIDE, SIDE, 3) and restored.grey and np.isfinite(report.residual)
+    assert report.evaluations == 3
+
+
 def test_bird_and_diffpir_are_one_method_for_sinograms(ct, prior):
     other = methods.load("diffpir", task="ct", weights=prior)
     np.testing.assert_array_equal(other(sinogram(SINOGRAM))[0].pixels, ct(sinogram(SINOGRAM))[0].pixels)
@@ -426,3 +430,15 @@ def test_what_is_shown_of_a_sinogram_is_its_back_projection():
 def test_what_is_no_sinogram(values, angles, message):
     with pytest.raises(ValueError, match=message):
         sinogram(values, angles)
+
+
+def test_both_turns_of_a_kernel_take_smaller_tiles(tmp_path):
+    network = str(networks.write_denoiser(tmp_path / "denoiser.safetensors"))
+    method = methods.load("hqs", task="deblur", weights=network, kernel=np.full((3, 3), 1 / 9), kernel_is="auto")
+    large = images.Picture(np.zeros((256, 256, 3), np.float32))
+    smaller = method.smaller(large)
+    assert smaller.largest == smaller.turned.largest == 128
+    assert smaller.expected(large)[1].tile[0] == smaller.turned.expected(large)[1].tile[0]
+    assert smaller.expected(large)[1].tile[0] < method.expected(large)[1].tile[0]
+    assert method.largest is None and method.turned.largest is None
+    assert method.smaller(images.Picture(np.zeros((9, 9, 3), np.float32))) is None

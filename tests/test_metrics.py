@@ -268,12 +268,12 @@ def test_names_read_back_and_measure(name):
 def test_short_names_are_whole_protocols():
     assert metrics.by_name("psnr").name == "psnr-rgb-crop0-u8"
     assert metrics.by_name("ssim").name == "ssim-rgb-crop0-u8"
-    assert set(metrics.ALIASES) == {"psnr", "ssim", "lpips"}
+    assert set(metrics.ALIASES) == {"psnr", "ssim", "ms-ssim", "lpips", "niqe"}
 
 
 @pytest.mark.parametrize("name", [
     "", "PSNR", "psnr-y", "psnr-y-bt601-crop4", "psnr-rgb-crop0-u8-yu8", "psnr-rgb-crop-1-u8", "psnr-rgb-crop04-u8",
-    "mse-rgb-crop0-u8", "lpips-vgg-v0.1", "psnr-rgb-crop0-u8 "])
+    "mse-rgb-crop0-u8", "lpips-vgg19-v0.1", "psnr-rgb-crop0-u8 "])
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="unknown metric .*psnr-y-bt601-crop4-u8"):
         metrics.by_name(name)

@@ -76,6 +76,7 @@ def test_unknown_norm_is_refused():
         make(norm="batch")
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_but_keeps_float32_outside():
     module, params, x, t = make()
     half = RestorationUNet(**TINY, dtype=jnp.bfloat16)

@@ -1,14 +1,17 @@
 """Numerical faults that were found once: each test failed on the code before its repair."""
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from indigo_jax import denoisers, operators, restoration, rng, samplers, schedules
+from indigo_jax import checkpoints, data, denoisers, operators, paths, restoration, rng, samplers, schedules
 from indigo_jax.models import layers
 from indigo_jax.models.ddpm_unet import attend
 from tests.oracles import GaussianDiffusion
+from train import indi, loop
 
 WHOLE = schedules.linear()
 GAUSSIAN = GaussianDiffusion(0.0, 0.5)
@@ -80,3 +83,52 @@ def test_one_step_begins_at_the_noisiest_level():
     from indigo_jax.methods.known import levels_of
     prior = denoisers.Prior(None, WHOLE)
     assert levels_of(prior, 1).timesteps.tolist() == [999.0] and levels_of(prior, 2).timesteps.tolist() == [0.0, 999.0]
+
+
+def test_a_gradient_that_is_not_finite_is_a_bad_step_though_the_loss_is_finite():
+    """``sqrt(0 w)`` is 0, its derivative is not a number."""
+    config = types.SimpleNamespace(accumulate=1, ema=0.5, remat="none", sharding_rules=None)
+    optimizer, w = optax.sgd(0.1), {"w": jnp.ones(())}
+    state = loop.TrainState(jnp.int32(4), w, w, optimizer.init(w), jnp.int32(-1))
+    state, numbers = loop.update(config, optimizer, state,
+                                 lambda params, x: jnp.mean(jnp.sqrt(0 * params["w"] * x)), jnp.ones(2))
+    assert numbers["loss"] == 0 and not jnp.isfinite(numbers["grad_norm"])
+    assert state.bad_step == 4  # at which the run stops, and before which the newest good checkpoint lies
+
+
+def test_a_checkpoint_that_holds_nan_is_passed_over(tmp_path, capsys):
+    with checkpoints.manager(tmp_path) as manager:
+        for step, value in ((1, 0.5), (2, np.nan)):
+            tree = {name: {"kernel": np.full((8, 4), value, np.float32)} for name in ("params", "ema")}
+            checkpoints.save(manager, step, tree, position={"next_index": step})
+    assert checkpoints.restore_params(tmp_path)["kernel"][0, 0] == 0.5
+    assert checkpoints.newest_whole_step(tmp_path) == 1
+    assert "holds NaN or infinity" in capsys.readouterr().err
+
+
+def test_evaluation_draws_other_noise_than_the_degradation(monkeypatch):
+    """The keys of a sampler's chain have begun with those of the damage."""
+    told = []
+
+    class Model:
+        def apply(self, params, x, t):
+            return x
+
+    class Damage:
+        def __call__(self, x, keys):
+            told.append(jax.random.key_data(keys))
+            return 0.5 * x
+
+    monkeypatch.setattr(data, "evaluation_batches", lambda *args, **options: iter([
+        {"image": np.zeros((2, 96, 96, 3), np.uint8), "id": np.arange(2)}]))
+    monkeypatch.setattr(jax, "jit", lambda function: function)
+    monkeypatch.setattr(samplers, "sample", lambda kernel, keys, y: told.append(jax.random.key_data(keys)) or (y, None))
+    monkeypatch.setattr(indi, "config_to_json", lambda config: {"noise": {"name": "none", "eps": 0.0}})
+    monkeypatch.setattr(indi, "noise_mode", lambda config: paths.no_noise())
+    monkeypatch.setattr(indi.dataclasses, "replace", lambda config, crop: config)
+    config = types.SimpleNamespace(crop=96, margin=0, seed=0, degradation=Damage(), model=Model(), eval_steps=1,
+                                   grey=0.0)
+    indi.evaluation(config, [0, 1])({})
+    of_damage, of_chain = told
+    draws = [jax.random.key_data(rng.fold(jax.random.wrap_key_data(of_chain), i)) for i in range(3)] + [of_chain]
+    assert all((of_damage != each).any() for each in draws)

@@ -75,6 +75,7 @@ SHARED = {
     "random_super_resolution": lambda h, w: operators.random_super_resolution(),
     "random_jpeg": lambda h, w: operators.random_jpeg(),
     "random_gaussian_noise": lambda h, w: operators.random_gaussian_noise(),
+    "random_photo_noise": lambda h, w: operators.random_photo_noise((5.0, 50.0), {"white": 1.0, "equal": 1.0}),
     "photo_mixture": lambda h, w: operators.photo_mixture(),
 }
 PER_IMAGE = {
@@ -401,6 +402,7 @@ def test_random_degradations_draw_per_image_and_within_range():
 
 @pytest.mark.parametrize("make, words", [
     (lambda: operators.photo_mixture({"fog": 1.0}), "unknown families"),
+    (lambda: operators.random_photo_noise((5, 10), {"fog": 1.0}), "unknown kinds"),
     (lambda: operators.photo_mixture({"jpeg": 0.0}), "above 0"),
     (lambda: operators.photo_mixture({"jpeg": 1.0}, motion_blur=operators.random_motion_blur()), "probability 0"),
     (lambda: operators.random_gaussian_blur((3, 1)), "low <= high"),

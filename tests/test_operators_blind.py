@@ -37,6 +37,20 @@ def test_protocol_and_unknowns_per_image(name):
     np.testing.assert_allclose(start(KEYS[1:], X[1:])[1], y[1:], atol=2e-6)
 
 
+def test_the_network_of_a_kernel_is_a_relu6_layer_and_a_softmax():
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape).astype(np.float32),
+                          jax.eval_shape(ALL["mlp"].init, KEYS))
+    params["out"]["kernel"] *= 0.02
+    inside = np.einsum("bi,bij->bj", params["input"], params["hidden"]["kernel"]) / 3 + params["hidden"]["bias"]
+    params["hidden"]["kernel"] /= 3
+    assert inside.min() < -1 and inside.max() > 7  # both ends of the clip are reached
+    logits = np.einsum("bj,bjk->bk", np.clip(inside, 0, 6), params["out"]["kernel"]) + params["out"]["bias"]
+    wanted = np.exp(logits - logits.max(1, keepdims=True))
+    wanted = (wanted / wanted.sum(1, keepdims=True)).reshape(2, 5, 5)
+    np.testing.assert_allclose(ALL["mlp"].kernel(params), wanted, rtol=1e-3, atol=1e-6)
+
+
 def test_varying_kernels_start_as_one_broad_gaussian_and_are_those_of_varying_blur():
     operator = ALL["varying"]
     apply, params = quick(operator), operator.init(KEYS)

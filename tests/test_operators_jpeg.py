@@ -1,4 +1,5 @@
 """JPEG against what Pillow writes and reads back."""
+import importlib
 import io
 
 import jax
@@ -11,6 +12,7 @@ from skimage import data
 from indigo_jax import operators
 
 ASTRONAUT = data.astronaut()
+jpeg = importlib.import_module("indigo_jax.operators.jpeg")  # the file; the package's name is the function
 
 
 def _psnr(a, b):
@@ -38,6 +40,27 @@ def test_same_picture_as_pillow_at_every_quality(quality):
     assert abs(_psnr(ours, picture) - _psnr(theirs, picture)) < 0.02
     assert _psnr(ours, theirs) > 48.0
     assert np.mean(np.abs(np.int32(ours) - theirs) > 2) < 0.015
+
+
+@pytest.mark.parametrize("quality", [1, 7, 25, 50, 63, 90, 100])
+def test_the_tables_are_those_that_pillow_writes(quality):
+    """Number by number: one wrong number of 64 hardly changes a picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(ASTRONAUT[:16, :16]).save(buffer, "JPEG", quality=quality)
+    with Image.open(buffer, formats=["JPEG"]) as read:
+        theirs = [np.reshape(read.quantization[index], (8, 8)) for index in (0, 1)]
+    for ours, wanted in zip(jpeg._tables(jnp.float32(quality)), theirs):
+        np.testing.assert_array_equal(ours, wanted)
+
+
+def test_colours_there_and_back():
+    """BT.601 in full range: from its two constants, and one matrix is the other's inverse."""
+    red, blue = 0.299, 0.114
+    luma = np.array([red, 1 - red - blue, blue])
+    to = np.stack([luma, (np.array([0, 0, 1]) - luma) / (2 - 2 * blue), (np.array([1, 0, 0]) - luma) / (2 - 2 * red)])
+    np.testing.assert_allclose(jpeg._TO_YCC, to, atol=1e-6)
+    np.testing.assert_allclose(jpeg._TO_RGB, np.linalg.inv(to), atol=1e-6)
+    np.testing.assert_allclose(jpeg._DCT @ jpeg._DCT.T, np.eye(8), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(7, 5), (1, 1), (33, 20), (3, 40), (17, 4)], ids=str)

@@ -41,6 +41,31 @@ def test_proximal_is_a_filter_for_a_single_coil():
     np.testing.assert_allclose(operators.proximal(operator, y, x0, rho), wanted, atol=2e-5)
 
 
+@pytest.mark.parametrize("size, channels", [((6, 5), 2), ((5, 8), 1)])
+def test_singular_values_of_real_pictures(size, channels):
+    """Against numpy's of the matrix, and in a proximal step without any iteration."""
+    mask = np.random.default_rng(0).uniform(0, 1, size).astype(np.float32) * (np.arange(size[1]) % 3 > 0)
+    operator, shape = operators.mri(mask, channels=channels), (*size, channels)
+    each = jnp.eye(np.prod(shape)).reshape(-1, *shape)
+    matrix = np.asarray(operator(each)).reshape(len(each), -1).T
+    values, to_basis, from_basis = operator.svd
+    wanted = np.linalg.svd(matrix)[1][:np.prod(size)]
+    np.testing.assert_allclose(np.sort(np.ravel(values))[::-1], wanted, atol=2e-4)
+    back = from_basis((values**2).astype(jnp.complex64) * to_basis(each)).reshape(len(each), -1)
+    np.testing.assert_allclose(back, matrix.T @ matrix, atol=1e-5)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 2, *shape)), jnp.float32)
+    y, rho = operator(x[0]), jnp.array([0.1, 0.5])
+    found = operators.proximal(operator, y, x[1], rho, num_iterations=0)
+    np.testing.assert_allclose(found, operators.proximal(lambda x: operator(x), y, x[1], rho, num_iterations=60),
+                               atol=1e-4)
+    assert found.dtype == jnp.float32
+
+
+def test_with_coils_there_are_none():
+    operator = operators.mri(np.ones((12, 9)), operators.coil_sensitivities(12, 9, 3))
+    assert operator.svd is None and operator.closed_form(jnp.float32(0.1)) is None
+
+
 def test_masks():
     masks = np.asarray(operators.cartesian_mask(rng.image_keys(0, range(5)), 8, 100, acceleration=5,
                                                 centre_fraction=0.1))

@@ -94,3 +94,12 @@ def test_some_pictures_lose_their_colour():
     assert bool((operators.some_grey(keys, x, 0.0) == x).all())
     everywhere = operators.some_grey(keys, x, 1.0)
     assert bool((everywhere == everywhere[..., :1]).all())
+
+
+def test_noise_of_a_drawn_level():
+    keys = rng.image_keys(0, range(200))
+    noise = np.asarray(operators.random_photo_noise((10, 40), {"equal": 1.0})(jnp.zeros((200, 8, 8, 3)), keys=keys))
+    np.testing.assert_array_equal(noise[..., 0], noise[..., 2])
+    levels = np.sqrt(np.mean(np.square(noise), axis=(1, 2, 3))) * 127.5
+    assert abs(levels.mean() - 25) < 2.5 and levels.min() < 15 and levels.max() > 35  # even from 10 to 40
+    assert dict(operators.random_photo_noise().kinds) == {kind: 0.5 if kind == "white" else 0.125 for kind in KINDS}

@@ -195,6 +195,7 @@ def test_resizing_on_a_canvas_equals_a_loop(kind):
         np.testing.assert_array_equal(y[:, target[0]:], y[:, target[0] - 1:target[0]].repeat(16 - target[0], 1))
 
 
+@pytest.mark.slow
 def test_blur_and_jpeg_on_a_canvas_are_those_of_the_picture():
     x, size = canvas(PIXELS, 15, 16)
     kernel = realesrgan_kernels.draw_kernels(KEYS[:1], Kernels((7, 7), (1.0, 2.0)))

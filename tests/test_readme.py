@@ -1,4 +1,5 @@
-"""The README does what it says: its first block restores a picture, its second runs the tests."""
+"""README and documentation do what they say: the first block restores a picture, the second runs the tests."""
+import importlib.util
 import os
 import pathlib
 import re
@@ -12,7 +13,13 @@ from PIL import Image
 from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+         for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
+CODE = [(page, code) for page, text in PAGES.items()
+        for code in re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)]
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+NOT_IN_THE_REFERENCE = {"__init__", "arrays", "checkpoints", "cli", "demo", "export", "sharding", "typing"}
+COMMANDS = {"restore", "degrade", "evaluate", "weights", "methods", "cache", "demo"}
 SETUP = re.compile(r"(^|[;&|]\s*)(python3? -m venv|pip install|python3? -m pip)\b")
 
 
@@ -68,18 +75,38 @@ def test_first_block_writes_before_and_after(first_block):
         assert compare.width >= 2 * restored.width and compare.height >= restored.height
 
 
-@pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL))
-def test_python_blocks_run(code):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+@pytest.mark.parametrize("page, code", CODE, ids=[f"{page}-{index}" for index, (page, _) in enumerate(CODE)])
+def test_python_blocks_run(page, code):
+    exec(compile(code, page, "exec"), {"__name__": "page"})
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?://|#)([^)#]+)", README))))
-def test_links_lead_to_files(link):
-    assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page):
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", PAGES[page]):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
 
 
 def test_paths_in_the_algorithm_table_exist():
-    rows = [line for line in README.splitlines() if line.startswith("|") and "`tests/" in line]
+    rows = [line for line in PAGES["docs/design.md"].splitlines() if line.startswith("|") and "`tests/" in line]
     assert rows
     for path in re.findall(r"`((?:indigo_jax|tests|train|eval)/[\w/.]+)`", "\n".join(rows)):
         assert (ROOT / path).exists(), path
+
+
+def test_every_page_is_in_the_menu_and_every_module_in_the_reference():
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in PAGES:
+        assert page == "README.md" or page.removeprefix("docs/") in menu, page
+    public = {path.stem for path in (ROOT / "indigo_jax").iterdir()
+              if path.suffix == ".py" or (path / "__init__.py").exists()}
+    shown = {pathlib.Path(page).stem for page in PAGES if page.startswith("docs/api/")}
+    assert public - shown == NOT_IN_THE_REFERENCE
+
+
+def test_commands_of_the_pages_are_known():
+    """Every ``indigo NAME`` and ``python -m train.NAME`` or ``eval.NAME`` on a page exists."""
+    for page, text in PAGES.items():
+        for name in re.findall(r"python -m ((?:train|eval)\.\w+)", text):
+            assert importlib.util.find_spec(name), f"{page}: {name}"
+        for name in re.findall(r"(?:^|`)indigo (\w+)", text, flags=re.MULTILINE):
+            assert name in COMMANDS, f"{page}: indigo {name}"

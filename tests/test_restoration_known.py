@@ -65,6 +65,23 @@ def test_ddnm_keeps_what_was_seen_and_draws_the_rest_from_the_prior():
     assert abs(free.std() / std - 1) < 4 / (2 * free.size)**0.5
 
 
+def test_ddnm_in_another_solver():
+    """What was seen is kept, the rest is what 2M alone makes of the prior; the default is DDIM of eta 0.85."""
+    operator, few = operators.inpaint(MASK), schedules.respace(SCHEDULE, 10, "log_snr")
+    start, keys = NOISE[:8], KEYS[:8]
+
+    def run(kernel):
+        return jax.jit(lambda keys, z: samplers.sample(kernel, keys, z)[0])(keys, start)
+
+    def ddnm(**options):
+        return run(restoration.ddnm(GAUSSIAN.denoiser(SCHEDULE), few, operator, operator(X[:8]), **options))
+
+    x, free = ddnm(sampler=samplers.dpm_solver), run(samplers.dpm_solver(GAUSSIAN.denoiser(SCHEDULE), few))
+    seen = MASK[None, :, :, None] > 0
+    np.testing.assert_allclose(x, jnp.where(seen, X[:8], free), atol=1e-5)
+    np.testing.assert_array_equal(ddnm(), ddnm(sampler=lambda d, s: samplers.ddim(d, s, 0.85)))
+
+
 def test_dps_follows_the_exact_law_of_its_chain():
     """One pixel per image: |y - x0| has slope +-1, so each step moves by scale times the gain of the denoiser, towards
     y; with y far away the sign never changes and the chain is affine."""

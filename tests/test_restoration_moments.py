@@ -1,4 +1,6 @@
-"""PiGDM and TMPD against the exact posterior of a linear-Gaussian problem."""
+"""PiGDM and TMPD against the exact posterior of a linear-Gaussian problem, in DDIM and in other solvers."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,7 @@ def posterior():
     return mean, GAUSSIAN.std**2 * (np.eye(8) - gain @ a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("eta, tolerance", [(0.0, 0.015), (1.0, 0.03)])  # noise in each step needs many more of them
 def test_samples_have_the_mean_and_the_covariance_of_the_posterior(name, eta, tolerance):
@@ -43,6 +46,50 @@ def test_samples_have_the_mean_and_the_covariance_of_the_posterior(name, eta, to
     seen = x[:, [0, 1, 4, 5]].mean(1)
     wanted = covariance[np.ix_([0, 1, 4, 5], [0, 1, 4, 5])].mean()
     assert abs(seen.std() / wanted**0.5 - 1) < 4 * tolerance
+
+
+@functools.cache
+def solved(name, sampler, num_steps, spacing):
+    """Largest errors of the mean and of a pixel's spread. All is affine in the noise, so no draws are needed."""
+    levels = schedules.respace(WHOLE, num_steps, spacing)
+    kernel = METHODS[name](GAUSSIAN.denoiser(WHOLE), levels, Y[:9], sampler=sampler)
+    start = jnp.concatenate([jnp.zeros((1, 8)), jnp.eye(8)]).reshape(9, 2, 4, 1)
+    x, _ = jax.jit(lambda keys, z: samplers.sample(kernel, keys, z))(KEYS[:9], start)
+    x = np.asarray(x, np.float64).reshape(9, 8)
+    mean, covariance = posterior()
+    return abs(x[0] - mean).max(), abs(np.linalg.norm(x[1:] - x[0], axis=0) - np.diag(covariance)**0.5).max()
+
+
+@pytest.mark.parametrize("name, sampler, num_steps, spacing", [
+    ("pigdm", samplers.heun, 13, "asinh"), ("pigdm", samplers.dpm_solver, 20, "log_snr"),
+    ("tmpd", samplers.dpm_solver, 20, "log_snr")])
+def test_a_second_order_solver_reaches_the_posterior_in_a_quarter_of_ddims_evaluations(name, sampler, num_steps,
+                                                                                       spacing):
+    slow = solved("pigdm", samplers.ddim, 100, spacing)
+    fast = solved(name, sampler, num_steps, spacing)
+    assert max(fast[0], slow[0]) < 0.006 and fast[1] < 0.0055
+    assert fast[1] < 0.7 * slow[1], (fast, slow)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_default_is_ddim(name):
+    levels = schedules.respace(WHOLE, 4, "karras")
+    for eta in (0.0, 0.6):
+        plain, given = (METHODS[name](GAUSSIAN.denoiser(WHOLE), levels, Y[:3], **options) for options in (
+            {"eta": eta}, {"sampler": functools.partial(samplers.ddim, eta=eta)}))
+        np.testing.assert_array_equal(*(jax.jit(lambda keys, z, kernel=kernel: samplers.sample(kernel, keys, z)[0])(
+            KEYS[:3], NOISE[:3]) for kernel in (plain, given)))
+
+
+def test_a_solver_may_go_between_the_visited_levels():
+    """Churn: the guided denoiser knows all levels, the sampler visits its own; noise reaches the posterior, too."""
+    few = schedules.respace(WHOLE, 40, "asinh")
+    kernel = METHODS["pigdm"](GAUSSIAN.denoiser(WHOLE), WHOLE, Y, sampler=lambda denoiser, levels: samplers.heun(
+        denoiser, few, churn=10.0, levels=levels))
+    x, _ = jax.jit(lambda keys, z: samplers.sample(kernel, keys, z))(KEYS, NOISE)
+    mean, covariance = posterior()
+    np.testing.assert_allclose(x.reshape(COUNT, 8).mean(0), mean, atol=4 * GAUSSIAN.std / COUNT**0.5)
+    np.testing.assert_allclose(np.cov(np.asarray(x).reshape(COUNT, 8).T), covariance, atol=0.02)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -87,3 +134,16 @@ def test_refusals():
         restoration.pigdm(None, SCHEDULE, OPERATOR, Y, SIGMA, prior_std=0.0)
     with pytest.raises(ValueError, match="eta must be in"):
         restoration.tmpd(None, SCHEDULE, OPERATOR, Y, SIGMA, eta=2.0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_clipped_estimate_takes_its_noise_along(name):
+    """A measurement far outside of [-1, 1]: x0 stays inside, and eps is what then is left of x_t (eta = 0)."""
+    levels, index = schedules.respace(schedules.linear(), 10), 6
+    x_t, keys = rng.normal(KEYS[:2], jnp.zeros((2, 2, 4, 1))), KEYS[:2]
+    kernel = METHODS[name](GAUSSIAN.denoiser(levels), levels, 20 * Y[:2], eta=0.0, clip=True)
+    state, info = kernel.step(keys, kernel.init(x_t, keys), 9 - index)
+    assert float(jnp.abs(info.x0).max()) == 1.0
+    a, a_s = levels.alpha_bar[index], levels.alpha_bar_prev[index]
+    eps = (x_t - jnp.sqrt(a) * info.x0) / jnp.sqrt(1 - a)
+    np.testing.assert_allclose(state.x, jnp.sqrt(a_s) * info.x0 + jnp.sqrt(1 - a_s) * eps, atol=1e-5)

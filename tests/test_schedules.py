@@ -5,8 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from indigo_jax import paths, schedules, weights
+from indigo_jax import denoisers, guidance, paths, rng, samplers, schedules, weights
 from tests import networks
+from tests.oracles import GaussianDiffusion
 
 
 @pytest.mark.parametrize("spacing", paths.SPACINGS)
@@ -194,6 +195,15 @@ def test_geometric_levels():
     jax.tree.map(np.testing.assert_array_equal, schedules.from_json(stored), schedule)
 
 
+def test_the_levels_that_are_usual():
+    """Of those who say nothing: DDPM's, Stable Diffusion's, EDM's, and ours for networks that are told sigma."""
+    np.testing.assert_allclose(1 - schedules.linear().alpha_bar[0], 1e-4, rtol=1e-3)
+    np.testing.assert_allclose(1 - schedules.scaled_linear().alpha_bar[0], 0.00085, rtol=1e-3)
+    for schedule, ends in ((schedules.geometric(), (0.004, 10.0)), (schedules.karras(), (0.002, 80.0))):
+        np.testing.assert_allclose(schedules.sigmas(schedule)[np.array([0, -1])], ends, rtol=0.02)
+        assert schedule.timesteps.shape == (1000,)
+
+
 def test_one_geometric_level():
     np.testing.assert_allclose(schedules.geometric(1, 0.5, 0.5).alpha_bar, [0.8], rtol=1e-6)
 
@@ -243,9 +253,18 @@ def test_spacings_of_solvers_are_even_and_keep_both_ends(whole, spacing, place):
     np.testing.assert_array_equal(few.alpha_bar, whole.alpha_bar[index])
 
 
+def test_levels_on_the_way_to_zero():
+    """Even in asinh(sigma / 0.2), the 0 that is not among them counted."""
+    whole = schedules.geometric(5000, 0.001, 50.0)
+    sigma = np.asarray(schedules.sigmas(schedules.respace(whole, 10, "asinh")), np.float64)
+    np.testing.assert_allclose(np.diff(np.arcsinh(np.append(0, sigma) / 0.2)), np.arcsinh(250) / 10, rtol=0.01)
+    few = schedules.respace(schedules.geometric(12, 0.5, 50.0), 11, "asinh").timesteps  # none below 0.5
+    assert few[-1] == 11 and (np.diff(few) > 0).all()
+
+
 def test_spacings_of_solvers_of_all_levels_and_of_one():
     whole = schedules.linear(30)
-    for spacing in ("karras", "log_snr"):
+    for spacing in ("karras", "log_snr", "asinh"):
         np.testing.assert_array_equal(schedules.respace(whole, 30, spacing).timesteps, whole.timesteps)
         assert schedules.respace(whole, 1, spacing).timesteps.tolist() == [29.0]
 
@@ -280,9 +299,129 @@ def test_a_schedule_of_ones_own_travels_with_weights(tmp_path):
 
 
 @pytest.mark.parametrize("numbers", [dict(alpha_bar=[0.5, 0.5]), dict(alpha_bar=[0.9, 1.2]), dict(alpha_bar=[]),
-                                     dict(alpha_bar=[0.9, 0.1], timesteps=[1]), dict(alpha_bar=[0.9, 0.0]),
-                                     dict(alpha_bar=[0.9, 0.1], timesteps=[2, 1]), dict(alpha_bar=[[0.9, 0.1]])])
+                                     dict(alpha_bar=[0.9, 0.1], timesteps=[1]), dict(alpha_bar=[0.9, -0.1]),
+                                     dict(alpha_bar=[0.9, 0.1], timesteps=[2, 1]), dict(alpha_bar=[[0.9, 0.1]]),
+                                     dict(alpha_bar=[0.0]), dict(alpha_bar=[0.9, 0.0, 0.0])])
 def test_numbers_that_are_no_schedule(numbers):
     for make in (schedules.own, lambda **known: schedules.to_json("own", **known)):
         with pytest.raises(ValueError, match="must"):
             make(**numbers)
+
+
+# ---------------------------------------------------------------- schedules that end in nothing but noise
+
+def diffusers_rescaled(betas):
+    """``rescale_zero_terminal_snr`` of diffusers, which goes from betas to betas."""
+    root = np.sqrt(np.cumprod(1 - betas))
+    first, last = root[0], root[-1]
+    root = (root - last) * (first / (first - last))
+    alphas = root**2
+    return 1 - np.concatenate([alphas[:1], alphas[1:] / alphas[:-1]])
+
+
+def diffusers_ddim(alphas_cumprod, timesteps, jump, velocity, x, set_alpha_to_one):
+    """``DDIMScheduler.step`` of diffusers for v-prediction and eta 0, from the noisiest timestep on."""
+    final = 1.0 if set_alpha_to_one else alphas_cumprod[0]
+    for t in timesteps[::-1]:
+        a, b = alphas_cumprod[t], alphas_cumprod[t - jump] if t >= jump else final
+        v = velocity(x, a)
+        x0, eps = a**0.5 * x - (1 - a)**0.5 * v, a**0.5 * v + (1 - a)**0.5 * x
+        x = b**0.5 * x0 + (1 - b)**0.5 * eps
+    return x
+
+
+def gaussian_velocity(x, a, mean=0.8, std=0.25):
+    """v of pictures ``N(mean, std^2)``, also where a = 0."""
+    x0 = mean + std**2 * a**0.5 / (a * std**2 + 1 - a) * (x - a**0.5 * mean)
+    return a**0.5 * (x - a**0.5 * x0) / (1 - a)**0.5 - (1 - a)**0.5 * x0
+
+
+BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000)**2
+ENDS = schedules.rescale_zero_terminal_snr(schedules.scaled_linear())
+
+
+def test_nothing_is_left_at_the_end():
+    with np.errstate(divide="ignore"):
+        wanted = np.cumprod(1 - diffusers_rescaled(BETAS))
+    np.testing.assert_allclose(ENDS.alpha_bar, wanted, rtol=1e-4, atol=1e-9)
+    assert float(ENDS.alpha_bar[-1]) == 0 and float(ENDS.alpha_bar[0]) == float(schedules.scaled_linear().alpha_bar[0])
+    np.testing.assert_array_equal(ENDS.alpha_bar_prev, np.append(np.float32(1), ENDS.alpha_bar[:-1]))
+    stored = schedules.to_json("own", alpha_bar=ENDS.alpha_bar, timesteps=ENDS.timesteps)
+    jax.tree.map(np.testing.assert_array_equal, schedules.from_json(json.loads(json.dumps(stored))), ENDS)
+    assert float(schedules.linear(5, 0.1, 1.0).alpha_bar[-1]) == 0
+    with pytest.raises(ValueError, match="one level cannot be rescaled"):
+        schedules.rescale_zero_terminal_snr(schedules.own([0.5]))
+
+
+@pytest.mark.parametrize("ends, spacing, options", [
+    (True, "trailing", {}), (False, "leading", dict(steps_offset=1, set_alpha_to_one=False)), (False, "leading", {})])
+@pytest.mark.parametrize("make", [denoisers.from_v, denoisers.from_x0])
+def test_chains_are_those_of_diffusers(ends, spacing, options, make):
+    """Exact Gaussian, 20 steps: the pictures of diffusers, and the mean and spread of the law in closed form."""
+    whole = ENDS if ends else schedules.scaled_linear()
+    levels = schedules.respace(whole, 20, spacing, **options)
+
+    def network(x, t):
+        a = whole.alpha_bar[t.astype(int)][:, None]
+        v = gaussian_velocity(x, a)
+        return v if make is denoisers.from_v else a**0.5 * x - (1 - a)**0.5 * v
+
+    x = np.random.default_rng(0).standard_normal((1, 64)).astype(np.float32)
+    found, _ = samplers.sample(samplers.ddim(make(network, whole), levels), rng.image_keys(0, [0]), x)
+    betas = diffusers_rescaled(BETAS) if ends else BETAS
+    timesteps = {"trailing": np.arange(49, 1000, 50), "leading": np.arange(0, 1000, 50)}[spacing]
+    timesteps = timesteps + options.get("steps_offset", 0)
+    wanted = diffusers_ddim(np.cumprod(1 - betas), timesteps, 50, gaussian_velocity, x.astype(np.float64),
+                            options.get("set_alpha_to_one", True))
+    np.testing.assert_allclose(found, wanted, atol=2e-4)
+    mean, std = GaussianDiffusion(0.8, 0.25).output_law(levels, eta=0.0)
+    np.testing.assert_allclose(found, mean + std * x, atol=2e-4)  # affine in the noise
+    assert ends == (abs(mean - 0.8) < 0.001)  # a bright picture is found from a chain that starts at pure noise only
+
+
+@pytest.mark.parametrize("eta", [None, 1.0])
+def test_noisy_chains_from_nothing_have_the_law(eta):
+    levels = schedules.respace(ENDS, 10, "trailing")
+    denoiser = denoisers.from_v(lambda x, t: gaussian_velocity(x, ENDS.alpha_bar[t.astype(int)][:, None]), ENDS)
+    kernel = samplers.ddpm(denoiser, levels) if eta is None else samplers.ddim(denoiser, levels, eta)
+    x = np.random.default_rng(1).standard_normal((2, 20000)).astype(np.float32)
+    found, _ = samplers.sample(kernel, rng.image_keys(0, [0, 1]), x)
+    mean, std = GaussianDiffusion(0.8, 0.25).output_law(levels, eta=eta)
+    assert float(found.mean()) == pytest.approx(mean, abs=0.006) and float(found.std()) == pytest.approx(std, rel=0.02)
+
+
+@pytest.mark.parametrize("use", [
+    lambda: denoisers.from_eps(len, ENDS), lambda: denoisers.from_sigma(len, ENDS),
+    lambda: denoisers.from_edm(len, ENDS), lambda: schedules.sigmas(ENDS),
+    lambda: schedules.respace(ENDS, 10, "karras"),
+    lambda: samplers.heun(len, ENDS),
+    lambda: samplers.dpm_solver(len, ENDS), lambda: guidance.truncated(ENDS)(len)])
+def test_what_needs_a_rest_of_the_picture_refuses_such_a_schedule(use):
+    with pytest.raises(ValueError, match="holds nothing of the picture .* predict v or x0"):
+        use()
+    with pytest.raises(ValueError, match="holds nothing of the picture"):
+        jax.eval_shape(lambda: use() and None)  # also while a program is made
+
+
+@pytest.mark.parametrize("solver", [samplers.ddim, samplers.heun, samplers.dpm_solver])
+def test_the_last_step_may_end_above_the_picture(solver):
+    """As ``set_alpha_to_one=False``: at the noise of the first level, here of a picture of nothing."""
+    levels = schedules.respace(schedules.linear(), 10, set_alpha_to_one=False, steps_offset=50)
+    x = np.random.default_rng(0).standard_normal((1, 8)).astype(np.float32)
+    denoiser = GaussianDiffusion(0.0, 1e-4).denoiser(levels)  # x0 = 0, whatever it sees
+    found, _ = samplers.sample(solver(denoiser, levels), rng.image_keys(0, [0]), x)
+    np.testing.assert_allclose(found, 0.01 * x, rtol=0.02)  # sqrt(1 - alpha_bar) = sqrt(beta_start)
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(steps_offset=1, spacing="trailing"), "steps_offset 1 is for the spacing leading"),
+    (dict(steps_offset=100), "at most 99 for 10 of 1000 levels"), (dict(steps_offset=-1), "steps_offset -1")])
+def test_offsets_that_leave_the_schedule(options, message):
+    with pytest.raises(ValueError, match=message):
+        schedules.respace(schedules.linear(), 10, **options)
+    assert schedules.respace(schedules.linear(), 10, steps_offset=99).timesteps[-1] == 999
+
+
+def test_variances_where_a_step_adds_nothing_are_finite():
+    levels = schedules.respace(schedules.linear(), 5, set_alpha_to_one=False)  # ends at the level that it starts from
+    assert all(np.isfinite(bound).all() for bound in schedules.log_variances(levels))

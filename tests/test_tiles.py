@@ -47,7 +47,7 @@ def test_canvases_are_few_and_hold_their_pictures(options):
 def test_tiles_cover_the_canvas_and_none_is_in_vain(size, tile):
     layout = plan(*size, tile=tile, overlap=min(96, tile // 4), learned=64)
     for side, length, count, canvas in zip(size, layout.tile, (layout.rows, layout.columns), layout.canvas):
-        starts = tiles._starts(canvas, length, layout.overlap)
+        starts = tiles.starts(canvas, length, layout.overlap)
         assert len(starts) == count and starts[0] == 0 and starts[-1] + length == canvas >= side
         assert all(b - a <= length - layout.overlap for a, b in zip(starts, starts[1:]))
         assert length <= tile and (count == 1) == (canvas <= tile)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, data, denoisers, methods, models, schedules, sharding, weights
+from indigo_jax import checkpoints, data, denoisers, methods, models, operators, schedules, sharding, weights
 from tests.paths import ROOT
 from train import common, diffusion
 from train.diffusion import DiffusionConfig
@@ -127,6 +127,7 @@ def test_a_run_becomes_weights_that_load(pictures, uninterrupted, tmp_path):
         diffusion.train(dataclasses.replace(config, model=models.DDPMUNet(**{**MODEL, "channels": 16})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction, schedule", [("flow", "flow"), ("edm", "karras")])
 def test_flows_and_edm_are_trained_and_travel(prediction, schedule, pictures, tmp_path):
     config = tiny(pictures, tmp_path / "run", prediction=prediction, num_steps=2, eval_every=2, sigma_data=0.4,
@@ -142,6 +143,51 @@ def test_flows_and_edm_are_trained_and_travel(prediction, schedule, pictures, tm
     np.testing.assert_array_equal(prior.denoiser(x, prior.schedule.timesteps[3:5]).x0, wanted.x0)
     with pytest.raises(ValueError, match="goes with eps, x0 or v"):
         dataclasses.replace(config, weighting="min_snr")
+    ends = schedules.to_json("linear", num_timesteps=20, beta_end=1.0)  # nothing of the picture at the noisiest level
+    assert dataclasses.replace(config, prediction="v", schedule=ends).schedule == ends
+    with pytest.raises(ValueError, match="prediction eps needs some of it"):
+        dataclasses.replace(config, prediction="eps", schedule=ends)
+
+
+def conditional(pictures, workdir):
+    return tiny(pictures, workdir, prediction="flow", num_steps=3, eval_every=3, condition="y", resize=0,
+                model=models.RestorationUNet(width=8, multipliers=(1,), num_res_blocks=1, condition_on_y=True),
+                degradation=operators.random_gaussian_noise((10.0, 50.0)), margin=2, learning_rate=0.1,
+                schedule=schedules.to_json("flow", num_timesteps=20, time_scale=1.0))
+
+
+@pytest.mark.slow
+def test_a_diffusion_given_y_is_trained_and_travels(pictures, tmp_path):
+    config = conditional(pictures, tmp_path / "run")
+    diffusion.train(config)
+    with Image.open(tmp_path / "run" / "pictures" / "0000003.png") as picture:
+        assert picture.size == (3 * 16 + 2 * 4, 3 * 16 + 2 * 4)  # measurement, sample, truth of three
+    weights.export(config.workdir, tmp_path / "tiny.safetensors")
+    module, params, info = weights.load(tmp_path / "tiny.safetensors")
+    assert info["condition"] == "y" and module == config.model
+
+
+def test_a_diffusion_given_y_sees_the_measurement_and_is_no_prior(pictures, tmp_path):
+    config = conditional(pictures, tmp_path)
+    info = json.loads(json.dumps(diffusion.config_to_json(config)))
+    shapes = jax.eval_shape(lambda: config.model.init(jax.random.key(0), *diffusion.inputs(config)))
+    random = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: (0.1 * random.standard_normal(leaf.shape)).astype(np.float32), shapes)
+    y, network = jnp.zeros((2, 16, 16, 3)).at[1].set(0.5), functools.partial(config.model.apply, params)
+    prior = denoisers.of(network, info, y=y)
+    x_t, t = jnp.ones((2, 16, 16, 3)), prior.schedule.timesteps[jnp.array([3, 3])]
+    found = jax.jit(prior.denoiser)(x_t, t).x0
+    given = denoisers.from_flow(lambda x, t: network(x, t, y), prior.schedule)
+    np.testing.assert_allclose(found, jax.jit(given)(x_t, t).x0, atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="a diffusion of pictures given a measurement, no prior for known operators"):
+        denoisers.of(network, info)
+    with pytest.raises(ValueError, match="a prior of pictures alone: leave y out"):
+        denoisers.of(network, {**info, "condition": "none"}, y=y)
+    with pytest.raises(ValueError, match="condition none needs a network made with condition_on_y=False"):
+        dataclasses.replace(config, condition="none", degradation=None)
+    with pytest.raises(ValueError, match="say --condition y"):
+        tiny(pictures, tmp_path, degradation=config.degradation)
 
 
 def test_a_run_is_not_continued_as_another(pictures, uninterrupted):
@@ -187,11 +233,10 @@ def test_every_config_is_documented_and_whole(path):
     for word in ("Data:", "Command:", "Hardware:", "Expect:", path.stem):
         assert word in module.__doc__, f"{path.name}: its docstring does not say {word}"
     assert json.loads(json.dumps(diffusion.config_to_json(config)))["prediction"] == config.prediction
-    images = jax.ShapeDtypeStruct((1, config.crop, config.crop, 3), np.float32)
-    t = jax.ShapeDtypeStruct((1,), np.float32)
-    params = jax.eval_shape(config.model.init, jax.random.key(0), images, t)
+    images, t, *y = jax.eval_shape(lambda: diffusion.inputs(config))
+    params = jax.eval_shape(config.model.init, jax.random.key(0), images, t, *y)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    loss = jax.eval_shape(lambda *a: diffusion.denoising_loss(config, *a), params, images, keys)
+    loss = jax.eval_shape(lambda *a: diffusion.denoising_loss(config, *a), params, images, keys, None, *y)
     assert loss.shape == (1,) and loss.dtype == jnp.float32
 
 

@@ -10,11 +10,13 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, models, operators, sharding, weights
+from indigo_jax import checkpoints, images, models, operators, rng, sharding, weights
+from tests import networks, tiny_training
 from tests.paths import ROOT
 from train import common, indi, loop
 from train.indi import IndiConfig
@@ -127,6 +129,23 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(pictures, tmp_path):
                                  jax.tree.leaves(checkpoints.restore_params(tmp_path)))
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_truncated_picture_is_named_before_the_first_step(split, tmp_path, capsys, monkeypatch):
+    folder = tiny_training.write_pictures(tmp_path / "pictures")
+    for name in ("0.png", "1.png"):
+        path = folder / split / name
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
+        path.write_bytes(path.read_bytes()[:2000])
+    monkeypatch.setattr(loop, "jit_step", lambda *args: lambda *more: pytest.fail("a step was made"))
+    command = ["--config", str(ROOT / "tests" / "tiny_training.py"), "--data", str(folder),
+               "--workdir", str(tmp_path / "run"), "--eval-every", "10"]
+    assert indi.main(command) == 2
+    assert f"{split}/0.png: a truncated or damaged PNG" in capsys.readouterr().err.splitlines()[-1]
+    images.write(folder / split / "0.png", np.zeros((20, 24, 3), np.uint8))
+    assert indi.main(command) == 2
+    assert f"{split}/1.png: a truncated or damaged PNG" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_pairs_and_degradations_do_not_mix(pictures, tmp_path):
     with pytest.raises(ValueError, match="holds no pairs"):
         indi.train(tiny(pictures, tmp_path, degradation=None))
@@ -163,6 +182,7 @@ def test_numbers_that_change_when_a_run_goes_on_are_said(pictures, uninterrupted
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_weights(pictures, uninterrupted, tmp_path):
     file = tmp_path / "tiny.safetensors"
     weights.export(uninterrupted[0], file)
@@ -175,6 +195,26 @@ def test_fine_tuning_starts_from_weights(pictures, uninterrupted, tmp_path):
     other = models.RestorationUNet(width=16, multipliers=(1, 2), num_res_blocks=1)
     with pytest.raises(ValueError, match="but the config trains"):
         indi.train(dataclasses.replace(config, model=other, workdir=str(tmp_path / "third")))
+
+
+def test_a_denoiser_becomes_a_restorer(pictures, tmp_path):
+    """Weights of another kind have no noise mode that could differ, and what was trained is a restorer again."""
+    denoiser = networks.write_denoiser(tmp_path / "denoiser.safetensors")
+    config = tiny(pictures, tmp_path / "run", start_from=str(denoiser), model=networks.denoiser(), num_steps=1,
+                  learning_rate=1e-9, grey=0.5)
+    state = indi.train(config)
+    for new, old in zip(jax.tree.leaves(state.params), jax.tree.leaves(weights.load(denoiser)[1]), strict=True):
+        np.testing.assert_allclose(new, old, atol=2e-3)
+    weights.export(tmp_path / "run", tmp_path / "mine.safetensors")
+    assert weights.load(tmp_path / "mine.safetensors", kind="restorer")[2]["kind"] == "restorer"
+
+
+def test_some_pairs_lose_their_colour():
+    config = tiny("none", "none", grey=0.5, degradation=operators.random_gaussian_noise((1.0, 1.0)))
+    batch = {"image": np.random.default_rng(0).integers(0, 256, (32, 20, 20, 3), dtype=np.uint8)}
+    x, y = indi.make_pairs(config, batch, rng.image_keys(0, range(32)))
+    grey = np.asarray(jnp.all(x == x[..., :1], axis=(1, 2, 3)))
+    assert 8 <= grey.sum() <= 24 and np.abs(np.asarray(y - x)).max() < 0.1
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(pictures, tmp_path):

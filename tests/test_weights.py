@@ -399,7 +399,7 @@ def test_a_prior_needs_a_schedule_and_not_a_noise_mode(tmp_path):
 
 def test_kinds_are_what_methods_ask_for():
     assert set(weights.KINDS) == set(weights.checking._NEEDS) == {"restorer", "prior", "latent prior", "inn",
-                                                                  "autoencoder"}
+                                                                  "autoencoder", "features"}
     assert set(weights.ARCHITECTURES) == set(weights.checking.ARCHITECTURES)
     assert set(weights.checking.ARCHITECTURES.values()) == set(weights.KINDS)
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from indigo_jax import data, denoisers, losses, metrics, paths, rng, samplers
+from indigo_jax import data, denoisers, losses, metrics, operators, paths, rng, samplers
 from train import common, loop
 from train.run_config import RunConfig
 
-_DEGRADE, _LOSS = 0, 1  # what an image's key is folded with
+_DEGRADE, _LOSS, _GREY = 0, 1, 2  # what an image's key is folded with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,10 @@ class IndiConfig(RunConfig):
 
     margin: int = 16
     """Pixels around the crop that are degraded with it and cut off afterwards, so that no border is learned."""
-    noise: Literal["none", "constant", "brownian"] = "constant"
-    """The path's noise mode. It travels with the weights."""
+    grey: float = 0.0
+    """Share of the pictures that lose their colour before they are degraded: noisy or compressed grey files."""
+    noise: Literal["none", "constant", "brownian", "bridge"] = "constant"
+    """The path's noise mode; "bridge" is that of I2SB. It travels with the weights."""
     eps: float = 0.01
     """Its level, in [-1, 1] units."""
     loss: Literal["l1", "l2"] = "l1"
@@ -67,6 +69,7 @@ def make_pairs(config: IndiConfig, batch: dict, keys) -> tuple[jax.Array, jax.Ar
         if y.shape != x.shape:
             raise ValueError(f"measurements of shape {y.shape[1:3]} for pictures of {x.shape[1:3]}: enlarge them first")
         return x, y
+    x = operators.some_grey(rng.fold(keys, _GREY), x, config.grey) if config.grey else x
     y = config.degradation(x, keys=rng.fold(keys, _DEGRADE))
     inner = slice(config.margin, config.margin + config.crop)
     return x[:, inner, inner], y[:, inner, inner]
@@ -133,8 +136,8 @@ def feed(config: IndiConfig, mesh, source) -> loop.Feed:
 
 def config_to_json(config: IndiConfig) -> dict:
     """What is written beside the checkpoints, enough to rebuild the network and to sample from it rightly."""
-    return common.description(config, noise=paths.noise_to_json(noise_mode(config)), loss=config.loss, a=config.a,
-                              range=[-1, 1], tasks=list(config.tasks), steps=config.eval_steps)
+    return common.description(config, kind="restorer", noise=paths.noise_to_json(noise_mode(config)), loss=config.loss,
+                              a=config.a, range=[-1, 1], tasks=list(config.tasks), steps=config.eval_steps)
 
 
 train, main = loop.train, functools.partial(loop.main, "train.indi")

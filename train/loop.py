@@ -44,6 +44,7 @@ _EXPENSIVE = ("conv_general_dilated", "dot_general")  # what the backward pass s
 # what a run may change when it is continued, but not silently
 _SAID = ("num_steps", "batch_size", "learning_rate", "final_learning_rate", "warmup_steps", "weight_decay", "ema",
          "crop", "data", "seed", "decay")
+_LARGE_CROP = 48  # pixels of a side below which compiling takes more than such gradients save
 
 
 class TrainState(NamedTuple):
@@ -109,8 +110,12 @@ def in_unit_range(pixels: jax.Array) -> jax.Array:
 
 
 def network(config: RunConfig):
-    """The config's network with its switches for precision and memory; the parameters are the same float32 ones."""
-    changes = {} if config.precision == "network" else {"dtype": jnp.dtype(config.precision)}
+    """The config's network with its switches for precision and memory, and with the convolution whose gradients are
+    fast on a CPU (on other devices they are the compiler's own) where crops are not small; the parameters are the same
+    float32 ones."""
+    changes = {"convolution": "flipped"} if hasattr(config.model, "convolution") and config.crop >= _LARGE_CROP else {}
+    if config.precision != "network":
+        changes["dtype"] = jnp.dtype(config.precision)
     if config.remat == "blocks":
         changes["remat"] = True
     return config.model.clone(**changes) if changes else config.model
@@ -123,7 +128,11 @@ def update(config: RunConfig, optimizer, state: TrainState, loss_fn: Callable, *
     anything else that its pictures share, so that it can be taken in ``config.accumulate`` microbatches; levels or
     times that are drawn for the batch as a whole belong into ``batch``.
     """
-    loss, grads = _value_and_grad(config, loss_fn, state.params, batch)
+    return applied(config, optimizer, state, *_value_and_grad(config, loss_fn, state.params, batch))
+
+
+def applied(config: RunConfig, optimizer, state: TrainState, loss, grads) -> tuple[TrainState, dict]:
+    """What :func:`update` does with a loss and its gradient."""
     with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts with float32
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -190,13 +199,10 @@ def train(config: RunConfig, mesh: Mesh | None = None) -> TrainState:
     trainer, workdir, optimizer = script(config), pathlib.Path(config.workdir), make_optimizer(config)
 
     # ---- data: each process reads its rows of every batch
-    source = trainer.open_data(config, "train")
+    source = _whole(trainer.open_data(config, "train"))
     fresh = functools.partial(init_state, config, optimizer)
     shardings = sharding.parameter_shardings(jax.eval_shape(fresh), mesh, rules=config.sharding_rules)
     source, crop, augment, prepare = trainer.feed(config, mesh, source)
-    counts = np.unique(multihost_utils.process_allgather(np.int32(len(source))))
-    if len(counts) > 1:
-        raise ValueError(f"the processes see {' and '.join(map(str, counts))} pictures: give all the same --data")
     batches = iter(data.pipeline(
         source, batch_size=config.batch_size, crop=crop, seed=config.seed, augment=augment,
         num_threads=config.data_threads, rows=sharding.process_rows(config.batch_size, mesh)))
@@ -313,7 +319,7 @@ def _state_from_weights(config, state, description, fitting):
     if module != config.model:
         raise ValueError(f"--start-from {config.start_from} holds {module!r}, but the config trains {config.model!r}")
     for name in fitting:
-        if info.get(name) != description.get(name):
+        if name in info and info[name] != description.get(name):  # weights of another kind have no such thing
             raise ValueError(f"--start-from {config.start_from} was trained with {name} {info.get(name)}, the config "
                              f"says {description.get(name)}")
     placed = jax.tree.map(lambda leaf, fresh: jax.device_put(leaf, fresh.sharding), params, state.params)
@@ -334,11 +340,37 @@ def open_pictures(config: RunConfig, split: str, *, cache: bool = True):
 
 
 def held_out(config: RunConfig):
-    """The source of the split "val", or without it pictures of the training set, good enough to look at."""
+    """The source of the split "val", or without it pictures of the training set, good enough to look at.
+
+    Errors:
+        ValueError for pictures that are there and cannot be read.
+    """
     try:
-        return script(config).open_data(config, "val")
+        return _whole(script(config).open_data(config, "val"))
+    except images.ImageError:
+        raise
     except (ValueError, FileNotFoundError):
         return script(config).open_data(config, "train")
+
+
+def _whole(source):
+    """The source, of which every process sees as many pictures and can read each; else all of them stop here.
+
+    Errors:
+        ImageError that names damaged pictures, ValueError for unlike numbers of them.
+    """
+    reasons = data.damaged(source)
+    for reason in reasons[1:6]:
+        print(reason, file=sys.stderr)
+    found = multihost_utils.process_allgather(np.asarray([len(source), len(reasons)], np.int32)).reshape(-1, 2)
+    if reasons:
+        raise images.ImageError(reasons[0] + f" ({len(reasons)} such in {len(source)} pictures)" * (len(reasons) > 1))
+    if found[:, 1].any():
+        raise images.ImageError("another process cannot read some of the pictures and says which")
+    counts = np.unique(found[:, 0])
+    if len(counts) > 1:
+        raise ValueError(f"the processes see {' and '.join(map(str, counts))} pictures: give all the same --data")
+    return source
 
 
 def as_pixels(picture) -> np.ndarray:

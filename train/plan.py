@@ -135,7 +135,7 @@ def to_text(name: str, rows: list[dict], main: dict) -> str:
 
 
 def to_markdown(name: str, rows: list[dict]) -> str:
-    """A line for each plan of a config, for the README."""
+    """A line for each plan of a config, for docs/how-to/pods.md."""
     columns = ("config", "program", "topology", "fsdp", "pictures per chip", "MiB per chip", "fits", "GFLOP", "FLOP/B",
                "roofline", "collectives")
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]

@@ -21,8 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 import indigo_jax
-from eval import problems
+from eval import coverage as coverages, problems
 from eval.command import some, write_csv
+from eval.coverage import WITHIN, coverage, expected
 from eval.problems import Degradation, digest
 from eval.run import batches, processes, records
 from eval.run.config import EvalConfig
@@ -61,7 +62,8 @@ def identity(config: EvalConfig, method, chosen, protocols) -> dict:
             "settings": json.loads(json.dumps(settings, default=digest)),
             "weights": {role: network.info["sha256"] for role, network in method.networks.items()},
             "degradations": fingerprints(chosen), "metrics": [protocol.name for protocol in protocols],
-            "seed": config.seed, "batch": config.batch, "code": code(method),
+            "seed": config.seed, "batch": config.batch, "samples": config.samples,
+            "code": code(method),
             "device": f"{device.platform} {device.device_kind}", "jax": jax.__version__}
 
 
@@ -78,7 +80,8 @@ def code(method) -> str:
     library = pathlib.Path(indigo_jax.__file__).parent
     files = {path.relative_to(library).as_posix(): path for path in library.rglob("*.py")}
     files = {name: path for name, path in files.items() if name.partition("/")[0] not in _ELSEWHERE}
-    here = {module.__name__: pathlib.Path(module.__file__) for module in (problems, batches, sys.modules[__name__])}
+    modules = (problems, batches, coverages, sys.modules[__name__])
+    here = {module.__name__: pathlib.Path(module.__file__) for module in modules}
     files.update(here, method=pathlib.Path(inspect.getfile(type(method))))
     return digest(*(part for name, path in sorted(files.items()) for part in (name, b"\0", path.read_bytes())))
 
@@ -156,12 +159,14 @@ def _do(config, source, names, kept, peers, method, chosen, protocols, mesh):
                 else:
                     yield job
 
-        for job, y, x, finite in batches.restored(jobs(), method, chosen, mesh=mesh, batch=config.batch,
-                                                  seed=config.seed):
+        for job, y, x, finite, drawn in batches.restored(jobs(), method, chosen, mesh=mesh, batch=config.batch,
+                                                         seed=config.seed, samples=config.samples):
             try:
                 if not finite.all():
                     raise ValueError("the restoration holds NaN or infinity")
                 scores = [_score(*row, job.truth, protocols) for row in zip(chosen, y, x)]
+                for score, samples in zip(scores, () if drawn is None else drawn):
+                    score["restored"] |= coverage(*(pixels / 127.5 - 1 for pixels in (samples, job.truth)))
                 if config.pictures:
                     for place, pixels in zip(_places(config, chosen, job.name), x):
                         images.write(place, pixels)
@@ -249,6 +254,10 @@ def _report(config, outcome):
     for row in outcome.means:
         numbers = [f"{name} {row['input ' + name]:.4f} -> {value:.4f}" for name, value in row.items()
                    if "input " + name in row]
+        if config.samples > 1:
+            shares = ", ".join(f"{row[f'within-{k}']:.1%} within {k} (calibrated {share:.1%})"
+                               for k, share in zip(WITHIN, expected(config.samples)))
+            numbers.append(f"spread of this method {row['spread-over-rmse']:.2f} of the error, {shares}")
         variant = f" ({row['variant']})" if row["variant"] else ""
         print(f"{row['task']}{variant}: {', '.join(numbers)}")
     failed = f"; {len(outcome.failed)} failed: {some(list(outcome.failed))}" if outcome.failed else ""

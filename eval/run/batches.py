@@ -38,16 +38,18 @@ class Job(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A picture under each of D degradations: inputs and restorations uint8 ``[D, H, W, 3]``; no NaN: bool ``[D]``."""
+    """A picture under each of D degradations: inputs, and restorations or the mean of several, uint8
+    ``[D, H, W, 3]``; no NaN: bool ``[D]``; the several ones themselves uint8 ``[D, K, H, W, 3]``, or None of one."""
 
     job: Job
     y: np.ndarray
     x: np.ndarray
     finite: np.ndarray
+    samples: np.ndarray | None = None
 
 
 def restored(jobs: Iterable[Job], method: Restoration, degradations: tuple, *, mesh: jax.sharding.Mesh, batch: int,
-             seed: int = 0) -> Iterator[Restored]:
+             seed: int = 0, samples: int = 1) -> Iterator[Restored]:
     """Degrade and restore every picture.
 
     Args:
@@ -57,6 +59,7 @@ def restored(jobs: Iterable[Job], method: Restoration, degradations: tuple, *, m
         mesh: this process's devices.
         batch: pictures per device, of up to 512 x 512.
         seed: of all keys.
+        samples: restorations of each picture; the keys of all but the first are folded with their number.
 
     Yields:
         :class:`Restored`, out of order.
@@ -66,7 +69,7 @@ def restored(jobs: Iterable[Job], method: Restoration, degradations: tuple, *, m
     """
     params, running = jax.device_put(method.params, sharding.replicated(mesh)), None
     for layout, group in _groups(jobs, method, mesh, batch):
-        following = group, _start(params, method, degradations, group, layout, mesh, batch, seed)
+        following = group, _start(params, method, degradations, group, layout, mesh, batch, seed, samples)
         yield from _finish(running)
         running = following
     yield from _finish(running)
@@ -88,22 +91,23 @@ def _rows(layout, batch):
     return max(1, batch * _AREA // max(_AREA, math.prod(layout.tile)))
 
 
-def _start(params, method, degradations, group, layout, mesh, batch, seed):
+def _start(params, method, degradations, group, layout, mesh, batch, seed, samples):
     """Send a group of at most the whole number to the devices, the last picture repeated; does not wait."""
     rows = [_placed(job, layout) for job in group]
     arrays, _ = sharding.pad_batch({name: np.stack([row[name] for row in rows]) for name in rows[0]},
                                    _rows(layout, batch) * mesh.size)
-    return program(method, degradations, seed, layout, mesh)(params, sharding.put_batch(arrays, mesh))
+    return program(method, degradations, seed, layout, mesh, samples)(params, sharding.put_batch(arrays, mesh))
 
 
 def _finish(running):
     """The pictures of a group, without what it was filled up with, each of its own size."""
     if running is not None:
         group, outputs = running
-        y, x, finite = (np.asarray(output) for output in outputs)
+        y, x, finite, *drawn = (np.asarray(output) for output in outputs)
         for i, job in enumerate(group):
             height, width = job.given.shape[:2]
-            yield Restored(job, y[i, :, :height, :width], x[i, :, :height, :width], finite[i])
+            yield Restored(job, y[i, :, :height, :width], x[i, :, :height, :width], finite[i],
+                           *(each[i, :, :, :height, :width] for each in drawn))
 
 
 def _placed(job, layout):
@@ -115,8 +119,10 @@ def _placed(job, layout):
 
 
 @functools.lru_cache(maxsize=64)
-def program(method: Restoration, degradations: tuple, seed: int, layout: tiles.Plan, mesh: jax.sharding.Mesh):
-    """The one program of a canvas: ``(params, batch) -> (y, x, finite)`` ``[B, D, ...]``."""
+def program(method: Restoration, degradations: tuple, seed: int, layout: tiles.Plan, mesh: jax.sharding.Mesh,
+            samples: int = 1):
+    """The one program of a canvas: ``(params, batch) -> (y, x, finite)`` ``[B, D, ...]``, of several samples also all
+    of them ``[B, D, K, ...]``."""
     known = method.given(np.zeros((*layout.canvas, 3), np.float32), lambda array, **_: jnp.asarray(array)[None])
 
     def for_one_device(params, batch):
@@ -130,11 +136,19 @@ def program(method: Restoration, degradations: tuple, seed: int, layout: tiles.P
         def restore_one(arguments):
             y, keys = arguments
             y = from_uint8(y)
-            x = method.solve(params, y, keys, plan=layout, given={**known, **method.estimated(y)}).x
-            return to_uint8(x), jnp.isfinite(x).all(axis=(1, 2, 3))
 
-        x, finite = jax.lax.map(restore_one, (y, jnp.stack([rng.fold(key, _SAMPLE) for key in own])))
-        return tuple(jnp.moveaxis(output, 0, 1) for output in (y, x, finite))
+            def draw(keys):
+                return method.solve(params, y, keys, plan=layout, given={**known, **method.estimated(y)}).x
+
+            if samples == 1:
+                x = draw(keys)
+                return to_uint8(x), jnp.isfinite(x).all(axis=(1, 2, 3))
+            x = jax.lax.map(draw, jnp.stack([keys, *(rng.fold(keys, k) for k in range(1, samples))]))
+            finite = jnp.isfinite(x).all(axis=(0, 2, 3, 4))
+            return to_uint8(x.mean(axis=0)), finite, jnp.moveaxis(to_uint8(x), 0, 1)
+
+        found = jax.lax.map(restore_one, (y, jnp.stack([rng.fold(key, _SAMPLE) for key in own])))
+        return tuple(jnp.moveaxis(output, 0, 1) for output in (y, *found))
 
     return sharding.same_program(for_one_device, mesh)
 

@@ -36,9 +36,12 @@ class EvalConfig:
     spacing: Literal["uniform", "dense_near_1", "dense_near_0"] = "uniform"
     """InDI: the grid of times for several steps."""
     metrics: tuple[str, ...] = ("psnr", "ssim")
-    """psnr, ssim, lpips, or whole protocols such as psnr-y-bt601-crop4-u8."""
+    """psnr, ssim, ms-ssim, lpips, niqe, or whole protocols such as psnr-y-bt601-crop4-u8."""
     batch: int = 4
     """Pictures that a device restores at a time; fewer, but at least one, where they are larger than 512 x 512."""
+    samples: int = 1
+    """Restorations of each picture. With several their mean is scored, and columns say what their spread, which is that
+    of the method, has of the error: spread-over-rmse (1 is right), within-1 and within-2 (see eval.coverage)."""
     pictures: bool = False
     """Also write the restored pictures, as PNG files, below the folder restored/ in the output."""
     limit: int = 0
@@ -49,7 +52,7 @@ class EvalConfig:
     """Seconds without news from another process after which the run gives up."""
 
     def __post_init__(self):
-        for name in ("batch", "time_limit"):
+        for name in ("batch", "time_limit", "samples"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for name, meaning in (("limit", "all pictures"), ("steps", "the method's own")):

@@ -80,6 +80,29 @@ def run_seconds(compiled, arguments, *, repeats: int, seconds: float = math.inf,
     return times[1:], outputs
 
 
+def interleaved(functions: dict[str, Callable], *, repeats: int, seconds: float = math.inf) -> dict[str, list[float]]:
+    """Seconds of every run of each function by name, in turns, after one run of each that is not counted.
+
+    On a CPU they are those of the processor, all threads of this process together: what else runs on the machine
+    counts little, but what waits costs nothing. Elsewhere they are those of the clock.
+
+    Args:
+        functions: without arguments; what they return is waited for.
+        repeats: at most so many timed rounds.
+        seconds: no further round is begun after so long.
+    """
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    times, began = {name: [] for name in functions}, time.perf_counter()
+    for turn in range(1 + repeats):
+        if turn > 1 and time.perf_counter() - began > seconds:
+            break
+        for name, function in functions.items():
+            mark = clock()
+            jax.block_until_ready(function())
+            times[name].append(clock() - mark)
+    return {name: values[1:] for name, values in times.items()}
+
+
 def memory(compiled) -> dict:
     """Bytes per device: arguments, results and temporaries together, and the temporaries (which remat saves).
 

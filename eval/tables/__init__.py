@@ -1,8 +1,15 @@
 """The table of results: fixed degradations, restored with several numbers of steps, measured, written.
 
-    python -m eval.tables [--data FOLDER] [--weights indi-photo] [--steps 1 5 10] [--lpips FILE] [--readme README.md]
+    python -m eval.tables [--data FOLDER] [--weights indi-photo] [--steps 1 5 10] [--lpips FILE]
+        [--readme docs/results.md]
     python -m eval.tables --method bird --weights PRIOR [--data FOLDER] [--tasks ...] [--methods ...] [--seeds 0 1]
     python -m eval.tables --method people [--data FOLDER] [--limit N] [--lpips FILE]
+    python -m eval.tables --method all [--data PHOTOGRAPHS] [--faces FOLDER] [--limit N] [--tasks ...] [--methods ...]
+    python -m eval.tables --method coverage [--data FOLDER] [--limit N]
+    python -m eval.tables --method opponents --weights PRIOR [--data FOLDER] [--limit N]
+    python -m eval.tables --method conditional --weights FILE [--against indi-photo] [--steps 1 2 5 10 20]
+    python -m eval.tables --method calibration|mri [--seed 0]
+    python -m eval.tables --method reproduction
     python -m eval.tables --method indigo|latent-indigo [--prior P] [--inn I] [--autoencoder A] [--data FOLDER]
 
 Prints a Markdown table and writes it with one CSV row per picture into eval/results/. Without --data it measures on
@@ -11,6 +18,22 @@ rounding of its floating point arithmetic.
 
 --method people measures what `indigo restore --task ...` does with damaged photographs, with the bundled weights,
 beside the picture as it is and what scikit-image has.
+
+--method all has every method on every task that it does, photographs with the prior of photographs and the pictures of
+--faces with that of faces, from honest borders, at equal evaluations, samples and means apart.
+
+--method calibration asks of every sampler of posteriors whether its mean and its spread are those of the posterior,
+where that is known exactly. --method mri measures slices from a quarter and an eighth of k-space, on phantoms with the
+bundled prior. Both take no pictures and no weights.
+
+--method coverage draws several samples of each picture with the bundled prior of faces, and asks how far from the truth
+their mean is, and how far they lie apart. --method reproduction writes the published numbers of eval/reference/ and,
+from the files of results, ours beside them; it measures nothing.
+
+--method conditional compares InDI with a diffusion given y (train.diffusion --condition y) at each number of steps.
+
+--method opponents compares BIRD with the methods of its paper's tables at equal evaluations: GDP, BlindDPS, GibbsDDRM,
+DPS, DDRM, DiffPIR, where the damage is known, unknown, or known wrongly. It keeps its numbers as --method bird does.
 
 --method bird compares BIRD with its official settings and with cheap methods, on a diffusion prior; --methods chooses
 the lines, among them any method of indigo_jax.methods.METHODS that does the task. --method indigo or latent-indigo
@@ -24,23 +47,31 @@ import shlex
 
 from eval import command, problems
 from eval.command import guided_methods, write, write_csv
-from eval.tables import guided, known, people, photo
+from eval.tables import (
+    calibration, conditional, coverage, every, guided, known, mri, opponents, people, photo, reproduction)
 from indigo_jax.methods import METHODS
 
 
 _GUIDED = guided_methods()
 # by method: ``table(args, pictures, path, command) -> (name of the weights, rows, Markdown)``: arguments of the command
 # line, clean pictures, where the files go (without an extension), the command that was given
-TABLES = {"indi": photo.table, "bird": known.table, "people": people.table,
+TABLES = {"indi": photo.table, "bird": known.table, "people": people.table, "all": every.table,
+          "opponents": opponents.table, "conditional": conditional.table, "coverage": coverage.table,
+          "calibration": calibration.table, "mri": mri.table, "reproduction": reproduction.table,
           **dict.fromkeys(_GUIDED, guided.table)}
-OWN_FLAGS = {"weights": ("indi", "bird"), "autoencoder": ("latent-indigo",), "lpips": ("indi", "people", *_GUIDED),
-             "steps": ("indi",), "spacing": ("indi",), "tasks": ("bird",), "methods": ("bird",),
+_NO_PICTURES = ("calibration", "mri", "reproduction")
+_PICTURES = tuple(method for method in TABLES if method not in _NO_PICTURES)
+OWN_FLAGS = {"data": _PICTURES, "limit": _PICTURES, "weights": ("indi", "bird", "opponents", "conditional"),
+             "against": ("conditional",), "autoencoder": ("latent-indigo",),
+             "lpips": ("indi", "people", "all", "conditional", *_GUIDED), "faces": ("all",),
+             "steps": ("indi", "conditional"), "spacing": ("indi",), "tasks": ("bird", "all", "coverage"),
+             "methods": ("bird", "all", "coverage"),
              "seeds": ("bird", *_GUIDED),
              **dict.fromkeys(("prior", "inn", "degradations", "kinds", "chain_steps", "guidance", "start",
                               "refine", "raw_colors"), _GUIDED)}
 MARKS = {method: tuple(f"<!-- {'results' if method == 'indi' else method}:{edge} -->" for edge in ("start", "end"))
-         for method in TABLES}  # of the places in the README
-_PATHS = ("data", "weights", "prior", "inn", "autoencoder", "lpips")
+         for method in TABLES}  # of the places in the documentation
+_PATHS = ("data", "faces", "weights", "against", "prior", "inn", "autoencoder", "lpips")
 _ALWAYS = ("weights", "lpips", "steps")  # said in the command though they have their defaults
 _SAID = ("method", *_PATHS, "steps", "spacing", "limit", "seed", "tasks", "methods", "seeds", "degradations", "kinds",
          "chain_steps", "guidance", "start", "refine", "raw_colors")
@@ -50,8 +81,12 @@ def _parser():
     parser = command.Parser(prog="eval.tables", description=__doc__)
     parser.add_argument("--method", choices=tuple(TABLES), default="indi", help="default: indi")
     command.add_model_arguments(parser)
+    parser.add_argument("--faces", metavar="FOLDER", help="all: clean portraits, for the prior of faces; photographs "
+                        "are then left out unless --data is given")
     parser.add_argument("--steps", type=command.whole, nargs="+", default=[1, 5, 10], metavar="N",
                         help="indi: numbers of sampling steps; default: 1 5 10")
+    parser.add_argument("--against", default="indi-photo", metavar="NAME|FILE",
+                        help="conditional: the network of InDI; default: indi-photo")
     parser.add_argument("--tasks", choices=tuple(problems.TASKS), nargs="+", default=list(problems.PICTURE_TASKS),
                         metavar="TASK", help=f"bird: some of {', '.join(problems.PICTURE_TASKS)} (default: all of "
                         "these), or ct, which takes slices and without --data the Shepp-Logan phantom")
@@ -100,11 +135,12 @@ def _work(args, parser):
     if "ct" in args.tasks and args.tasks != ["ct"]:
         raise ValueError("--tasks ct takes slices and a prior of slices; measure it alone")
     names = ("phantom.png",) if "ct" in args.tasks else None
-    pictures = problems.open_pictures(args.data, limit=args.limit, names=names)
+    pictures = args.method in _PICTURES and problems.open_pictures(args.data, limit=args.limit, names=names)
     main = args.prior or METHODS[args.method].Settings().prior if args.method in _GUIDED else args.weights
-    main = "photographs" if args.method == "people" else main
+    main = {"people": "photographs", "all": "methods", "coverage": coverage.WEIGHTS}.get(args.method, main)
     stem = re.sub(r"\W+", "_", pathlib.Path(main).stem) + ("" if args.data else "_scikit_image")
-    path = pathlib.Path(args.output) / (stem if args.method == "indi" else f"{stem}_{args.method.replace('-', '_')}")
+    stem = stem if args.method == "indi" else f"{stem}_{args.method.replace('-', '_')}"
+    path = pathlib.Path(args.output) / (stem if args.method in _PICTURES else args.method)
     name, rows, body = TABLES[args.method](args, pictures, path, _command(args, parser))
     write_csv(path.with_suffix(".csv"), rows)
     write(path.with_suffix(".md"), f"# Results of {name or stem}\n\n{body}\n")

@@ -21,10 +21,12 @@ LINES = {  # shown by default; any other of METHODS on request
     "blind": ("bird", "official", "diffpir"), "ct": ("tv", "bird")}
 NAMES = tuple(dict.fromkeys([*BASELINES, "bird", "official", "ddnm", "diffpir", "once", *METHODS]))
 TITLES = {"input": "input", "bird": "BIRD", "official": "BIRD, official settings", "ddnm": "DDNM",
-          "diffpir": "DiffPIR", "once": "one network call", "dps": "DPS", "hqs": "half-quadratic splitting",
-          "indi": "InDI", "indigo": "INDIGO", "latent-indigo": "LatentINDIGO", "wiener": "Wiener, Gaussian differences",
-          "tv": "total variation", ("sr", "input"): "input, bicubic", ("blind", "bird"): "BIRD, blind alternation",
-          ("ct", "input"): "filtered back-projection", ("ct", "bird"): "DiffPIR, all noise new",
+          "diffpir": "DiffPIR", "once": "one network call", "dps": "DPS", "pigdm": "PiGDM", "tmpd": "TMPD",
+          "ddrm": "DDRM", "daps": "DAPS", "reddiff": "RED-diff", "pnp-flow": "PnP-Flow",
+          "hqs": "half-quadratic splitting", "indi": "InDI", "indigo": "INDIGO", "latent-indigo": "LatentINDIGO",
+          "wiener": "Wiener, Gaussian differences", "tv": "total variation", ("sr", "input"): "input, bicubic",
+          ("blind", "bird"): "BIRD, blind alternation", ("ct", "input"): "filtered back-projection",
+          ("ct", "bird"): "DiffPIR, all noise new",
           ("blind", "diffpir"): "DiffPIR, told the true kernel"}
 _SETTINGS = {("inpaint", "diffpir"): {"steps": 30}, ("sr", "diffpir"): {"steps": 30}, ("sr", "hqs"): {"shrunk": "mean"}}
 

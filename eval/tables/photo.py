@@ -142,12 +142,12 @@ def _provenance(network, pictures, measures, command):
         f"Written by `{command}`."])
 
 
-def references(pictures: Pictures) -> list[str]:
-    """Published numbers for these pictures, with their source, for scale."""
+def references(pictures: Pictures, tasks=None) -> list[str]:
+    """Published numbers for these pictures, with their source, for scale; of some tasks only."""
     lines = []
     for path in sorted(REFERENCE.glob("*.json")):
         known = json.loads(path.read_text(encoding="utf-8"))
-        if known["data"] == pictures.label.lower():
+        if known["data"] == pictures.label.lower() and (tasks is None or known["task"] in tasks):
             values = ", ".join(f"{name} {value}" for name, value in known["values"].items())
             lines.append(f"For scale: {known['task']}, {known['metric']}: {values} ({known['note']}; "
                          f"{known['source']}).")
@@ -160,5 +160,5 @@ def table(args, pictures, path, command: str):
     found = restorations(args.weights, pictures, photo_degradations.get_config(), sorted(set(args.steps)),
                          batch_size=args.batch, seed=args.seed, spacing=args.spacing)
     rows = measure(found, measures)
-    notes = [_provenance(network, pictures, measures, command), *references(pictures)]
+    notes = [_provenance(network, pictures, measures, command), *references(pictures, {row["task"] for row in rows})]
     return network.info.get("name"), rows, "\n\n".join([to_markdown(rows, measures), *notes])

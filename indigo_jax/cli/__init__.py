@@ -1,4 +1,4 @@
-"""The command line: ``indigo restore | methods | degrade | evaluate | weights``. Thin: it parses, names files, reports.
+"""The command line: ``indigo restore | methods | degrade | evaluate | weights | cache | demo``. It parses and tells.
 
 Exit codes: 0 all done; 1 some file failed, each named with its reason, the others written; 2 wrong usage, one line that
 says what to type instead. No device is started before something has to be computed.
@@ -7,7 +7,7 @@ import os
 import sys
 
 from indigo_jax import __version__
-from indigo_jax.cli import degrade, evaluate, methods, restore, weights
+from indigo_jax.cli import cache, degrade, demo, evaluate, methods, restore, weights
 from indigo_jax.cli.messages import UsageError
 from indigo_jax.cli.parsing import Parser, unknown_arguments
 
@@ -37,6 +37,6 @@ def _parser(argv):
     parser.add_argument("--version", action="version", version=f"indigo_jax {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     restore.add(commands, argv)
-    for command in (methods, degrade, evaluate, weights):
+    for command in (methods, degrade, evaluate, weights, cache, demo):
         command.add(commands)
     return parser

@@ -2,9 +2,12 @@
 import argparse
 import math
 
-from indigo_jax.cli.jobs import choose_targets, gather, run_all
+from indigo_jax.cli import cache
+from indigo_jax.cli.jobs import Steps, gather, notes_of, run_all
 from indigo_jax.cli.messages import UsageError, one_line
+from indigo_jax.cli.outputs import check_writable, choose_places, write_whole
 from indigo_jax.cli.parsing import add_command, add_files, number
+from indigo_jax.cli.reports import Report
 
 OPERATORS = {  # name: the flags it takes, with their defaults
     "gaussian-noise": {"sigma_255": 25.0},
@@ -16,10 +19,13 @@ OPERATORS = {  # name: the flags it takes, with their defaults
     "defocus-blur": {"radius": 3.0},
     "blur": {"kernel": None},
     "downsample": {"factor": 4},
-    "super-resolution": {"factor": 4},
+    "downsample-upsample": {"factor": 4},
     "jpeg": {"quality": 10},
     "inpaint-box": {"box": 0.5},
 }
+
+_FUNCTIONS = {"downsample-upsample": "super_resolution"}  # of operators, where the name is another
+_SYNONYMS = {"sr": "downsample", "super-resolution": "downsample"}  # what restore --task sr undoes
 
 
 def add(commands):
@@ -27,8 +33,10 @@ def add(commands):
     parser = add_command(commands, "degrade", run, "Degrade pictures, to try restoration on.")
     add_files(parser, "degraded")
     parser.add_argument("--operator", required=True, choices=OPERATORS, metavar="NAME", default=argparse.SUPPRESS,
+                        type=lambda text: _SYNONYMS.get(text, text),
                         help="; ".join(" ".join([name, *(f"--{flag.replace('_', '-')}" for flag in flags)])
-                                       for name, flags in OPERATORS.items()))
+                                       for name, flags in OPERATORS.items())
+                        + ". sr is downsample: what restore --task sr undoes; downsample-upsample keeps the size")
 
     def flag(name, kind, low, high, text):
         defaults = ", ".join(f"{default:g} for {name_}" for name_, flags in OPERATORS.items()
@@ -59,30 +67,39 @@ def run(args):
     values = {flag: getattr(args, flag, default) for flag, default in taken.items()}
     if args.operator == "blur" and values["kernel"] is None:
         raise UsageError("--operator blur needs --kernel FILE (.npy, .npz or .png); or use gaussian-blur, motion-blur")
-    jobs, failed = gather(args.inputs, args.output)
-    targets = choose_targets(args, jobs, args.output, 1, "--output")
+    jobs, others = gather(args.inputs, args.output)
+    places = choose_places(args, jobs, args.output, 1, "--output", [values["kernel"]] if values.get("kernel") else [])
+    check_writable(args.output, "--output")
 
-    import jax
+    def begin(job):
+        del job
+        import jax
 
-    from indigo_jax import images
-    from indigo_jax.methods.degrading import degrade
-    try:
-        operator = _make_operator(args.operator, values)
-        devices = jax.local_devices()[:1]
-    except (ValueError, OSError) as error:
-        raise UsageError(one_line(error)) from error
-    except RuntimeError as error:
-        raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
+        from indigo_jax import images
+        from indigo_jax.methods.degrading import degrade
+        cache.use(not args.no_cache)
+        try:
+            operator = _make_operator(args.operator, values)
+            devices = jax.local_devices()[:1]
+        except (ValueError, OSError) as error:
+            raise UsageError(one_line(error)) from error
+        except RuntimeError as error:
+            raise UsageError(f"no device to compute on ({one_line(error)}); set JAX_PLATFORMS=cpu") from error
 
-    def finish(job, picture, degraded, seconds):
-        images.write(targets[job][0], degraded)
-        height, width = degraded.pixels.shape[:2]
-        return f"{width} x {height} pixels, {args.operator}"
+        def finish(job, picture, degraded, seconds):
+            write_whole(places.of(job)[0], lambda path: images.write(path, degraded))
+            height, width = degraded.pixels.shape[:2]
+            return f"{width} x {height} pixels, {args.operator}", {}
 
-    def work(picture, device):
-        return degrade(picture, operator, seed=args.seed)
+        def work(job, picture, device, tick):
+            return degrade(picture, operator, seed=args.seed)
 
-    return run_all(args, jobs, targets, failed, work, finish, devices, "degraded")
+        return Steps(work, finish, devices, images.read, lambda job, picture: notes_of(job, picture, places))
+
+    def is_done(job):
+        return {} if args.skip_existing and places.of(job)[0].exists() else None
+
+    return run_all(args, jobs, others, places, Report(), "degraded", begin, is_done=is_done)
 
 
 def _make_operator(name, values):
@@ -102,4 +119,4 @@ def _make_operator(name, values):
         return shake if name == "camera-shake" else box
     read = {"kernel": operators.load_kernel, "angle": math.radians}
     values = {flag: read.get(flag, lambda value: value)(value) for flag, value in values.items()}
-    return getattr(operators, name.replace("-", "_"))(**values)
+    return getattr(operators, _FUNCTIONS.get(name, name.replace("-", "_")))(**values)

@@ -71,7 +71,10 @@ def add_files(parser, verb):
     parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", default=argparse.SUPPRESS, help=(
         f"where the {verb} picture goes: a picture name for one INPUT file, else a folder, which keeps the subfolders "
         "of INPUT and gets PNG files, so that nothing is lost by saving"))
-    parser.add_argument("--skip-existing", action="store_true", help="leave out pictures whose result is already there")
+    parser.add_argument("--skip-existing", action="store_true", help=(
+        "leave out pictures for which a file of the result's name is there, whoever made it and whatever is in it"))
+    parser.add_argument("--no-cache", action="store_true", help=(
+        "compile everything anew, and keep nothing; see: indigo cache"))
     parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of all noise")
 
 

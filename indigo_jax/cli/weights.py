@@ -1,4 +1,4 @@
-"""``indigo weights list | verify | convert``: the files that networks are kept in."""
+"""``indigo weights list | verify | convert | export``: the files that networks are kept in."""
 import argparse
 import contextlib
 import dataclasses
@@ -59,11 +59,11 @@ def convert(args):
             flag = next(iter(given))
             users = [name for name, row in kinds.KINDS.items() if flag in row.options] or ["other kinds"]
             raise UsageError(f"--{flag.replace('_', '-')} is for --from {' and '.join(users)}; leave it out")
-        if kind == "lpips":
-            return _lpips(args)
+        if kind in ("lpips", "niqe"):
+            return _of_metric(args, kind)
         notes = ()
         if kind == "indigo":
-            weights.export(args.source, args.output, dtype=args.dtype)
+            weights.export(args.source, args.output, dtype=args.dtype or "float16")
         elif kind == "keras-ddpm":
             _write(args, *_keras_ddpm(args.source))
         else:
@@ -79,29 +79,51 @@ def convert(args):
     return 0
 
 
-def _lpips(args):
-    """An .npz for the metric, which has a file format of its own."""
+def export(args):
+    """Make a folder for diffusers of a weights file; returns the exit code."""
+    from indigo_jax import weights
+    from indigo_jax.convert import to_diffusers
+    try:
+        files = {"diffusers": to_diffusers.save}[args.to](args.output, *weights.load(args.source))
+    except (weights.WeightsError, ValueError, OSError) as error:
+        raise UsageError(one_line(error)) from error
+    print(f"{show(args.output)}: {', '.join(files)}")
+    return 0
+
+
+def _of_metric(args, kind):
+    """An .npz for a metric, which has a file format of its own."""
     import numpy as np
     from indigo_jax import convert as converters, metrics
+
+    def load_lpips(file):
+        return metrics.load_lpips(file, network=metrics.lpips_network(arrays))
+
     path = pathlib.Path(args.output)
     if path.suffix != ".npz":
-        raise UsageError(f"the weights of LPIPS are written as .npz: name it {path.stem}.npz")
-    arrays = converters.read_lpips(args.source)
+        raise UsageError(f"the {'weights of LPIPS' if kind == 'lpips' else 'parameters of NIQE'} are written as .npz: "
+                         f"name it {path.stem}.npz")
+    read, load, use = {
+        "lpips": (converters.read_lpips, load_lpips, "set INDIGO_LPIPS to its path"),
+        "niqe": (converters.read_niqe, metrics.load_niqe, "give it to --niqe-parameters")}[kind]
+    arrays = read(args.source)
     temporary = path.with_name(f".{path.stem}.tmp.npz")
     try:
         np.savez(temporary, **arrays)
-        metrics.load_lpips(temporary)
+        load(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     print(f"{show(path)}: {sum(value.size for value in arrays.values()):,} parameters, {path.stat().st_size:,} bytes; "
-          "set INDIGO_LPIPS to its path")
+          f"{use}")
     return 0
 
 
 def _recognised(source, sources):
-    """ "indigo" for a training run of ours, "keras-ddpm" for its archive, else "auto"."""
+    """ "indigo" for a training run of ours, "niqe" for a file of MATLAB, "keras-ddpm" for its archive, else "auto"."""
     path = pathlib.Path(source)
+    if path.suffix == ".mat":
+        return "niqe"
     if sources.is_training_run(path):
         return "indigo"
     if path.suffix == ".npz" and path.is_file():
@@ -113,10 +135,11 @@ def _recognised(source, sources):
 
 
 def _write(args, module, params, info):
-    from indigo_jax import weights
+    from indigo_jax import models, weights
     arguments = {name: getattr(module, name) for name in _changed(module)}
     weights.save(args.output, params, {"architecture": type(module).__name__, "arguments": arguments, "range": [-1, 1],
-                                       "name": pathlib.Path(args.output).stem, **info}, dtype=args.dtype)
+                                       "name": pathlib.Path(args.output).stem, **info},
+                 dtype=args.dtype or ("float32" if isinstance(module, models.InceptionV3) else "float16"))
 
 
 def _changed(module):
@@ -134,20 +157,24 @@ def _keras_ddpm(source):
 
 _OWN = {"indigo": "the --workdir of a training run",
         "keras-ddpm": "an .npz of the quantised arrays of the Keras DDPM example",
-        "lpips": "the metric's heads and AlexNet, in one file or in a folder, as OUT.npz"}
+        "lpips": "the metric's heads and AlexNet, SqueezeNet or VGG-16, in one file or in a folder, as OUT.npz",
+        "niqe": "the metric's parameters, the official .mat or an .npz, as OUT.npz"}
 # of kinds.KINDS, said again so that --help imports no jax; a test holds them together
 _FOREIGN = {
     "ddpm-unet": "the UNet of DDPM's torch port (DDIM, SDEdit, BIRD)",
     "adm": "the UNet of guided diffusion, with classes or without",
     "diffusers-unet": "UNet2DModel of diffusers, or a DDPMPipeline with one",
-    "latent-unet": "the UNet of Stable Diffusion 1 and 2: UNet2DConditionModel, or a file of its own names",
+    "latent-unet": "the UNet of Stable Diffusion 1, 2 and XL: UNet2DConditionModel, or a file of its own names",
     "vae": "the autoencoder of latent diffusion: AutoencoderKL, or a file of its own names",
     "taesd": "a small autoencoder, TAESD or TAEF2: AutoencoderTiny, one file, or a folder of its two halves",
     "drunet": "DRUNet, the denoiser of DPIR",
+    "indigo-inn": "the invertible network of INDIGO+, with its encoder (--encoder)",
+    "swinir": "SwinIR that keeps the size: the first estimate of INDIGO+, DifFace and DiffBIR",
+    "inception": "InceptionV3 of FID and KID (pt_inception-2015-12-05)",
 }
 KINDS = ("auto", *_OWN, *_FOREIGN)
 _OPTIONS = ("image_size", "schedule", "prediction", "heads", "head_channels", "num_groups", "label", "scaling_factor",
-            "shift_factor", "context", "autoencoder")
+            "shift_factor", "context", "autoencoder", "encoder", "prompt", "prompt_scale")
 
 
 def _label(text):
@@ -158,11 +185,16 @@ def _label(text):
 
 def add(commands):
     """The parsers of the commands."""
-    parser = add_command(commands, "weights", None, "List, check and convert network weights.")
+    parser = add_command(commands, "weights", None, "List, check, convert and export network weights.")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     add_command(actions, "list", list_known, "The names that --weights knows.")
     check = add_command(actions, "verify", verify, "Check weights files, by default all known ones.")
     check.add_argument("names", nargs="*", metavar="NAME|PATH", help="names or .safetensors files")
+    out = add_command(actions, "export", export, "Make a folder for other programs of a weights file.")
+    out.add_argument("source", metavar="NAME|PATH", help="weights: a prior or an autoencoder")
+    out.add_argument("-o", "--output", required=True, metavar="FOLDER", default=argparse.SUPPRESS,
+                     help="a new folder, as from_pretrained takes it")
+    out.add_argument("--to", choices=("diffusers",), default="diffusers", help="for which program (default: diffusers)")
     make = add_command(actions, "convert", convert, "Make a weights file.")
     make.add_argument("source", metavar="SOURCE", help=(
         "a checkpoint (.safetensors, .npz, or .pt, .pth, .bin, .ckpt, of which nothing is run), a folder of "
@@ -173,7 +205,8 @@ def add(commands):
     described = "; ".join(f"{name}: {text}" for name, text in {**_OWN, **_FOREIGN}.items())
     make.add_argument("--from", dest="kind", choices=KINDS, default="auto", metavar="KIND",
                       help=f"what SOURCE is; auto recognises it. {described}")
-    make.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16", help="of the file")
+    make.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default=None, help=(
+        "of the file (default: float16, and float32 for inception, whose features are to be quoted)"))
     known = dict(default=argparse.SUPPRESS)
     make.add_argument("--raw", action="store_true", help=(
         "of two sets of parameters the one that was trained; else their moving average"), **known)
@@ -194,8 +227,14 @@ def add(commands):
         "adm, diffusers-unet: of a network with classes, the one that it is to believe in"), **known)
     make.add_argument("--context", metavar="FILE.npy", help=(
         "latent-unet: the embedding of the empty text, where no text encoder lies beside it"), **known)
+    make.add_argument("--prompt", metavar="FILE.npy", help=(
+        "latent-unet: the embedding of a text, towards which the prior is guided without a classifier"), **known)
+    make.add_argument("--prompt-scale", type=number(float, 0, 100), metavar="N", help=(
+        "latent-unet: how strongly; 1 is the text alone (default: 5)"), **known)
     make.add_argument("--autoencoder", metavar="NAME|PATH", help=(
         "latent-unet: the converted autoencoder whose latents it knows; others are then refused"), **known)
+    make.add_argument("--encoder", metavar="FILE", help=(
+        "indigo-inn: the checkpoint of KDSR whose encoder makes its condition"), **known)
     make.add_argument("--num-groups", type=number(int, 1, 256), metavar="N", help=(
         "ddpm-unet, vae: into how many groups its GroupNorms part the channels (default: 32)"), **known)
     make.add_argument("--scaling-factor", type=number(float, 1e-6, 1e6), metavar="N", help=(

@@ -72,7 +72,7 @@ def unet_config(state_dict: dict[str, np.ndarray], *, heads: int | None = None) 
     Args:
         state_dict: as for :func:`unet`.
         heads: of attention on every level; default: those of Stable Diffusion 1 (8 on every level) or, with a context
-            of 1,024, 2 (64 channels each).
+            of 1,024, 2, or of XL (64 channels each).
     """
     theirs = {name: np.shape(value) for name, value in unet(state_dict).items()}
     levels = 1 + max(int(match[1]) for name in theirs if (match := re.match(r"down_blocks\.(\d+)\.", name)))
@@ -81,8 +81,15 @@ def unet_config(state_dict: dict[str, np.ndarray], *, heads: int | None = None) 
     context = theirs["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"][1]
     blocks = len({name.split(".")[3] for name in theirs if name.startswith("down_blocks.0.resnets.")})
     kinds = ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends]
-    heads = heads or (8 if context != 1024 else [max(width // 64, 1) for width in widths])
-    return {"block_out_channels": widths, "layers_per_block": blocks, "cross_attention_dim": context,
+    added = theirs.get("add_embedding.linear_1.weight")
+    heads = heads or (8 if context != 1024 and added is None else [max(width // 64, 1) for width in widths])
+    places = [*(rf"down_blocks\.{level}" for level in range(levels - 1)), "mid_block"]  # the last has the middle's
+    depths = [1 + max((int(match[1]) for name in theirs if (match := re.match(
+        rf"{place}\.attentions\.0\.transformer_blocks\.(\d+)\.", name))), default=0) for place in places]
+    more = {} if added is None else {"addition_embed_type": "text_time"}
+    if max(depths) > 1:
+        more["transformer_layers_per_block"] = depths
+    return {**more, "block_out_channels": widths, "layers_per_block": blocks, "cross_attention_dim": context,
             "attention_head_dim": heads, "norm_num_groups": math.gcd(32, *widths),
             "in_channels": theirs["conv_in.weight"][1], "out_channels": theirs["conv_out.weight"][0],
             "down_block_types": kinds, "up_block_types": [kind.replace("Down", "Up") for kind in kinds[::-1]]}

@@ -12,13 +12,15 @@ from indigo_jax.typing import Array, Params
 _LENGTH = 77  # of every text
 
 
-def latent_prior(state_dict: dict[str, np.ndarray], config: dict[str, Any], context: np.ndarray) -> Params:
+def latent_prior(state_dict: dict[str, np.ndarray], config: dict[str, Any], context: np.ndarray,
+                 empty: np.ndarray | None = None) -> Params:
     """Parameters for ``models.PromptedUNet(**latent_prior_arguments(config, context))``.
 
     Args:
         state_dict: of the UNet in the names of diffusers; see :func:`diffusers_unet`.
         config: see :func:`diffusers_unet_arguments`.
         context: embedding of the text ``[L, D]`` that the prior always sees; :func:`empty_text`.
+        empty: that of the empty text ``[L, D]``, for a network with a ``prompt_scale``.
 
     Returns:
         The linen variables dict, in float32.
@@ -27,8 +29,12 @@ def latent_prior(state_dict: dict[str, np.ndarray], config: dict[str, Any], cont
         ValueError unless every array is used once and every parameter is found, with its shape.
     """
     latent_prior_arguments(config, context)
+    if empty is not None and np.shape(empty) != np.shape(context):
+        raise ValueError(f"the text has an embedding {list(np.shape(context))} and the empty text one of "
+                         f"{list(np.shape(empty))}: give both of one length")
     unet = diffusers_unet(state_dict, config)["params"]
-    return {"params": {"context": np.asarray(context, np.float32), "unet": unet}}
+    without = {} if empty is None else {"empty_context": np.asarray(empty, np.float32)}
+    return {"params": {"context": np.asarray(context, np.float32), **without, "unet": unet}}
 
 
 def latent_prior_arguments(config: dict[str, Any], context: np.ndarray) -> dict:

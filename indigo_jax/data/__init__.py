@@ -2,7 +2,8 @@
 
 A *source* has ``len(source)`` and ``source[i] -> {"image": uint8 [h, w, 3], "id": int}``, for pairs also
 ``"measurement"``: uint8, and ``source.names``. :func:`open_source` makes one from a string; :func:`pipeline` turns any
-source into training batches, :func:`evaluation_batches` into evaluation batches.
+source into training batches, :func:`evaluation_batches` into evaluation batches; :func:`damaged` names beforehand what
+cannot be read.
 """
 import os
 import pathlib
@@ -12,10 +13,11 @@ from indigo_jax.data.ellipses import EllipsePhantoms, open_ellipses
 from indigo_jax.data.folder import arrays, folder, gopro, paired_folders
 from indigo_jax.data.packed import packed
 from indigo_jax.data.preprocess import evaluation_batches, pipeline
+from indigo_jax.data.source import damaged
 from indigo_jax.data.tfds import tfds
 
-__all__ = ["EllipsePhantoms", "arrays", "evaluation_batches", "folder", "gopro", "joined", "open_source", "packed",
-           "paired_folders", "pipeline", "resized", "tfds"]
+__all__ = ["EllipsePhantoms", "arrays", "damaged", "evaluation_batches", "folder", "gopro", "joined", "open_source",
+           "packed", "paired_folders", "pipeline", "resized", "tfds"]
 
 _FOLDER_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}
 

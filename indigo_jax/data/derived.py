@@ -17,14 +17,21 @@ def joined(sources, repeats) -> Pictures:
     if any(repeat < 1 for repeat in repeats):
         raise ValueError(f"repeats are {list(repeats)}; each must be at least 1")
     sources = list(sources)
-    order = np.asarray([(which, row) for which, repeat in enumerate(repeats) for _ in range(repeat)
+    order = np.asarray([(which, row, time) for which, repeat in enumerate(repeats) for time in range(repeat)
                         for row in range(len(sources[which]))], np.int32)
 
     def read(index):
-        which, row = order[index]
+        which, row, _ = order[index]
         return sources[which][int(row)]
 
-    return Pictures([str(sources[which].names[row]) for which, row in order], read, ", ".join(map(repr, sources)))
+    def check(index):
+        which, row, time = order[index]
+        look = getattr(sources[which], "check", None)
+        if look is not None and time == 0:  # each once
+            look(int(row))
+
+    return Pictures([str(sources[which].names[row]) for which, row, _ in order], read, ", ".join(map(repr, sources)),
+                    check=check)
 
 
 def resized(source, side: int, *, cache: bool = False) -> Pictures:
@@ -51,7 +58,7 @@ def resized(source, side: int, *, cache: bool = False) -> Pictures:
         return {**element, "image": _resize(element["image"], side)}
 
     names = getattr(source, "names", None) or [str(index) for index in range(len(source))]
-    return Pictures(names, read, f"{source!r}, shorter side {side}", cache=cache)
+    return Pictures(names, read, f"{source!r}, shorter side {side}", cache=cache, check=getattr(source, "check", None))
 
 
 def _resize(image, side):

@@ -23,13 +23,16 @@ def folder(path: str | os.PathLike, *, cache: bool = False) -> Pictures:
     """
     files = _listed(path)
     paths = list(files.values())
-    return Pictures(files, lambda index: {"image": images.read_rgb8(paths[index])}, f"folder {path}", cache=cache)
+    return Pictures(files, lambda index: {"image": images.read_rgb8(paths[index])}, f"folder {path}", cache=cache,
+                    check=lambda index: images.check(paths[index]))
 
 
 def paired_folders(sharp: str | os.PathLike, blurred: str | os.PathLike, *, cache: bool = False) -> Pictures:
     """A source of pairs: the picture from one folder, its measurement from another.
 
     Partners have the same path within their folder; their extensions may differ. Names are those of the first folder.
+    Of a picture whose sides are no multiples of the factor by which its measurement is smaller, both are cut on the
+    right and below to the whole pixels that they share.
 
     Args:
         sharp: folder of the pictures to restore to, "image".
@@ -106,5 +109,24 @@ def _pairs(path, sharp, files, blurred, measurements, cache):
         raise ValueError(f"{path}: pictures without a partner of the same name: {'; '.join(said)}")
     paths = [(files[sharp[stem]], measurements[blurred[stem]]) for stem in sorted(sharp)]
     return Pictures([sharp[stem] for stem in sorted(sharp)],
-                    lambda index: dict(zip(("image", "measurement"), map(images.read_rgb8, paths[index]))),
-                    f"pairs in {path}", cache=cache)
+                    lambda index: _read_pair(*paths[index]), f"pairs in {path}", cache=cache,
+                    check=lambda index: _shared(*paths[index], *map(images.check, paths[index])))
+
+
+def _read_pair(sharp, blurred):
+    """The area that both pictures show, from the top left."""
+    image, measurement = images.read_rgb8(sharp), images.read_rgb8(blurred)
+    factor, height, width = _shared(sharp, blurred, image.shape[:2], measurement.shape[:2])
+    return {"image": image[:height * factor, :width * factor], "measurement": measurement[:height, :width]}
+
+
+def _shared(sharp, blurred, size, small):
+    """The factor between two sizes, and the sides of what both show, in pixels of the smaller; names the files of
+    sizes that do not fit."""
+    factor = images.shrunk_by(size, small)
+    height, width = (0 if factor is None else min(side // factor, part) for side, part in zip(size, small))
+    if not factor or not height or not width:
+        raise ValueError(f"{sharp}: {size[1]} x {size[0]} pixels, but its partner {blurred} has {small[1]} x "
+                         f"{small[0]}; they must be of one size, or differ by a whole factor, up to one pixel of the "
+                         "smaller")
+    return factor, height, width

@@ -42,12 +42,12 @@ def packed(path: str | os.PathLike, *, split: str = "train", cache: bool = False
         raise ValueError(f"{path}: the split {split!r} is empty; use split='all' or pack more pictures")
     names = [str(stored["ids"][number]) for number in numbers]
 
-    def read(index):
+    def through(function, index):
         start, stop = stored["off"][numbers[index]:numbers[index] + 2]
-        stream = io.BytesIO(stored["buf"][start:stop].tobytes())
-        return {"image": images.read_rgb8(stream, name=f"{path}[{names[index]}]")}
+        return function(io.BytesIO(stored["buf"][start:stop].tobytes()), name=f"{path}[{names[index]}]")
 
-    return Pictures(names, read, f"pack {path}", cache=cache)
+    return Pictures(names, lambda index: {"image": through(images.read_rgb8, index)}, f"pack {path}", cache=cache,
+                    check=lambda index: through(images.check, index))
 
 
 def _load(path):

@@ -7,6 +7,8 @@ import io
 import os
 import pathlib
 
+import numpy as np
+
 from indigo_jax import images
 from indigo_jax.data.source import Pictures
 
@@ -36,7 +38,7 @@ def tfds(name: str, *, split: str = "train", data_dir: str | os.PathLike | None 
     except ImportError as error:
         raise ImportError('tfds data sets need tensorflow-datasets: pip install "indigo_jax[tfds]"') from error
     builder = library.builder_from_directory(_directory(name, data_dir, library))
-    keys = [key for key, feature in builder.info.features.items() if isinstance(feature, library.features.Image)]
+    keys = [key for key, feature in builder.info.features.items() if _has_pictures(feature, library)]
     if not keys:
         raise ValueError(f"tfds:{name}: no pictures in it; its features are {', '.join(builder.info.features)}")
     image_key, measurement_key = _choose(keys, name, image_key, measurement_key)
@@ -44,7 +46,8 @@ def tfds(name: str, *, split: str = "train", data_dir: str | os.PathLike | None 
         builder.info.splits[split]
     except (KeyError, ValueError) as error:
         raise ValueError(f"tfds:{name}: no split {split!r}; it has {', '.join(builder.info.splits)}") from error
-    records = _records(builder, name, split, {key: library.decode.SkipDecoding() for key in keys}, library)
+    encoded = [key for key in keys if isinstance(builder.info.features[key], library.features.Image)]
+    records = _records(builder, name, split, {key: library.decode.SkipDecoding() for key in encoded}, keys, library)
     if not len(records):
         raise ValueError(f"tfds:{name}: the split {split!r} is empty")
     features = {"image": image_key} | ({"measurement": measurement_key} if measurement_key else {})
@@ -52,10 +55,22 @@ def tfds(name: str, *, split: str = "train", data_dir: str | os.PathLike | None 
 
     def read(index):
         record = records[index]
-        return {key: images.read_rgb8(io.BytesIO(record[feature]), name=f"{names[index]}:{feature}")
-                for key, feature in features.items()}
+        return {key: _rgb8(record[feature], f"{names[index]}:{feature}") for key, feature in features.items()}
 
     return Pictures(names, read, f"tfds:{name}/{split}", cache=cache)
+
+
+def _has_pictures(feature, library):
+    """Pictures, or arrays that are such: uint8 ``[H, W, 1 or 3]``."""
+    return isinstance(feature, library.features.Image) or (
+        type(feature) is library.features.Tensor and len(feature.shape) == 3 and feature.shape[-1] in (1, 3)
+        and np.dtype(feature.np_dtype) == np.uint8)
+
+
+def _rgb8(record, name):
+    if isinstance(record, np.ndarray) and record.ndim == 3:
+        return np.ascontiguousarray(np.broadcast_to(record, (*record.shape[:2], 3)))
+    return images.read_rgb8(io.BytesIO(record), name=name)
 
 
 def _directory(name, data_dir, library):
@@ -89,7 +104,7 @@ def _choose(keys, name, image_key, measurement_key):
     return image_key, measurement_key
 
 
-def _records(builder, name, split, decoders, library):
+def _records(builder, name, split, decoders, keys, library):
     """Something with a length and examples by number, pictures still encoded."""
     formats = {format_.value for format_ in builder.info.available_file_formats()}
     if formats & set(_RANDOM_ACCESS):
@@ -102,4 +117,4 @@ def _records(builder, name, split, decoders, library):
             "again with download_and_prepare(file_format='array_record') in another data_dir, or pip install tensorflow"
         ) from error
     examples = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
-    return [{key: example[key] for key in decoders} for example in library.as_numpy(examples)]
+    return [{key: example[key] for key in keys} for example in library.as_numpy(examples)]

@@ -1,30 +1,25 @@
 """Reading picture files: recognised by content, checked for size before anything is decoded."""
 import io
 import os
-import pathlib
 
 import numpy as np
-from PIL import BmpImagePlugin, ExifTags, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from indigo_jax.images.picture import EXTENSIONS, ImageError, Picture, one_line, show, to_float
+from indigo_jax.images import kinds, metadata, png16, tiff
+from indigo_jax.images.picture import ImageError, Picture, one_line, show, to_float
 
 MAX_PIXELS = 120_000_000
 _READERS = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile,
             "WEBP": WebPImagePlugin.WebPImageFile, "BMP": BmpImagePlugin.BmpImageFile,
             "TIFF": TiffImagePlugin.TiffImageFile}
-_MAGIC = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"BM", "BMP"), (b"II*\0", "TIFF"),
-          (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"))
-_OTHERS = ((b"GIF8", "a GIF picture"), (b"%PDF", "a PDF document"), (b"%!PS", "a PostScript file"),
-           (b"8BPS", "a Photoshop file"), (b"SIMPLE", "a FITS file"), (b"PK\3\4", "a zip archive"),
-           (b"\x1f\x8b", "a gzip archive"), (b"\0\0\0\x0cjP", "a JPEG 2000 picture"), (b"\x93NUMPY", "a numpy array"))
-_SUPPORTED = "PNG, JPEG, WebP, BMP or TIFF"
 
 
 def read(path, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Picture:
     """Read one picture file: PNG, JPEG, WebP, BMP or TIFF, recognised by its content, not by its name.
 
-    8-bit values become ``v / 127.5 - 1``, 16-bit ones ``v / 32767.5 - 1``, whatever the largest value is. EXIF
-    orientation is applied. Of an animation or a document with several pages the first is read.
+    HEIC and AVIF are read where the extra ``heif`` is installed. 8-bit values become ``v / 127.5 - 1``, 16-bit ones
+    ``v / 32767.5 - 1``, whatever the largest value is. EXIF orientation is applied. Of an animation or a document with
+    several pages the first is read. What had to be left behind is in ``notes`` of the result.
 
     Args:
         path: a file, or a binary stream.
@@ -33,7 +28,7 @@ def read(path, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Pict
 
     Errors:
         :class:`ImageError`, one line: no such file, not a picture, damaged or truncated, more than ``max_pixels``,
-        32-bit or Lab pixels.
+        32-bit, floating-point or Lab pixels, a TIFF layout that is not known.
     """
     values, alpha, facts = _decode(path, max_pixels, name)
     pixels = to_float(values)
@@ -45,62 +40,14 @@ def read(path, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Pict
 def read_rgb8(path, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> np.ndarray:
     """Read a picture as uint8 ``[H, W, 3]`` RGB, as :func:`read` does; transparency is dropped, 16 bits are rounded."""
     values, _, _ = _decode(path, max_pixels, name)
-    if values.dtype == np.uint16:
-        values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    values = _eight_bits(values)
     return values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=-1)
-
-
-def list_pictures(path, *, exclude=None, extensions=EXTENSIONS) -> list[pathlib.Path]:
-    """The picture files of a folder and of its subfolders, sorted by path; a file gives itself.
-
-    Names that begin with a dot are left out. Links to folders are not followed, so a loop of links ends.
-
-    Args:
-        path: a folder or a file.
-        exclude: a folder inside it to leave out, where the results go; None or elsewhere leaves out nothing.
-        extensions: of what counts as a picture, in any case.
-
-    Errors:
-        :class:`ImageError` when there is nothing at ``path``, a folder in it cannot be read, or ``exclude`` is the
-        folder itself.
-    """
-    path = pathlib.Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ImageError(f"{show(path)}: no such file or folder; check the path")
-    exclude = None if exclude is None else pathlib.Path(exclude).resolve()
-    if exclude == path.resolve():
-        raise ImageError(f"{show(path)}: the results cannot go into the folder that is read; choose another folder")
-    found = []
-    for folder, folders, files in os.walk(path, onerror=_unreadable):
-        folder = pathlib.Path(folder)
-        folders[:] = [name for name in folders
-                      if not name.startswith(".") and (exclude is None or (folder / name).resolve() != exclude)]
-        found += [folder / name for name in files
-                  if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions]
-    return sorted(found, key=lambda file: file.relative_to(path).parts)
-
-
-def by_stem(names, folder, place=lambda stem: stem) -> dict[str, str]:
-    """``{name without extension: name}``, where ``place`` may change what stands on the left.
-
-    Errors:
-        ValueError for two names in the ``folder`` that differ in the extension only.
-    """
-    stems = {}
-    for name in names:
-        stem = str(place(pathlib.PurePosixPath(name).with_suffix("")))
-        if stem in stems:
-            raise ValueError(f"{show(folder)}: {stems[stem]} and {name} differ in the extension only; keep one of them")
-        stems[stem] = name
-    return stems
 
 
 def _decode(path, max_pixels, name):
     """The pixels as the file has them, alpha, and the other fields of Picture."""
     if hasattr(path, "read"):
-        return _decode_stream(path, max_pixels, name or getattr(path, "name", "picture"))
+        return _decode_stream(path, max_pixels, show(str(name or getattr(path, "name", "picture"))))
     name = show(path if name is None else name)
     if not os.path.isfile(path):
         found = "a folder, not a picture file" if os.path.isdir(path) else "no such file"
@@ -113,44 +60,77 @@ def _decode(path, max_pixels, name):
 
 
 def _decode_stream(stream, max_pixels, name):
-    head = stream.read(32)
+    head = stream.read(kinds.HEAD)
     stream.seek(0)
-    format_ = _recognise(head, name)
+    format_, words = kinds.recognise(head, os.path.basename(name))
+    if not head:
+        raise ImageError(f"{name}: an empty file; copy or download it again")
+    if format_ is None:
+        raise ImageError(f"{name}: {words}, not a picture that can be read; {kinds.advice(words)}")
+
+    def check_size(size):
+        if size[0] * size[1] > max_pixels:
+            raise ImageError(f"{name}: {size[0]} x {size[1]} pixels, more than the limit of {max_pixels:,}; make it "
+                             "smaller or cut it into pieces")
+        if 0 in size:
+            raise ImageError(f"{name}: {size[0]} x {size[1]} pixels, an empty picture; replace it")
+
     try:
-        _check_size(_webp_size(head) if format_ == "WEBP" else None, max_pixels, name)
-        # The class itself instead of Image.open: only this format is tried, and only our pixel limit counts.
-        with _READERS[format_](stream) as image:
-            _check_size(image.size, max_pixels, name)
-            facts = {"mode": image.mode, "format": format_, "sixteen_bit": _sixteen_bit(image, head),
-                     "frames": getattr(image, "n_frames", 1)}
-            if 0 in image.size:
-                raise ImageError(f"{name}: {image.width} x {image.height} pixels, an empty picture; replace it")
-            image.load()
-            exif = _turn_upright(image)
-            values, alpha, grey, profile = _channels(image, name)
+        values, alpha, facts = None, None, {}
+        if format_ == "TIFF":
+            values, alpha, facts = tiff.decode(stream, check_size, name)
+            stream.seek(0)
+        if values is None:
+            values, alpha, facts = _through_pillow(stream, format_, head, check_size, name, facts)
+        if values.ndim == 3 and values.shape[2] == 4:
+            values, facts["icc_profile"] = _cmyk_to_srgb(_eight_bits(values), facts["icc_profile"]), None
     except ImageError:
         raise
     except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
         raise ImageError(f"{name}: a truncated or damaged {format_} file ({one_line(error)}); copy or download it "
                          "again") from error
-    return values, alpha, {**facts, "grey": grey, "icc_profile": profile, "exif": exif}
+    return values, alpha, facts
 
 
-def _recognise(head, name):
-    for magic, format_ in _MAGIC:
-        if head.startswith(magic):
-            return format_
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    if not head:
-        raise ImageError(f"{name}: an empty file; copy or download it again")
-    found = next((other for magic, other in _OTHERS if head.startswith(magic)), None)
-    if found is None and head[4:8] == b"ftyp":
-        found = "a HEIC, AVIF or video file"
-    if found is None:
-        text = all(byte >= 32 or byte in b"\t\r\n" for byte in head)
-        found = "text" if text else f"unknown data (it begins with {head[:8].hex(' ')})"
-    raise ImageError(f"{name}: {found}, not a picture that can be read; convert it to {_SUPPORTED}")
+def _through_pillow(stream, format_, head, check_size, name, facts):
+    """As :func:`tiff.decode`, from which the ``facts`` of a TIFF file come."""
+    notes = ()
+    if format_ == "WEBP" and len(head) >= 30:
+        check_size(_webp_size(head))
+    if format_ == "PNG":
+        stream, notes = metadata.without_large_texts(stream)
+    # The class itself instead of Image.open: only this format is tried, and only our pixel limit counts.
+    with metadata.quiet():
+        image = _reader(format_, name)(stream)
+    with image:
+        check_size(image.size)
+        found = {"mode": image.mode, "format": format_, "sixteen_bit": format_ == "PNG" and head[24] == 16,
+                 "frames": getattr(image, "n_frames", 1)}
+        if format_ == "JPEG":
+            found["jpeg_steps"] = tuple(image.quantization.get(0, ())) or None
+        image.load()
+        found |= metadata.of_image(image)
+        values, alpha, grey, profile = _channels(image, name)
+        if found["sixteen_bit"] and values.dtype == np.uint8:
+            values, alpha = png16.decode(image, stream, metadata.of_image)
+            grey = values.ndim == 2
+    found |= {"grey": grey, "icc_profile": profile, **facts}
+    return values, alpha, {**found, "notes": (*notes, *found["notes"])}
+
+
+def _reader(format_, name):
+    if format_ in _READERS:
+        return _READERS[format_]
+    try:
+        if format_ == "AVIF":
+            from PIL import AvifImagePlugin
+            if AvifImagePlugin.SUPPORTED:
+                return AvifImagePlugin.AvifImageFile
+            raise ImportError("Pillow was built without it")
+        from pillow_heif.as_plugin import HeifImageFile
+        return HeifImageFile
+    except ImportError as error:
+        raise ImageError(f"{name}: {format_} cannot be read here ({one_line(error)}); convert it to PNG") from error
 
 
 def _webp_size(head):
@@ -161,31 +141,6 @@ def _webp_size(head):
         bits = int.from_bytes(head[21:25], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
-
-
-def _check_size(size, max_pixels, name):
-    if size is not None and size[0] * size[1] > max_pixels:
-        raise ImageError(f"{name}: {size[0]} x {size[1]} pixels, more than the limit of {max_pixels:,}; make it "
-                         "smaller, or raise max_pixels if you trust the file")
-
-
-def _sixteen_bit(image, head):
-    if image.format == "PNG":
-        return head[24] == 16
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (1,))) == 16
-    return False
-
-
-def _turn_upright(image):
-    """Turn the picture as EXIF says, in place; return the rest of EXIF (of TIFF none: it is mixed with the layout)."""
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-        exif = image.getexif()
-        exif.pop(ExifTags.Base.Orientation, None)
-        return exif.tobytes() if len(exif) and "exif" in image.info else None
-    except Exception:  # a damaged EXIF block is no reason to refuse the picture
-        return None
 
 
 def _channels(image, name):
@@ -201,7 +156,7 @@ def _channels(image, name):
     grey = mode in ("1", "L", "LA", "La")
     target = "L" if grey else "RGB"
     if mode == "CMYK":
-        return np.asarray(_cmyk_to_srgb(image, profile)), None, False, None
+        return np.asarray(image), None, False, profile
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("LA" if grey else "RGBA")
         values = np.asarray(image)
@@ -210,16 +165,19 @@ def _channels(image, name):
     return np.asarray(image if mode == target else image.convert(target)), None, grey, profile
 
 
-def _cmyk_to_srgb(image, profile):
+def _eight_bits(values):
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8) if values.dtype == np.uint16 else values
+
+
+def _cmyk_to_srgb(values, profile):
+    """``[H, W, 4]`` amounts of ink as uint8 ``[H, W, 3]``."""
+    image = Image.frombytes("CMYK", values.shape[1::-1], values.tobytes())
     if profile:
         from PIL import ImageCms  # needs LittleCMS, which some builds of Pillow lack
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            target = ImageCms.createProfile("sRGB")
+            return np.asarray(ImageCms.profileToProfile(image, source, target, outputMode="RGB"))
         except (ImageCms.PyCMSError, ImportError, OSError, TypeError):
             pass
-    return image.convert("RGB")
-
-
-def _unreadable(error):
-    raise ImageError(f"{show(error.filename)}: the folder cannot be read ({error.strerror}); check its permissions")
+    return np.asarray(image.convert("RGB"))

@@ -26,6 +26,25 @@ def fill_hidden(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.where(weight > 0, pixels, _pull(pixels * weight, weight))
 
 
+def to_measure(restored, reference):
+    """Two pictures as they are compared: what nobody sees of the reference is the same in both.
+
+    Args:
+        restored, reference: :class:`indigo_jax.images.Picture` of one size. What is hidden is told by the reference's
+            alpha, or by that of the restored picture where the reference has none.
+
+    Returns:
+        The pixels of both, and bool ``[H, W]``, which of them are seen; None where all are, or sizes differ.
+    """
+    alpha = restored.alpha if reference.alpha is None else reference.alpha
+    a, b = restored.pixels, reference.pixels
+    if alpha is None or a.shape != b.shape or (np.asarray(alpha) > 0).all():
+        return a, b, None
+    visible = np.asarray(alpha) > 0
+    b = fill_hidden(b, visible)
+    return np.where(visible[..., None], a, b), b, visible
+
+
 def resize_alpha(alpha: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize transparency ``[h, w]`` to ``[height, width]`` (bicubic, clipped to [0, 1]) beside an enlarged picture."""
     image = Image.fromarray(np.asarray(alpha, np.float32))

@@ -9,16 +9,26 @@ from indigo_jax.methods.auto import Choice, choose
 from indigo_jax.methods.base import TASKS, Report, Restoration, Solved
 from indigo_jax.methods.bird import Bird
 from indigo_jax.methods.blind import Blind
+from indigo_jax.methods.daps import Daps
 from indigo_jax.methods.ddnm import Ddnm
+from indigo_jax.methods.ddrm import Ddrm
 from indigo_jax.methods.diffpir import Diffpir
 from indigo_jax.methods.dps import Dps
 from indigo_jax.methods.hqs import Hqs
 from indigo_jax.methods.indi import Indi
 from indigo_jax.methods.indigo import Indigo, LatentIndigo
+from indigo_jax.methods.jpeg import Jpeg
+from indigo_jax.methods.look import Look
 from indigo_jax.methods.once import Once
+from indigo_jax.methods.pigdm import Pigdm
+from indigo_jax.methods.pnp_flow import PnpFlow
+from indigo_jax.methods.reddiff import Reddiff
+from indigo_jax.methods.tmpd import Tmpd
 
 METHODS: dict[str, type[Restoration]] = {
-    method.name: method for method in (Indi, Once, Hqs, Blind, Diffpir, Bird, Ddnm, Dps, Indigo, LatentIndigo)}
+    method.name: method for method in (
+        Indi, Once, Look, Jpeg, Hqs, Blind, Diffpir, Bird, Ddnm, Ddrm, Daps, Dps, Pigdm, Tmpd, Reddiff, PnpFlow, Indigo,
+        LatentIndigo)}
 
 __all__ = ["Choice", "Indigo", "METHODS", "Report", "Restoration", "Solved", "TASKS", "choose", "load"]
 

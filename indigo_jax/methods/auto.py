@@ -9,11 +9,11 @@ class Choice(NamedTuple):
     why: str
 
 
-_CHOICES = {  # task: what measured best on pictures that nothing was tuned on; see README, "Which method"
-    "auto": Choice("once", "noise is taken out, at the level found; for blur, JPEG or too few pixels say --task"),
+_CHOICES = {  # task: what measured best on pictures that nothing was tuned on; see docs/results.md
+    "auto": Choice("look", "it looks for noise and what JPEG has left; for blur or too few pixels say --task"),
     "denoise": Choice("once", "one call at the noise level has the least error"),
     "sr": Choice("indi", "it was trained for enlarging"),
-    "jpeg": Choice("indi", "it was trained for JPEG artefacts"),
+    "jpeg": Choice("jpeg", "it holds to what the file's rounding allows"),
     "inpaint": Choice("hqs", "it fills holes with the least error"),
     "nonuniform": Choice("bird", "only it finds blur that changes across the picture"),
     "ct": Choice("diffpir", "it had the least error on phantoms")}
@@ -33,7 +33,7 @@ def choose(task: str, flags=(), owners=None) -> Choice:
         ValueError where no method takes all that is given.
 
     >>> choose("deblur", ["kernel"]).method, choose("jpeg").method
-    ('hqs', 'indi')
+    ('hqs', 'jpeg')
     """
     first = _CHOICES.get(task) or (_KNOWN_BLUR if "kernel" in flags else _UNKNOWN_BLUR)
     if owners is None or first.method in owners and set(flags) <= owners[first.method]:

@@ -3,10 +3,12 @@
 A method is a class with a ``Settings``, whose fields are its flags, and a pure ``solve``. Everything that does not
 depend on the method (sizes, tiles, keys, grey pictures, transparency, limits, devices) is here, once.
 """
+import copy
 import dataclasses
 import functools
 import hashlib
 import threading
+import time
 from typing import Any, Callable, ClassVar, NamedTuple
 
 import jax
@@ -14,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax import denoisers, images, rng, tiles, weights
-from indigo_jax.methods.flags import check_values
+from indigo_jax.methods import memory, pieces
+from indigo_jax.methods.flags import check_values, flags_of
+from indigo_jax.methods.progress import Listeners
 from indigo_jax.typing import Array, Key, Params
 
 TASKS = ("auto", "denoise", "deblur", "nonuniform", "sr", "jpeg", "inpaint", "ct")
@@ -96,8 +100,12 @@ class Restoration:
     tasks: ClassVar[tuple[str, ...]]
     kind_of_weights: ClassVar[str | None] = None  # that its setting "weights" takes
     needs_kernel: ClassVar[bool] = False  # for deblur
+    one_answer: ClassVar[bool] = False  # there is no chance in it: samples would be equal
+    demonstration: ClassVar[bool] = False  # loses to simpler methods with the bundled weights: auto never takes it
     border: ClassVar[str] = "symmetric"  # how a picture is continued to fill its canvas; a mode of numpy.pad
     before: ClassVar[str] = "before"  # caption of the input
+    largest: int | None = None  # side of a tile, where memory is short; see :meth:`smaller`
+    effort: ClassVar[float] = 1.0  # of a network evaluation, in calls of the network: more where it is differentiated
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Settings:
@@ -105,6 +113,8 @@ class Restoration:
 
     def __init__(self, settings=None, *, task: str = "auto", scale: int | None = None, devices=None):
         self.settings = self.Settings() if settings is None else settings
+        if task == "auto" and task not in self.tasks:
+            raise ValueError(f"{self.name} needs a task; there is {', '.join(self.tasks)}")
         if task not in self.tasks:
             raise ValueError(f"{self.name} does {', '.join(self.tasks)}; not {task!r}")
         check_values(self.settings, task)
@@ -113,10 +123,22 @@ class Restoration:
         self.devices = list(jax.local_devices() if devices is None else devices)
         self.networks: dict[str, Network] = {}
         self.load()
-        self._placed, self._lock = {}, threading.Lock()
+        self._placed, self._lock, self._listeners = {}, threading.Lock(), Listeners()
+        self._compile()
+
+    def _compile(self):
         self._solve = jax.jit(self.solve, static_argnames="plan")
+        self._solve_telling = jax.jit(self._told_of, static_argnames="plan")
 
     # ------------------------------------------------------------------------------- what a method says
+
+    @classmethod
+    def named_weights(cls, settings, task: str) -> dict[str, str]:
+        """Names or paths of all networks by what they are for; nothing is loaded but, at most, a file's head."""
+        del task
+        names = {name: getattr(settings, name) for name, (_, known) in flags_of(settings).items()
+                 if known.file == "weights"}
+        return {name: value for name, value in names.items() if value is not None}
 
     def load(self) -> None:
         """Fill :attr:`networks` by the settings; ValueError (:class:`weights.WeightsError`) for what does not fit."""
@@ -142,6 +164,14 @@ class Restoration:
         """Network evaluations of a picture, of one tile."""
         raise NotImplementedError
 
+    def all_evaluations(self, solved: Solved, plan: tiles.Plan) -> int:
+        """The same, tiles counted."""
+        return self.evaluations(solved) * plan.count
+
+    def piece(self, plan: tiles.Plan) -> tuple[int, ...]:
+        """The shape of what the first network takes at once."""
+        return (1, *plan.tile, 3)
+
     def given(self, pixels: np.ndarray, fill: Callable) -> dict[str, Any]:
         """Arrays for :meth:`solve` beside the picture itself; ``fill`` puts one of its size on the canvas."""
         del pixels, fill
@@ -165,6 +195,12 @@ class Restoration:
         """Whether a picture of any size needs no canvas."""
         return all(side_of(network) is None for network in self.networks.values())
 
+    def told(self, **settings) -> "Restoration":
+        """The same method, networks and programs, told something else of the next picture, as its ``mask``."""
+        other = copy.copy(self)
+        other.settings = dataclasses.replace(self.settings, **settings)
+        return other
+
     # ------------------------------------------------------------------------------- the way of a picture
 
     @property
@@ -177,19 +213,21 @@ class Restoration:
         """What travels with the weights of the first network."""
         return next(iter(self.networks.values())).info
 
-    def __call__(self, picture: images.Picture, *, seed: int = 0, sample: int = 0,
-                 device=None) -> tuple[images.Picture, Report]:
+    def __call__(self, picture: images.Picture, *, seed: int = 0, sample: int = 0, device=None,
+                 progress: Callable[[], None] | None = None) -> tuple[images.Picture, Report]:
         """Restore a picture with all that its file held.
 
-        A grey picture stays grey (the mean of the restored channels), transparency is kept, and so are the colours
-        under fully transparent pixels; the network sees their surroundings instead. The bytes of a result depend on
-        the picture, the weights, the settings and these numbers alone.
+        A grey picture, also one stored in RGB, stays grey (the mean of the restored channels), transparency is kept,
+        and so are the colours under fully transparent pixels; the network sees their surroundings instead. The bytes
+        of a result depend on the picture, the weights, the settings and these numbers alone.
 
         Args:
             picture: from :func:`images.read`.
             seed: of all noise, together with the picture's pixels.
             sample: 0, 1, 2, ...: independent draws.
             device: default the first one.
+            progress: called, from another thread, about as often as :meth:`expected` says while the picture is
+                restored. Programs that call it are not kept between processes, so compile anew.
 
         Errors:
             ValueError for an empty picture, one that is not of numbers, a result of more than
@@ -200,6 +238,17 @@ class Restoration:
         keys = rng.fold(rng.image_keys(seed, [content_id(pixels)]), sample)
         if alpha is not None:
             pixels = images.fill_hidden(pixels, alpha)
+        restored, report = self.restored(pixels, keys, device, progress)
+        if picture.is_neutral:
+            restored = np.broadcast_to(restored.mean(axis=-1, keepdims=True), restored.shape)
+        if alpha is not None and restored.shape == picture.pixels.shape:
+            restored = np.where(alpha[..., None] > 0, restored, picture.pixels)
+        elif alpha is not None:
+            alpha = images.resize_alpha(alpha, *restored.shape[:2])
+        return picture._replace(pixels=restored, alpha=alpha), report
+
+    def restored(self, pixels: np.ndarray, keys: Key, device=None, progress=None) -> tuple[np.ndarray, Report]:
+        """The pixels of a picture ``[h, w, 3]`` restored, whatever else its file held; see :meth:`__call__`."""
         height, width = (self.scale * side for side in pixels.shape[:2])
         margin = self.margin()
         with jax.default_device(self.devices[0] if device is None else device):
@@ -211,39 +260,81 @@ class Restoration:
             padded = np.pad(array, [*room, *[(0, 0)] * (array.ndim - 2)], mode)
             return jnp.asarray(padded[None], jnp.float32)
 
-        solved = self.run(fill(pixels), keys, plan, self.given(pixels, fill), device)
-        restored = np.asarray(solved.x)[0, margin:margin + height, margin:margin + width]
-        if picture.grey:
-            restored = np.broadcast_to(restored.mean(axis=-1, keepdims=True), restored.shape)
-        if alpha is not None and restored.shape == picture.pixels.shape:
-            restored = np.where(alpha[..., None] > 0, restored, picture.pixels)
-        elif alpha is not None:
-            alpha = images.resize_alpha(alpha, height, width)
-        return picture._replace(pixels=restored, alpha=alpha), self.report(solved, plan)
+        solved = self.run(fill(pixels), keys, plan, self.given(pixels, fill), device, progress)
+        return (np.asarray(solved.x)[0, margin:margin + height, margin:margin + width],
+                self.report(solved, plan))
 
     def warning(self, picture) -> str | None:
         """What is to be said before work on a picture begins: that the prior has not learned such pictures."""
         network = next(iter(self.networks.values()))
         height, width = (self.scale * side for side in picture.pixels.shape[:2])
         side, plan = side_of(network), self.plan(height, width)
+        learned = weights.learned(network.name)
         if side is None or plan.count == 1:
-            return None
-        learned = weights.learned(network.name) or f"pictures of {side} px"
+            known = side is not None and learned
+            return f"{network.name} has learned {learned}; it makes such of any other picture" if known else None
+        learned = learned or f"pictures of {side} px"
         return (f"{network.name} has learned {learned}; this one of {width} x {height} pixels is restored in "
                 f"{plan.count} pieces, each as if it were such a picture")
 
-    def run(self, y, keys, plan, given, device=None) -> Solved:
+    def smaller(self, picture) -> "Restoration | None":
+        """The same method with tiles of half the side, which needs less memory; None where there are none."""
+        plan, other = self.expected(picture)[1], copy.copy(self)
+        other.largest = max(plan.tile) // 2 // _STEP * _STEP
+        if other.largest < _STEP:
+            return None
+        tile = other.expected(picture)[1].tile
+        return other if tile[0] * tile[1] < plan.tile[0] * plan.tile[1] else None
+
+    def expected(self, picture) -> tuple[int, tiles.Plan]:
+        """Network evaluations of a picture, tiles counted, and its layout; nothing is computed."""
+        height, width = (self.scale * side + 2 * self.margin() for side in picture.pixels.shape[:2])
+        plan = self.plan(height, width)
+        solved = Solved(jax.ShapeDtypeStruct((1, *plan.canvas, 3), np.float32))
+        return self.all_evaluations(solved, plan), plan
+
+    def seconds(self, plan: tiles.Plan) -> float | None:
+        """How long a network evaluation of one tile takes, measured; None for a network that needs more than x and t.
+        """
+        network = next(iter(self.networks.values()))
+        arguments = (self._on(self.devices[0])[0], np.zeros(self.piece(plan), np.float32), np.ones(1, np.float32))
+        try:
+            with jax.default_device(self.devices[0]):
+                program = jax.jit(network.module.apply).lower(*arguments).compile()
+                since = time.perf_counter()
+                jax.block_until_ready(program(*arguments))
+        except (ValueError, TypeError):
+            return None
+        return self.effort * (time.perf_counter() - since)
+
+    def run(self, y, keys, plan, given, device=None, progress=None) -> Solved:
         """:meth:`solve`, compiled, on one device."""
         device = self.devices[0] if device is None else device
+        params = self._on(device)
         with jax.default_device(device):
-            return self._solve(self._on(device), y, keys, plan=plan, given=given)
+            if progress is None:
+                memory.check(self._solve, device, params, y, keys, plan=plan, given=given)
+                return self._solve(params, y, keys, plan=plan, given=given)
+            number = self._listeners.add(progress)
+            try:
+                memory.check(self._solve_telling, device, params, y, keys, number, plan=plan, given=given)
+                return jax.block_until_ready(self._solve_telling(params, y, keys, number, plan=plan, given=given))
+            finally:
+                self._listeners.remove(number)
+
+    def _told_of(self, params, y, keys, number, *, plan, given):
+        """:meth:`solve` with a first network that tells of its calls."""
+        other, (role, network) = copy.copy(self), next(iter(self.networks.items()))
+        telling = self._listeners.telling(network.module, number)
+        other.networks = {**self.networks, role: network._replace(module=telling)}
+        return other.solve(params, y, keys, plan=plan, given=given)
 
     def report(self, solved: Solved, plan: tiles.Plan) -> Report:
         """Of a batch of one."""
         def one(value):
             return None if value is None else float(value[0])
 
-        return Report(self.evaluations(solved) * plan.count, plan, one(solved.residual), one(solved.sigma),
+        return Report(self.all_evaluations(solved, plan), plan, one(solved.residual), one(solved.sigma),
                       None if solved.kernel is None else np.asarray(solved.kernel[0]), one(solved.drift))
 
     def _on(self, device):
@@ -291,7 +382,8 @@ def side_of(network: Network) -> int | None:
 
 def plan_of(network: Network, height: int, width: int, *, tile: int | None = None, multiple: int = 1) -> tiles.Plan:
     """The layout for a network: of one that has learned pictures of one side, tiles of that side that share a quarter
-    of it; of one that takes any size, tiles of at most ``tile`` that share twice its reach, or 96 pixels.
+    of it; of one that takes any size, tiles of at most ``tile`` that share 96 pixels. Of one that looks no farther than
+    its ``reach`` they share twice that, and are as large as that needs: what they give is what the whole gives.
 
     Args:
         network: a prior or a restorer.
@@ -313,7 +405,9 @@ def plan_of(network: Network, height: int, width: int, *, tile: int | None = Non
         raise ValueError(f"tile must be a whole number of at least {_STEP} pixels, got {tile}")
     tile = int(tile) // _STEP * _STEP
     reach = getattr(network.module, "reach", None)
-    overlap = min(96, tile // 4) if reach is None else min(2 * reach, tile // 2)
+    if reach is not None:
+        tile = max(tile, pieces.least(reach))
+    overlap = min(96, tile // 4) if reach is None else 2 * reach
     layout = tiles.plan(height, width, tile=tile, overlap=overlap, learned=_STEP, multiple=multiple)
     return layout if reach is None else layout._replace(margin=overlap // 2)
 

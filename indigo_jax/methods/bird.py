@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from indigo_jax import arrays, denoisers, operators, restoration, rng, schedules
 from indigo_jax.methods import base, diffpir
 from indigo_jax.methods.flags import flag
-from indigo_jax.methods.known import KnownOperator, KnownSettings, Problem
+from indigo_jax.methods.known import KnownOperator, KnownSettings, Problem, run
 from indigo_jax.restoration.blind_em import blur_of
 
 _PROX_VARIANCE = 0.1  # of the picture about the rollout, in the proximal gradient
@@ -103,7 +103,7 @@ class Bird(KnownOperator):
         settings = self.settings
         if self.task == "ct":
             kernel = diffpir.chain(prior, problem, self.at_most(100), 1.0)
-            return self.found(problem, diffpir.run(kernel, problem))
+            return self.found(problem, run(kernel, problem))
         if problem.operator is None and settings.preset == "official":
             size = settings.kernel_size or 41
             problem = problem._replace(operator=operators.blind_blur(size, form="mlp"))
@@ -120,7 +120,7 @@ class Bird(KnownOperator):
     def evaluations(self, solved):
         if self.task == "ct":
             return self.at_most(100)
-        if solved.kernel is not None and self.settings.preset == "fast":
+        if self.task in ("deblur", "nonuniform") and self.settings.kernel is None and self.settings.preset == "fast":
             return 98 * self.settings.candidates
         return self.optimisation.evaluations
 
@@ -139,7 +139,7 @@ def begun(prior: denoisers.Prior, problem: Problem, knobs: Optimisation):
     z = problem.noise
     if knobs.start:
         own = problem._replace(keys=rng.fold(keys, _GUESS))
-        guess = jnp.clip(diffpir.run(diffpir.chain(prior, own, knobs.start, 0.7225), own), -1.0, 1.0)
+        guess = jnp.clip(run(diffpir.chain(prior, own, knobs.start, 0.7225), own), -1.0, 1.0)
         z = jnp.sqrt(levels.alpha_bar[-1]) * guess + jnp.sqrt(1 - levels.alpha_bar[-1]) * z
     return kernel, z
 

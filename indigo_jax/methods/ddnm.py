@@ -2,12 +2,11 @@
 import dataclasses
 
 from indigo_jax import guidance, restoration
-from indigo_jax.methods import diffpir
 from indigo_jax.methods.flags import flag
-from indigo_jax.methods.known import KnownOperator, KnownSettings, levels_of
+from indigo_jax.methods.known import Sampled, SampledSettings, levels_of
 
 
-class Ddnm(KnownOperator):
+class Ddnm(Sampled):
     """DDNM (Wang, Yu & Zhang 2023), its x0 clipped; see :func:`restoration.ddnm`."""
 
     name = "ddnm"
@@ -17,14 +16,10 @@ class Ddnm(KnownOperator):
     tasks = ("sr", "inpaint", "deblur")
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Settings(KnownSettings):
+    class Settings(SampledSettings):
         steps: int = flag(30, "of the sampler; each costs a network evaluation", low=1, high=10_000)
         eta: float = flag(0.85, "share of new noise in each step, of DDIM", low=0, high=1)
 
-    def restore(self, prior, problem):
-        kernel = restoration.ddnm(guidance.clip_x0()(prior.denoiser), levels_of(prior, self.settings.steps),
-                                  problem.operator, problem.y, eta=self.settings.eta)
-        return self.found(problem, diffpir.run(kernel, problem))
-
-    def evaluations(self, solved):
-        return self.at_most(self.settings.steps)
+    def chain(self, prior, problem, num_steps):
+        return restoration.ddnm(guidance.clip_x0()(prior.denoiser), levels_of(prior, num_steps), problem.operator,
+                                problem.y, eta=self.settings.eta)

@@ -2,30 +2,26 @@
 import dataclasses
 
 from indigo_jax import guidance, restoration
-from indigo_jax.methods import diffpir
 from indigo_jax.methods.flags import flag
-from indigo_jax.methods.known import KnownOperator, KnownSettings, levels_of
+from indigo_jax.methods.known import Sampled, SampledSettings, levels_of
 
 
-class Dps(KnownOperator):
+class Dps(Sampled):
     """DPS (Chung et al. 2023), its x0 clipped; see :func:`restoration.dps`."""
 
     name = "dps"
     summary = "a diffusion prior and a known operator; differentiates the network"
     when = "the opponent of the papers; slow"
     cost = "--steps, 100, each three to five times as long"
+    effort = 4.0
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Settings(KnownSettings):
+    class Settings(SampledSettings):
         steps: int = flag(100, "of the sampler; each costs a network evaluation and its gradient", low=1, high=10_000)
         guidance: float = flag(1.0, "length of a step towards the measurement, the paper's zeta'", low=0, high=1e6,
                                metavar="N")
 
-    def restore(self, prior, problem):
+    def chain(self, prior, problem, num_steps):
         denoiser = guidance.clip_x0(schedule=prior.schedule)(prior.denoiser)
-        kernel = restoration.dps(denoiser, levels_of(prior, self.settings.steps), problem.operator, problem.y,
-                                 self.settings.guidance)
-        return self.found(problem, diffpir.run(kernel, problem))
-
-    def evaluations(self, solved):
-        return self.at_most(self.settings.steps)
+        return restoration.dps(denoiser, levels_of(prior, num_steps), problem.operator, problem.y,
+                               self.settings.guidance)

@@ -1,6 +1,7 @@
 """``--method hqs``: a known operator undone with a few calls of a denoiser; the least error, not a sample."""
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from indigo_jax import operators, restoration, samplers
@@ -9,6 +10,8 @@ from indigo_jax.methods.flags import flag
 from indigo_jax.methods.known import KnownOperator, KnownSettings
 
 _HOLE, _LEAST_IN_HOLES = 0.1, 0.03  # first and last level where holes are filled already, in [-1, 1] units
+_DEEP = 8  # pixels from what is seen after which a hole's smooth continuation counts more than the network
+_SMOOTHED = 200  # iterations of that continuation
 _ROUNDED = 1 / 127.5  # noise of a clean picture of 8 bits
 _AROUND = 8  # pixels of canvas beyond half of the kernel
 
@@ -25,7 +28,7 @@ class Hqs(KnownOperator):
     when = "the damage is known and fidelity counts: known blur, enlargement, holes"
     cost = "--steps, 8 (inpaint: 10)"
     tasks = ("deblur", "sr", "inpaint", "denoise")
-    border = "symmetric"
+    border, one_answer = "symmetric", True
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Settings(KnownSettings):
@@ -73,7 +76,9 @@ class Hqs(KnownOperator):
                                  num_steps=self._steps, start=start)
         x, _ = samplers.sample(kernel, keys, first)
         if self.task == "inpaint":
-            x = jnp.where(given["mask"][..., None] > 0, y, x)  # what is there stays as it is
+            seen = given["mask"][..., None]
+            smooth, near = operators.smooth_fill(y, seen, num_iterations=_SMOOTHED), _near(seen)
+            x = jnp.where(seen > 0, y, near * x + (1 - near) * smooth)  # what is there stays as it is
         solved = self.found(problem, x)
         seen = given.get("seen", given.get("mask"))
         if seen is None:
@@ -86,3 +91,12 @@ class Hqs(KnownOperator):
 
     def evaluations(self, solved):
         return self._steps
+
+
+def _near(seen):
+    """``exp(-depth / 8)`` where nothing is seen ``[B, H, W, 1]``, the depth in steps from pixel to pixel; else 1."""
+    def grow(_, near):
+        best = jax.lax.reduce_window(near, 0.0, jax.lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+        return jnp.maximum(seen, jnp.exp(-1 / _DEEP) * best)
+
+    return jax.lax.fori_loop(0, 5 * _DEEP, grow, seen)

@@ -23,7 +23,7 @@ class Indi(base.Restoration):
     class Settings:
         weights: str = flag("indi-photo", "the network; see: indigo weights list", metavar="NAME|PATH", file="weights")
         steps: int = flag(1, "1 is nearest to the truth on average; about 5 look sharper where detail was lost, as by "
-                             "blur or 4x sr", low=1, high=10_000)
+                             "blur or 4x sr, and make noise and grain stronger", low=1, high=10_000)
         spacing: str = flag("uniform", "the grid of times for several steps", choices=paths.SPACINGS)
         tile: int | None = flag(None, "largest side of the pieces that large pictures are restored in; less needs less "
                                       "memory (default: 1024)", low=64, high=16384, metavar="PIXELS")
@@ -36,7 +36,7 @@ class Indi(base.Restoration):
         self.networks = {"restorer": network}
 
     def plan(self, height, width):
-        return base.plan_of(self.networks["restorer"], height, width, tile=self.settings.tile)
+        return base.plan_of(self.networks["restorer"], height, width, tile=self.largest or self.settings.tile)
 
     def enlarged(self, y):
         """For super-resolution: bicubic."""

@@ -4,6 +4,7 @@ Only the prior and the autoencoder see tiles; estimate, energy and invertible ne
 """
 import dataclasses
 import functools
+import hashlib
 import math
 from typing import Any, Callable, NamedTuple
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from indigo_jax import denoisers, images, operators, restoration, rng, samplers, schedules, tiles
+from indigo_jax import denoisers, images, metrics, operators, restoration, rng, samplers, schedules, tiles, weights
 from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.indi import Indi
@@ -24,8 +25,8 @@ REGULARIZERS = {  # R0 ... R4
     "none": LatentRegularizer(), "penalty": LatentRegularizer(penalty=1.0),
     "reencode": LatentRegularizer(reencode=0.25), "resample": LatentRegularizer(resample=1),
     "trust-region": LatentRegularizer(radius=1.0)}
-_REGULARIZER = {"pixel": latent_regularizers.PIXEL, "latent": latent_regularizers.LATENT}  # defaults
-_REFINE = {"syn": 0.0, "real": 5e-5}  # learning rates by preset
+# of the distances |v - u| and LPIPS: the norm of the gradient in u, faces of 64 px and inn-pixel, see resolve
+DISTANCES = {"norm": 1.4, "lpips": 0.08}
 _LATENT_GUIDANCE = {"syn": 1.0, "real": 0.3}
 _START = {None: 0.199, "pixel": 0.5, "latent": 0.5}  # least alpha_bar, by variant: INDIGO+'s t = 396; our choice
 _NOISE = 1e-3  # the same of a chain from pure noise
@@ -45,14 +46,19 @@ class Settings:
     estimate: str | None = flag(None, "weights of a network for --method indi that makes the first estimate (default: "
                                       "bicubic)", metavar="NAME|PATH", file="weights")
     steps: int = flag(100, "of the sampler", low=1, high=10_000)
-    preset: str = flag("syn", "guidance for synthetic damage, or gentler and with refinement for real pictures",
+    preset: str = flag("syn", "guidance for synthetic damage, or gentler for real pictures",
                        choices=("syn", "real"))
     guidance: float | None = flag(None, "how strongly the picture pulls, zeta for one of 128 x 128 pixels; 0 leaves "
                                         "all to the prior (default: by --preset: 3.5 or 1; for latents 1 or 0.3)",
                                   low=0, high=1e6, metavar="N")
-    refine: float | None = flag(None, "learning rate with which the invertible network adapts to each picture, 0 for "
-                                      "not at all (default: by --preset: 0 or 5e-5)", low=0, high=1, metavar="RATE")
+    refine: float = flag(0.0, "learning rate with which the invertible network adapts to each picture, 0 for not at "
+                              "all; INDIGO+ has 5e-5 for real pictures, which loses with the bundled networks", low=0,
+                         high=1, metavar="RATE")
     gradient: str = flag("full", "through the prior, or cheaper, past it", choices=("full", "truncated"))
+    distance: str = flag("norm", "how what the picture would be with this measurement is compared with the estimate: "
+                                 "by their difference, or as people see it", choices=tuple(DISTANCES))
+    lpips: str | None = flag(None, "weights of --distance lpips, an .npz file (default: the environment variable "
+                                   "INDIGO_LPIPS)", metavar="FILE")
     eta: float = flag(0.5, "share of new noise in each step, of DDIM", low=0, high=1)
     start: float | None = flag(None, "alpha_bar of the first level, where noise is mixed with the first estimate: the "
                                      "nearer to 1, the less the prior may change (default: 0.199, for latents 0.5)",
@@ -97,7 +103,8 @@ class Indigo(base.Restoration):
         chain: what the settings mean.
         variant: what the invertible network sees, "pixel" or "latent"; None without an autoencoder.
         factor: pixels per element of what the prior sees, along a side: 1, or those of a latent.
-        distance: as of :func:`restoration.indigo`; may be set before the first picture.
+        distance: as of :func:`restoration.indigo`, in place of that of the settings; may be set before the first
+            picture.
     """
 
     name = "indigo"
@@ -107,7 +114,9 @@ class Indigo(base.Restoration):
     tasks = ("auto", "sr", "denoise", "deblur", "jpeg")
     Settings = Settings
     kind_of_prior = "prior"
+    demonstration = True
     distance: Callable | None = None
+    effort = 4.0
 
     def load(self):
         self.space, self.variant, self.factor = None, None, 1
@@ -138,6 +147,10 @@ class Indigo(base.Restoration):
             self._check_tile(settings.tile)
         self.chain = resolve(settings, self.variant)
         visited(schedules.from_json(prior.info["schedule"]), self.chain.steps, self.chain.start)
+        if settings.distance == "lpips":
+            self.networks["lpips"] = _lpips(settings.lpips, self.variant)
+        elif settings.lpips is not None:
+            raise ValueError("lpips is for the distance lpips; give distance lpips, or leave it out")
         self.estimator = None
         if settings.estimate is not None:
             if settings.from_noise:
@@ -187,13 +200,19 @@ class Indigo(base.Restoration):
             unit = f"the {self.factor} pixels of a latent" if self.factor > 1 else "1"
             raise ValueError(f"tile {tile} is not a positive multiple of {unit}; use {self.learned}")
         prior = self.networks["prior"]
-        piece = (1, tile // self.factor, tile // self.factor, 3 if self.space is None else self.space.channels)
+        piece = self._piece((tile, tile))
         try:
             jax.eval_shape(prior.module.apply, prior.params, jax.ShapeDtypeStruct(piece, jnp.float32),
                            jax.ShapeDtypeStruct((1,), jnp.float32))
         except (ValueError, TypeError, ZeroDivisionError) as error:
             raise ValueError(f"tile {tile}: the prior does not take pieces of this side ({error}); use {self.learned}"
                              ) from error
+
+    def piece(self, plan):
+        return self._piece(plan.tile)
+
+    def _piece(self, tile):
+        return (1, *(side // self.factor for side in tile), 3 if self.space is None else self.space.channels)
 
     # ------------------------------------------------------------------------------- one picture
 
@@ -226,12 +245,17 @@ class Indigo(base.Restoration):
         denoiser, levels = self._prior(params[0], plan)
         zeta = np.float32(chain.guidance * math.sqrt(math.prod(plan.canvas) / factor**2 / _REFERENCE))
         options = dict(cond=cond, scale=zeta if chain.guidance > 0 else 0.0, weights=chain.weights, eta=chain.eta,
-                       distance=self.distance, gradient=chain.gradient,
+                       distance=self._distance(params), gradient=chain.gradient,
                        refine=optax.adam(chain.refine) if chain.refine else None)
         start, kernel = self._kernel(denoiser, levels, network, y, estimate, params, options)
         if chain.from_noise:
             return kernel, rng.normal(rng.init_keys(keys), start), estimate
         return kernel, restoration.indigo_start(levels, start, keys), estimate
+
+    def _distance(self, params):
+        if self.distance is not None or "lpips" not in self.networks:
+            return self.distance
+        return functools.partial(metrics.lpips, params=params[-1])
 
     def autoencoder(self, params) -> Autoencoder | None:
         """Of the latents that the prior knows; None where it knows pixels."""
@@ -277,7 +301,7 @@ class LatentIndigo(Indigo):
     """LatentINDIGO (You, Siromani and Dragotti); see :func:`restoration.latent_indigo`."""
 
     name = "latent-indigo"
-    summary = "the same with a prior of the latents of an autoencoder (a demonstration)"
+    summary = "indigo with a prior of the latents of an autoencoder (a demonstration)"
     when = "as indigo, of larger portraits"
     kind_of_prior = "latent prior"
 
@@ -291,12 +315,18 @@ class LatentIndigo(Indigo):
         variant: str | None = flag(None, "what the invertible network sees; latent is faster (default: as --inn, or "
                                          "latent)", choices=("pixel", "latent"))
         guide_every: int = flag(1, "guide in one of so many steps", low=1, high=10_000, metavar="N")
-        regularizer: Any = flag(None, "what keeps latents natural (default: for latents resample and trust-region, for "
-                                      "pixels reencode and trust-region)", choices=tuple(REGULARIZERS))
+        regularizer: Any = flag(None, "what keeps latents natural (default: trust-region)", choices=tuple(REGULARIZERS))
+
+    @classmethod
+    def named_weights(cls, settings, task):
+        inn = settings.inn or ("inn-pixel" if settings.variant == "pixel" else "inn-latent")
+        own = (weights.info_of(settings.prior) or {}).get("autoencoder") or {}
+        names = {**super().named_weights(settings, task), "inn": inn}
+        return names if "autoencoder" in names or "name" not in own else {**names, "autoencoder": own["name"]}
 
     def load(self):
         settings = self.settings
-        inn = settings.inn or ("inn-pixel" if settings.variant == "pixel" else "inn-latent")
+        inn = self.named_weights(settings, self.task)["inn"]
         self.settings = settings = dataclasses.replace(settings, inn=inn)
         prior = base.open_network(settings.prior, self.kind_of_prior)
         name = settings.autoencoder
@@ -335,6 +365,9 @@ class LatentIndigo(Indigo):
 def resolve(settings: Settings, variant: str | None) -> Chain:
     """The chain of the settings.
 
+    The second of the released weights belongs to LPIPS: in pixels another distance has as much less of it as its
+    gradient is larger, both as measured. Between latents the weights are ours.
+
     Args:
         settings: of :class:`Indigo` or :class:`LatentIndigo`.
         variant: "pixel" or "latent" of LatentINDIGO; None for INDIGO.
@@ -343,9 +376,11 @@ def resolve(settings: Settings, variant: str | None) -> Chain:
         ValueError for what contradicts.
     """
     preset = restoration.indigo_preset(settings.preset)
+    fidelity, weight = preset["weights"]
+    if variant != "latent":
+        weight *= DISTANCES["lpips"] / DISTANCES[settings.distance]
     default = preset["scale"] if variant is None else _LATENT_GUIDANCE[settings.preset]
     guidance = float(default if settings.guidance is None else settings.guidance)
-    refine = float(_REFINE[settings.preset] if settings.refine is None else settings.refine)
     if settings.from_noise and settings.start is not None:
         raise ValueError("from_noise visits all levels; leave start out")
     start = float(_START[variant] if settings.start is None else settings.start)
@@ -353,8 +388,8 @@ def resolve(settings: Settings, variant: str | None) -> Chain:
     if isinstance(regularizer, str):
         regularizer = REGULARIZERS[regularizer]
     if variant is not None and regularizer is None:
-        regularizer = _REGULARIZER[variant]
-    return Chain(settings.steps, preset["weights"], guidance, refine, settings.gradient,
+        regularizer = latent_regularizers.DEFAULT
+    return Chain(settings.steps, (fidelity, weight), guidance, float(settings.refine), settings.gradient,
                  getattr(settings, "guide_every", 1), regularizer, float(settings.eta), not settings.unconditional,
                  _NOISE if settings.from_noise else start, settings.from_noise, not settings.no_color_fix)
 
@@ -373,6 +408,20 @@ def visited(schedule: schedules.NoiseSchedule, steps: int, start: float) -> sche
     if steps > available:
         raise ValueError(f"steps {steps}: the prior has {available} levels of noise to visit; use at most so many")
     return schedules.respace(levels, steps, "linspace" if steps > 1 else "trailing")
+
+
+def _lpips(path, variant):
+    """LPIPS as one of a method's networks, the last."""
+    if variant == "latent":
+        raise ValueError("distance lpips compares pictures, and here latents are compared; give variant pixel, or "
+                         "distance norm")
+    try:
+        params = metrics.load_lpips(path)
+    except FileNotFoundError as error:
+        raise ValueError("distance lpips needs its weights, which are not bundled: give lpips, an .npz file, or set "
+                         f"INDIGO_LPIPS ({error})") from error
+    state = hashlib.sha256(b"".join(np.asarray(params[name]).tobytes() for name in sorted(params)))
+    return base.Network(None, params, {"name": "lpips-alex-v0.1", "sha256": state.hexdigest()})
 
 
 def _fast(module, **changes):

@@ -65,10 +65,11 @@ def pair_255(a, b, *, channel, border, round_uint8, round_luma):
         raise ValueError(f"border={border} leaves nothing of images of {a.shape[1]} x {a.shape[2]} pixels")
     check_finite("a", a)
     check_finite("b", b)
-    return tuple(_to_255(x, channel, int(border), round_uint8, round_luma) for x in (a, b))
+    return tuple(to_255(x, channel, int(border), round_uint8, round_luma) for x in (a, b))
 
 
-def _to_255(x, channel, border, round_uint8, round_luma):
+def to_255(x, channel, border, round_uint8, round_luma):
+    """One batch as :func:`pair_255` has them, unchecked."""
     if border:
         x = x[:, border:-border, border:-border]
     if x.dtype == np.uint8:
@@ -83,3 +84,20 @@ def _to_255(x, channel, border, round_uint8, round_luma):
         if round_luma:
             x = np.rint(x)
     return x
+
+
+def weights_of(visible, a, border):
+    """What of the images ``a`` counts, bool ``[B, h, w]`` without the border; all of it where ``visible`` is None.
+
+    Errors:
+        ValueError: not ``[B, H, W]``, or an image of which nothing counts.
+    """
+    if visible is None:
+        return None
+    visible = np.asarray(visible, bool)
+    if visible.shape != a.shape[:3]:
+        raise ValueError(f"visible is [B, H, W], {tuple(a.shape[:3])} here, not {visible.shape}")
+    visible = visible[:, border:visible.shape[1] - border, border:visible.shape[2] - border]
+    if not visible.any(axis=(1, 2)).all():
+        raise ValueError("no pixel is visible: there is nothing to measure")
+    return visible

@@ -12,28 +12,38 @@ import numpy as np
 
 from indigo_jax.metrics.inputs import check_settings
 from indigo_jax.metrics.lpips import load_lpips, lpips
+from indigo_jax.metrics.lpips_networks import NETWORKS, network_of
+from indigo_jax.metrics.ms_ssim import ms_ssim
+from indigo_jax.metrics.niqe import NiqeModel, default_niqe, niqe
 from indigo_jax.metrics.psnr import psnr
 from indigo_jax.metrics.ssim import ssim
 
-_LPIPS_NAME = "lpips-alex-v0.1"
+_OF_PIXELS = {"psnr": psnr, "ssim": ssim, "ms-ssim": ms_ssim}
+_LPIPS_NAMES = {f"lpips-{network}-v0.1": network for network in NETWORKS}
 _SPACE = {"rgb": "rgb", "y": "y-bt601", "gray": "gray-bt601full"}
-_PATTERN = re.compile(r"(psnr|ssim)-(rgb|y-bt601|gray-bt601full)-crop(0|[1-9][0-9]{0,5})-(u8|float)(-yu8)?")
-ALIASES = {"psnr": "psnr-rgb-crop0-u8", "ssim": "ssim-rgb-crop0-u8", "lpips": _LPIPS_NAME}
+_PATTERN = re.compile(r"(psnr|ssim|ms-ssim)-(rgb|y-bt601|gray-bt601full)-crop(0|[1-9][0-9]{0,5})-(u8|float)(-yu8)?")
+_NIQE_SPACE = {"gray": "gray", "y": "y-bt601"}
+_NIQE_PATTERN = re.compile(r"niqe-([a-z0-9]+)-(gray|y-bt601)-crop(0|[1-9][0-9]{0,5})")
+ALIASES = {"psnr": "psnr-rgb-crop0-u8", "ssim": "ssim-rgb-crop0-u8", "lpips": "lpips-alex-v0.1",
+           "ms-ssim": "ms-ssim-rgb-crop0-u8", "niqe": "niqe-bsds400-gray-crop0"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """How a number is measured; call it on two image batches to measure it.
 
-    The name is ``<psnr|ssim>-<rgb|y-bt601|gray-bt601full>-crop<border>-<u8|float>``, with ``-yu8`` at the end where the
-    luma is rounded as well, or ``lpips-alex-v0.1`` (RGB, whole image, as given).
+    The name is ``<psnr|ssim|ms-ssim>-<rgb|y-bt601|gray-bt601full>-crop<border>-<u8|float>``, with ``-yu8`` at the end
+    where the luma is rounded as well, or ``lpips-<alex|squeeze|vgg>-v0.1`` (RGB, whole image, as given), or
+    ``niqe-<parameters>-<gray|y-bt601>-crop<border>``, of the first image alone, whose luma is always rounded.
 
     Attributes:
-        metric: ``"psnr"``, ``"ssim"`` or ``"lpips"``.
+        metric: ``"psnr"``, ``"ssim"``, ``"ms-ssim"``, ``"lpips"`` or ``"niqe"``.
         channel, border, round_uint8, round_luma: see :func:`indigo_jax.metrics.psnr`; at their defaults for LPIPS,
             where they have no meaning.
-        params: LPIPS weights; ``None`` reads them by :func:`indigo_jax.metrics.load_lpips` at each call. No part of
-            the protocol's identity.
+        params: LPIPS weights, which tell the network; ``None`` reads AlexNet's by
+            :func:`indigo_jax.metrics.load_lpips` at each call. Or NIQE's parameters; ``None`` takes
+            :func:`indigo_jax.metrics.default_niqe`. No part of the protocol's identity.
+        fitted: the name of NIQE's parameters or of LPIPS's network, which is part of it.
 
     Errors:
         ValueError: an unknown metric or channel, a negative border, a rounded luma without luma, settings for LPIPS.
@@ -51,60 +61,95 @@ class Protocol:
     round_uint8: bool = True
     round_luma: bool = False
     params: Any = dataclasses.field(default=None, compare=False, repr=False)
+    fitted: str = dataclasses.field(default="", init=False, repr=False)
 
     def __post_init__(self):
-        if self.metric not in ("psnr", "ssim", "lpips"):
-            raise ValueError(f"unknown metric {self.metric!r}; use psnr, ssim or lpips")
+        if self.metric not in (*_OF_PIXELS, "lpips", "niqe"):
+            raise ValueError(f"unknown metric {self.metric!r}; use {', '.join(_OF_PIXELS)}, lpips or niqe")
         if not isinstance(self.border, int):
             raise ValueError(f"border is a number of pixels, 0 or more, got {self.border!r}")
         check_settings(channel=self.channel, border=self.border, round_luma=self.round_luma)
         if self.metric == "lpips" and (self.channel, self.border, self.round_uint8) != ("rgb", 0, True):
             raise ValueError("lpips is measured on whole RGB images as given: it takes no channel, border or rounding")
+        if self.metric == "lpips":
+            object.__setattr__(self, "fitted", "alex" if self.params is None else network_of(self.params))
+        if self.metric == "niqe":
+            if self.channel not in _NIQE_SPACE or not self.round_uint8:
+                raise ValueError("niqe is measured on a rounded luma: use channel='gray' or 'y', and round_uint8=True")
+            object.__setattr__(self, "fitted", (default_niqe() if self.params is None else self.params).name)
 
     @property
     def name(self) -> str:
         """The whole protocol in one word; :func:`by_name` reads it back."""
         if self.metric == "lpips":
-            return _LPIPS_NAME
+            return f"lpips-{self.fitted}-v0.1"
+        if self.metric == "niqe":
+            return f"niqe-{self.fitted}-{_NIQE_SPACE[self.channel]}-crop{self.border}"
         rounding = ("u8" if self.round_uint8 else "float") + ("-yu8" if self.round_luma else "")
         return f"{self.metric}-{_SPACE[self.channel]}-crop{self.border}-{rounding}"
 
     @property
     def higher_is_better(self) -> bool:
-        """True for PSNR and SSIM, False for LPIPS, a distance."""
-        return self.metric != "lpips"
+        """True for PSNR, SSIM and MS-SSIM, False for LPIPS and NIQE, which are distances."""
+        return self.metric in _OF_PIXELS
 
-    def __call__(self, a, b) -> np.ndarray:
-        """Measure: images ``[B, H, W, 3]`` (float in ``[-1, 1]`` or uint8) twice ``-> float64 [B]``."""
+    @property
+    def needs_reference(self) -> bool:
+        """False for NIQE, which looks at the first image alone."""
+        return self.metric != "niqe"
+
+    def __call__(self, a, b=None, visible=None) -> np.ndarray:
+        """Measure: images ``[B, H, W, 3]`` (float in ``[-1, 1]`` or uint8) twice ``-> float64 [B]``.
+
+        ``visible``, bool ``[B, H, W]``, says which pixels count, of PSNR and SSIM; the others measure whole images.
+        """
+        if self.metric == "niqe":
+            return niqe(a, self.params, channel=self.channel, border=self.border)
         if self.metric == "lpips":
             return np.asarray(lpips(a, b, load_lpips() if self.params is None else self.params), np.float64)
-        measure = psnr if self.metric == "psnr" else ssim
-        return measure(a, b, channel=self.channel, border=self.border, round_uint8=self.round_uint8,
-                       round_luma=self.round_luma)
+        hidden = {} if self.metric == "ms-ssim" else {"visible": visible}
+        return _OF_PIXELS[self.metric](a, b, channel=self.channel, border=self.border, round_uint8=self.round_uint8,
+                                       round_luma=self.round_luma, **hidden)
 
 
-def by_name(name: str, *, lpips_params: Any = None) -> Protocol:
+def by_name(name: str, *, lpips_params: Any = None, niqe_parameters: NiqeModel | None = None) -> Protocol:
     """The protocol of a name, ready to be called; ``by_name(p.name) == p``.
 
     Args:
-        name: as in :class:`Protocol`; ``psnr``, ``ssim`` and ``lpips`` alone mean ``psnr-rgb-crop0-u8``,
-            ``ssim-rgb-crop0-u8`` and ``lpips-alex-v0.1``.
+        name: as in :class:`Protocol`, or alone ``psnr``, ``ssim``, ``ms-ssim`` (``-rgb-crop0-u8``), ``lpips``
+            (``-alex-v0.1``) or ``niqe``: the rounded grey under the parameters that are given, without any
+            ``niqe-bsds400-gray-crop0``.
         lpips_params: weights for LPIPS; ``None`` loads them now, by :func:`indigo_jax.metrics.load_lpips`.
+        niqe_parameters: for NIQE; ``None`` takes :func:`indigo_jax.metrics.default_niqe`.
 
     Errors:
-        ValueError: no such protocol; FileNotFoundError: LPIPS without weights.
+        ValueError: no such protocol, or NIQE or LPIPS by other parameters than the name says; FileNotFoundError: LPIPS
+            without weights.
 
     >>> by_name("psnr-y-bt601-crop4-u8")
     Protocol(metric='psnr', channel='y', border=4, round_uint8=True, round_luma=False)
     """
+    if name == "niqe":
+        return Protocol("niqe", channel="gray", params=niqe_parameters)
     name = ALIASES.get(name, name)
-    if name == _LPIPS_NAME:
-        return Protocol("lpips", params=load_lpips() if lpips_params is None else lpips_params)
+    if network := _LPIPS_NAMES.get(name):
+        protocol = Protocol("lpips", params=load_lpips(network=network) if lpips_params is None else lpips_params)
+        if protocol.fitted != network:
+            raise ValueError(f"{name} is measured by the network {network}, and the weights given are of "
+                             f"{protocol.fitted}; see metrics.load_lpips")
+        return protocol
+    if match := _NIQE_PATTERN.fullmatch(name):
+        channel = "y" if match[2] != "gray" else "gray"
+        protocol = Protocol("niqe", channel=channel, border=int(match[3]), params=niqe_parameters)
+        if protocol.fitted != match[1]:
+            raise ValueError(f"{name} is measured under the parameters {match[1]}, and those given are "
+                             f"{protocol.fitted}; see metrics.load_niqe")
+        return protocol
     match = _PATTERN.fullmatch(name)
     if not match or (match[2] == "rgb" and match[5]):
-        raise ValueError(f"unknown metric {name!r}; use psnr, ssim, lpips, or a whole protocol such as "
+        raise ValueError(f"unknown metric {name!r}; use psnr, ssim, ms-ssim, lpips, niqe, or a whole protocol such as "
                          "psnr-rgb-crop0-u8, psnr-y-bt601-crop4-u8, ssim-gray-bt601full-crop0-u8-yu8, "
-                         f"{_LPIPS_NAME}")
+                         f"{', '.join(_LPIPS_NAMES)}, {ALIASES['niqe']}")
     channel = {space: channel for channel, space in _SPACE.items()}[match[2]]
     return Protocol(match[1], channel=channel, border=int(match[3]), round_uint8=match[4] == "u8",
                     round_luma=match[5] is not None)

@@ -2,12 +2,12 @@
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax.metrics.inputs import pair_255
+from indigo_jax.metrics.inputs import pair_255, weights_of
 from indigo_jax.typing import Array, Image
 
 
 def psnr(a: Image, b: Image, *, channel: str = "rgb", border: int = 0, round_uint8: bool = True,
-         round_luma: bool = False) -> np.ndarray:
+         round_luma: bool = False, visible=None) -> np.ndarray:
     """Peak signal-to-noise ratio of each image, in dB, computed on the host in float64.
 
     ``PSNR = 10 log10(255^2 / mean((a - b)^2))``, the mean over all pixels and channels of one image.
@@ -21,6 +21,7 @@ def psnr(a: Image, b: Image, *, channel: str = "rgb", border: int = 0, round_uin
         round_uint8: clip to 0..255 and round first, as a picture file does. ``False`` measures the floats as given,
             neither clipped nor rounded.
         round_luma: round the luma too, as MATLAB's ``rgb2ycbcr`` and ``rgb2gray`` do on uint8 (BasicSR does not).
+        visible: bool ``[B, H, W]``, the pixels that count; None: all.
 
     Returns:
         float64 ``[B]``. Identical images have ``inf`` (not a cap such as 80 or 100 dB, which would be mistaken for
@@ -37,8 +38,10 @@ def psnr(a: Image, b: Image, *, channel: str = "rgb", border: int = 0, round_uin
     >>> psnr(a, b).round(4).tolist()
     [48.1308, inf]
     """
+    counts = weights_of(visible, a, border)
     a, b = pair_255(a, b, channel=channel, border=border, round_uint8=round_uint8, round_luma=round_luma)
-    error = np.mean((a - b) ** 2, axis=(1, 2, 3))
+    error = np.mean((a - b) ** 2, axis=(1, 2, 3)) if counts is None else [
+        np.mean((x - y)[inside] ** 2) for x, y, inside in zip(a, b, counts)]
     return np.array([10.0 * np.log10(255.0 ** 2 / e) if e > 0 else np.inf for e in error], np.float64)
 
 

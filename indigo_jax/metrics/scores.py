@@ -24,7 +24,8 @@ def score_pairs(pairs: Iterable, protocols: Iterable[Protocol | str]) -> Scores:
 
     Args:
         pairs: ``(name, a, b)`` with images ``[H, W, 3]`` (or ``[1, H, W, 3]``), float in ``[-1, 1]`` or uint8; sizes
-            may differ from pair to pair. Read lazily, one pair at a time.
+            may differ from pair to pair. NIQE is of a alone, so the reference is b. Or ``(name, a, b, visible)`` with
+            bool ``[H, W]``, the pixels that count. Read lazily, one pair at a time.
         protocols: protocols or their names, each once.
 
     Returns:
@@ -38,17 +39,18 @@ def score_pairs(pairs: Iterable, protocols: Iterable[Protocol | str]) -> Scores:
     >>> scores.rows[0]["name"], round(scores.rows[0]["psnr-rgb-crop0-u8"], 4)
     ('one.png', 28.1308)
     """
-    protocols = [by_name(p) if isinstance(p, str) else p for p in protocols]
-    names = [p.name for p in protocols]
+    known = [by_name(p) if isinstance(p, str) else p for p in protocols]
+    names = [p.name for p in known]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"name at least one metric, each once, got {', '.join(names) or 'none'}")
     rows = []
-    for name, a, b in pairs:
+    for name, a, b, *visible in pairs:
         a, b = (x[None] if x.ndim == 3 else x for x in (a, b))
         if a.shape[0] != 1 or b.shape[0] != 1:
             raise ValueError(f"{name}: one pair is two images [H, W, 3], got {tuple(a.shape)} and {tuple(b.shape)}")
+        counts = visible[0][None] if visible and visible[0] is not None else None
         try:
-            rows.append({"name": name, **{p.name: float(p(a, b)[0]) for p in protocols}})
+            rows.append({"name": name, **{p.name: float(p(a, b, counts)[0]) for p in known}})
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     if not rows:

@@ -11,9 +11,9 @@ class LatentUNet(layers.Network):
     """Predictor (of eps, v or x0, as it was trained) for noisy latents, given a context such as an encoded text.
 
     At its defaults that of Stable Diffusion 1: 859,520,964 parameters. ``context_dim=1024`` and
-    ``num_heads=(5, 10, 20, 20)`` make that of Stable Diffusion 2: 865,910,724. Their weights come through
-    :func:`convert.diffusers_unet`. With ``context_dim=0`` nothing but the time conditions it; so for a prior of few
-    parameters: ``LatentUNet((64, 96, 128), (False, True, True), 1, num_heads=4, context_dim=0)`` has 5,206,084.
+    ``num_heads=(5, 10, 20, 20)`` make that of Stable Diffusion 2: 865,910,724. Their weights, and those of XL, come
+    through :func:`convert.diffusers_unet`. With ``context_dim=0`` nothing but the time conditions it; so for a prior of
+    few parameters: ``LatentUNet((64, 96, 128), (False, True, True), 1, num_heads=4, context_dim=0)`` has 5,206,084.
 
     GroupNorm and attention look at the whole latent. Self-attention takes memory that grows with the square of the
     number of latents of a level: large pictures go through in tiles.
@@ -27,6 +27,7 @@ class LatentUNet(layers.Network):
         in_channels: of the latents.
         out_channels: of the prediction.
         num_groups: of every GroupNorm.
+        transformer_depth: blocks of each transformer: a number, or one per level; in the middle that of the last level.
         convolution, dtype: see :class:`layers.Network`.
 
     Source: "High-resolution image synthesis with latent diffusion models", section 3.3; "GLU variants improve
@@ -41,6 +42,7 @@ class LatentUNet(layers.Network):
     in_channels: int = 4
     out_channels: int = 4
     num_groups: int = 32
+    transformer_depth: int | tuple[int, ...] = 1
 
     epsilon = 1e-5  # torch's default; the transformers' GroupNorm has 1e-6
 
@@ -62,8 +64,10 @@ class LatentUNet(layers.Network):
         """
         widths, levels = self.block_out_channels, len(self.block_out_channels)
         heads = (self.num_heads,) * levels if isinstance(self.num_heads, int) else self.num_heads
+        depths = self.transformer_depth
+        depths = (depths,) * levels if isinstance(depths, int) else depths
         layers.check_latents(x, channels=self.in_channels)
-        self._check(x, t, context, heads)
+        self._check(x, t, context, heads, depths)
         context = None if context is None else context.astype(self.dtype)
 
         features = layers.timestep_embedding(t, widths[0]).astype(self.dtype)
@@ -75,7 +79,8 @@ class LatentUNet(layers.Network):
                                         **self.how)(h, features)
 
         def attention(h, level, name):
-            return SpatialTransformer(heads[level], self.num_groups, name=name, **self.how)(h, context)
+            transformer = SpatialTransformer(heads[level], self.num_groups, depths[level], name=name, **self.how)
+            return transformer(h, context)
 
         h = self.conv3x3(x.astype(self.dtype), widths[0], "conv_in")
         skips = [h]
@@ -103,11 +108,11 @@ class LatentUNet(layers.Network):
         h = nn.silu(self.group_norm(h, "norm_out"))
         return self.conv3x3(h, self.out_channels, "conv_out", zero_init=True).astype(jnp.float32)
 
-    def _check(self, x, t, context, heads):
+    def _check(self, x, t, context, heads, depths):
         widths = self.block_out_channels
-        if not len(widths) == len(heads) == len(self.has_attention):
-            raise ValueError(f"{len(widths)} levels of block_out_channels, {len(self.has_attention)} of has_attention "
-                             f"and {len(heads)} of num_heads")
+        if not len(widths) == len(heads) == len(self.has_attention) == len(depths):
+            raise ValueError(f"{len(widths)} levels of block_out_channels, {len(self.has_attention)} of has_attention, "
+                             f"{len(depths)} of transformer_depth and {len(heads)} of num_heads")
         for level, (width, number) in enumerate(zip(widths, heads)):
             if (self.has_attention[level] or level == len(widths) - 1) and width % number:
                 raise ValueError(f"{number} heads of attention do not divide the {width} channels of level {level}")
@@ -122,12 +127,13 @@ class LatentUNet(layers.Network):
 
 
 class SpatialTransformer(layers.Network):
-    """``x + proj_out(block(proj_in(norm(x))))`` over the list of all pixels.
+    """``x + proj_out(block(proj_in(norm(x))))`` over the list of all pixels; ``depth`` blocks.
 
     The projections of Stable Diffusion 1 are stored as 1 x 1 convolutions, those of 2 as matrices: the same numbers.
     """
     num_heads: int
     num_groups: int = 32
+    depth: int = 1
 
     @nn.compact
     def __call__(self, x: Array, context: Array | None = None) -> Array:
@@ -135,7 +141,8 @@ class SpatialTransformer(layers.Network):
         batch, _, _, channels = x.shape
         h = self.group_norm(x, "norm").reshape(batch, -1, channels)
         h = nn.Dense(channels, dtype=self.dtype, name="proj_in")(h)
-        h = TransformerBlock(self.num_heads, name="block", **self.how)(h, context)
+        for i in range(self.depth):
+            h = TransformerBlock(self.num_heads, name=f"block_{i}" if i else "block", **self.how)(h, context)
         h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros_init(), name="proj_out")(h)
         return x + h.reshape(x.shape)
 

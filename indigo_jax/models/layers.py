@@ -1,11 +1,12 @@
-"""Building blocks shared by the networks: time embedding, residual block, resampling, convolution switch, checks."""
+"""Building blocks shared by the networks: time embedding, residual block, resampling, checks."""
 import math
-from typing import Any, Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from indigo_jax.models.convolutions import CONVOLUTIONS, conv_flipped_gradient  # noqa: F401  (used by others)
 from indigo_jax.typing import Array
 
 
@@ -29,53 +30,11 @@ def timestep_embedding(t: Array, features: int, *, max_period: float = 10_000.0)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def conv_flipped_gradient(lhs, rhs, window_strides, padding, *, lhs_dilation=None, rhs_dilation=None,
-                          feature_group_count=1, batch_group_count=1, **options):
-    """``jax.lax.conv_general_dilated`` whose input gradient is an ordinary convolution with a flipped kernel.
-
-    XLA:CPU runs the usual input gradient of a convolution inside ``lax.scan`` several times too slowly; an
-    explicitly flipped HWIO kernel avoids that. Applies to stride-1, undilated, ungrouped NHWC convolutions with odd
-    kernels and ``SAME`` padding; anything else falls through to the plain one. It defines a ``custom_vjp`` and so
-    blocks forward-mode differentiation: that is why it is a switch.
-    """
-    def plain(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x, kernel, window_strides, padding, lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation,
-            feature_group_count=feature_group_count, batch_group_count=batch_group_count, **options)
-
-    height, width = rhs.shape[:2]
-    same = padding == "SAME" or tuple(map(tuple, padding)) == ((height // 2,) * 2, (width // 2,) * 2)
-    simple = (lhs.ndim == 4 and same and height % 2 and width % 2 and set(window_strides) == {1}
-              and set(lhs_dilation or (1,)) == {1} and set(rhs_dilation or (1,)) == {1}
-              and feature_group_count == batch_group_count == 1)
-    if not simple:
-        return plain(lhs, rhs)
-
-    @jax.custom_vjp
-    def convolve(x, kernel):
-        return plain(x, kernel)
-
-    def forward(x, kernel):
-        return plain(x, kernel), (x, kernel)
-
-    def backward(residuals, cotangent):
-        x, kernel = residuals
-        grad_x = plain(cotangent, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-        _, kernel_vjp = jax.vjp(lambda k: plain(x, k), kernel)
-        return grad_x.astype(x.dtype), kernel_vjp(cotangent)[0]
-
-    convolve.defvjp(forward, backward)
-    return convolve(lhs, rhs)
-
-
-CONVOLUTIONS: dict[str, Callable] = {"plain": jax.lax.conv_general_dilated, "flipped": conv_flipped_gradient}
-
-
 class Network(nn.Module, kw_only=True):
     """What networks and their parts share.
 
     Attributes:
-        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
+        convolution: ``"plain"``, or ``"flipped"`` for fast gradients on a CPU; see :mod:`models.convolutions`.
         dtype: of the computation; parameters, normalisation, softmax and results stay float32.
     """
     convolution: str = "plain"

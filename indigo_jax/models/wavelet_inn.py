@@ -50,7 +50,7 @@ class WaveletINN(nn.Module):
             differentiation does not go through it.
         remat: gradients recompute the inside of P and U from kept pictures (nothing where ``reversible``; XLA on a CPU
             may undo it).
-        convolution: ``"plain"``, or ``"flipped"`` for fast input gradients in loops on a CPU.
+        convolution: ``"plain"``, or ``"flipped"`` for fast gradients on a CPU; see :mod:`models.convolutions`.
         exact_bits: None, or ``k``: pictures, and what P and U add, are rounded to multiples of ``2^-k``, and sums of
             such numbers below ``2^(24 - k)`` are exact in float32. The round trip is then as exact as the rounding of
             the picture, ``2^-(k+1)``, at any type of P and U and for any weights that stay in that range.

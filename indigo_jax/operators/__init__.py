@@ -10,10 +10,10 @@ from indigo_jax.operators.canvas import canvas_blur, crop, extend
 from indigo_jax.operators.compose import clip, compose, mixture, quantize
 from indigo_jax.operators.degradations import (
     photo_mixture, random_blur, random_gaussian_blur, random_gaussian_noise, random_jpeg, random_motion_blur,
-    random_super_resolution)
+    random_photo_noise, random_super_resolution)
 from indigo_jax.operators.inpaint import (box_mask, inpaint, random_box_mask, random_pixel_mask,
                                           random_stroke_mask, smooth_fill)
-from indigo_jax.operators.jpeg import jpeg
+from indigo_jax.operators.jpeg import block_dct, inverse_block_dct, jpeg, jpeg_steps
 from indigo_jax.operators.kernels import (
     disk_kernel, flip_kernel, gaussian_kernel, linear_motion_kernel, load_kernel, motion_kernel)
 from indigo_jax.operators.linear import LinearOperator, check_adjoint, linear
@@ -27,13 +27,16 @@ from indigo_jax.operators.resize import average_pool, downsample, resize, super_
 from indigo_jax.operators.varying_blur import patch_weights, varying_blur
 
 __all__ = [
-    "LinearOperator", "average_pool", "blind_blur", "blind_gaussian_blur", "blind_noise", "blind_varying_blur", "blur",
-    "box_mask", "canvas_blur", "cartesian_mask", "check_adjoint", "clip", "coil_sensitivities", "compose", "crop",
+    "LinearOperator", "average_pool", "blind_blur", "blind_gaussian_blur", "blind_noise", "blind_varying_blur",
+    "block_dct", "blur", "box_mask", "canvas_blur", "cartesian_mask", "check_adjoint", "clip", "coil_sensitivities",
+    "compose", "crop",
     "defocus_blur", "disk_kernel", "downsample", "extend", "face_degradation", "filtered_backprojection", "flip_kernel",
-    "gaussian_blur", "gaussian_kernel", "gaussian_noise", "inpaint", "jpeg", "linear", "linear_motion_kernel",
+    "gaussian_blur", "gaussian_kernel", "gaussian_noise", "inpaint", "inverse_block_dct", "jpeg", "jpeg_steps",
+    "linear", "linear_motion_kernel",
     "load_kernel", "mixture", "motion_blur", "motion_kernel", "mri", "patch_weights", "photo_mixture", "photo_noise",
     "poisson_noise", "proximal", "quantize", "radon", "random_blur", "random_box_mask", "random_gaussian_blur",
-    "random_gaussian_noise", "random_jpeg", "random_motion_blur", "random_pixel_mask", "random_stroke_mask",
+    "random_gaussian_noise", "random_jpeg", "random_motion_blur", "random_photo_noise", "random_pixel_mask",
+    "random_stroke_mask",
     "random_super_resolution", "realesrgan", "resize", "smooth_fill", "some_grey", "sparse_view_angles",
     "speckle_noise", "super_resolution", "upsample", "varying_blur",
 ]

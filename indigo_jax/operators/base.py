@@ -6,6 +6,7 @@ traced leaves (one compilation serves every value), its structure (sizes, method
 import dataclasses
 import inspect
 import re
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,25 @@ from indigo_jax.arrays import split_as
 from indigo_jax.typing import Array, Key, Params
 
 
+def static(**kwargs) -> Any:
+    """A dataclass field that is part of the program, not of the data."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+class Applied:
+    """What :func:`operator` gives to a class, for whoever checks types."""
+
+    if TYPE_CHECKING:
+        linear: ClassVar[bool]
+        stochastic: ClassVar[bool]
+        shape_preserving: ClassVar[bool]
+
+        def __call__(self, x: Array, *unknowns: Params, keys: Key | None = None) -> Array: ...
+
+        def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array: ...
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static,))
 def operator(*, linear: bool = False, stochastic: bool = False, shape_preserving: bool = True):
     """A decorator that makes an operator of a class: a frozen dataclass and a pytree, with a compiled call.
 
@@ -46,11 +66,6 @@ def operator(*, linear: bool = False, stochastic: bool = False, shape_preserving
         return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
 
     return make
-
-
-def static(**kwargs):
-    """A dataclass field that is part of the program, not of the data."""
-    return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
 def concrete(value) -> np.ndarray | None:

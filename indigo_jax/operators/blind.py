@@ -12,7 +12,7 @@ _INPUTS, _HIDDEN = 200, 1000  # of the kernel network
 
 
 @base.operator()
-class BlindBlur:
+class BlindBlur(base.Applied):
     """See :func:`blind_blur`."""
     start_sigma: Array
     size: int = base.static(default=9)
@@ -77,7 +77,7 @@ def blind_blur(size: int, *, form: str = "softmax", start_sigma: float = 2.0, bo
 
 
 @base.operator()
-class BlindVaryingBlur:
+class BlindVaryingBlur(base.Applied):
     """See :func:`blind_varying_blur`."""
     start_sigma: Array
     size: int = base.static(default=9)
@@ -96,11 +96,12 @@ class BlindVaryingBlur:
         return jax.nn.softmax(params["logits"], axis=(-2, -1))
 
     def _apply(self, x: Array, params: Params) -> Array:
-        weights = patch_weights(*x.shape[1:3], self.rows, self.columns)
+        weights = patch_weights(x.shape[1], x.shape[2], self.rows, self.columns)
         return varying_blur(self.kernel(params), weights, boundary=self.boundary, correlate=self.correlate)(x)
 
 
-def blind_varying_blur(size: int, rows: int, columns: int, *, start_sigma: float = 2.0, boundary: str = "reflect",
+def blind_varying_blur(size: int, rows: int, columns: int, *, start_sigma: float | Array = 2.0,
+                       boundary: str = "reflect",
                        correlate: bool = False) -> BlindVaryingBlur:
     """Blur by unknown kernels that change across the picture: one per patch of a grid, blended (:func:`varying_blur`).
 
@@ -132,7 +133,7 @@ def blind_varying_blur(size: int, rows: int, columns: int, *, start_sigma: float
 
 
 @base.operator()
-class BlindGaussianBlur:
+class BlindGaussianBlur(base.Applied):
     """See :func:`blind_gaussian_blur`."""
     start_sigma: Array
     size: int = base.static(default=9)

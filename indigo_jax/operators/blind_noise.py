@@ -8,7 +8,7 @@ _ROUNDING = (2.0 / 255.0)**2 / 12.0  # variance of rounding to 8 bits: no pictur
 
 
 @base.operator()
-class BlindNoise:
+class BlindNoise(base.Applied):
     """See :func:`blind_noise`."""
     start_sigma: Array
     start_speckle: Array

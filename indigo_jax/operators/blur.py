@@ -1,4 +1,6 @@
 """Blur: convolution with a kernel, at the size of the image."""
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import numpy as np
 from indigo_jax.operators import base, kernels
 from indigo_jax.typing import Array
 
-_NUMPY_MODES = {"reflect": "reflect", "symmetric": "symmetric", "edge": "edge", "periodic": "wrap"}
+_NUMPY_MODES: dict[str, Any] = {"reflect": "reflect", "symmetric": "symmetric", "edge": "edge", "periodic": "wrap"}
 BOUNDARIES = (*_NUMPY_MODES, "zero")
 _DIRECT = 49  # taps; above this a transform is faster
 _STRIPED = 64  # rows of a kernel; above this the two-dimensional FFT
@@ -41,7 +43,7 @@ def _direct(padded: Array, kernel: Array) -> Array:
     rows = padded.shape[1] - kernel.shape[-2] + 1
     columns = padded.shape[2] - kernel.shape[-1] + 1
     flipped = kernel[..., ::-1, ::-1]
-    total = 0.0
+    total: Any = 0.0
     for i in range(kernel.shape[-2]):
         for j in range(kernel.shape[-1]):
             weight = base.per_image(flipped[..., i, j], padded, "kernel")
@@ -110,7 +112,7 @@ def _spectral(padded: Array, kernel: Array) -> Array:
 
 
 @base.operator(linear=True)
-class Blur:
+class Blur(base.Applied):
     """See :func:`blur`."""
     kernel: Array
     boundary: str = base.static(default="reflect")

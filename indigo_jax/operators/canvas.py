@@ -36,7 +36,7 @@ def crop(x: Array, margin) -> Array:
 
 
 @base.operator(linear=True, shape_preserving=False)
-class CanvasBlur:
+class CanvasBlur(base.Applied):
     """See :func:`canvas_blur`."""
     kernel: Array
     margin: tuple[int, int] = base.static()

@@ -11,7 +11,7 @@ _CHOICE = 0x6D6978  # folded in for the choice of a mixture; operators fold smal
 
 
 @base.operator()
-class Compose:
+class Compose(base.Applied):
     """See :func:`compose`."""
     operators: tuple
 
@@ -19,7 +19,7 @@ class Compose:
     stochastic = property(lambda self: any(operator.stochastic for operator in self.operators))
     shape_preserving = property(lambda self: all(operator.shape_preserving for operator in self.operators))
 
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:  # type: ignore[override]
         for position, operator in enumerate(self.operators):
             x = operator(x, keys=None if keys is None else rng.fold(keys, position))
         return x
@@ -44,7 +44,7 @@ class Compose:
 
 
 @base.operator(stochastic=True)
-class Mixture:
+class Mixture(base.Applied):
     """See :func:`mixture`."""
     operators: tuple
     probabilities: Array
@@ -65,20 +65,20 @@ class Mixture:
 
 
 @base.operator()
-class Clip:
+class Clip(base.Applied):
     """See :func:`clip`."""
     low: Array
     high: Array
 
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:  # type: ignore[override]
         del keys
         return jnp.clip(x, self.low.astype(x.dtype), self.high.astype(x.dtype))
 
 
 @base.operator()
-class Quantize:
+class Quantize(base.Applied):
     """See :func:`quantize`."""
-    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
+    def __call__(self, x: Array, *, keys: Key | None = None) -> Array:  # type: ignore[override]
         del keys
         level = base.straight_through(jnp.round, jnp.clip((x + 1.0) * 127.5, 0.0, 255.0))
         return level / 127.5 - 1.0

@@ -3,6 +3,8 @@
 A range is ``(low, high)`` of a uniform draw, or one number. All keep the size of the image and may be jitted; kernels
 have the fixed side ``size``.
 """
+from typing import Callable
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,6 +13,7 @@ from indigo_jax.operators import base, kernels
 from indigo_jax.operators.blur import Blur
 from indigo_jax.operators.compose import Compose, Quantize, compose, mixture
 from indigo_jax.operators.jpeg import Jpeg
+from indigo_jax.operators.photo_noise import KINDS, photo_noise
 from indigo_jax.operators.resize import SuperResolution
 from indigo_jax.typing import Array, Key
 
@@ -27,7 +30,7 @@ def _add_noise(x: Array, keys: Key, sigma_255) -> Array:
 
 
 @base.operator(stochastic=True)
-class RandomGaussianBlur:
+class RandomGaussianBlur(base.Applied):
     """See :func:`random_gaussian_blur`."""
     sigma: tuple
     sigma_255: tuple
@@ -39,7 +42,7 @@ class RandomGaussianBlur:
 
 
 @base.operator(stochastic=True)
-class RandomMotionBlur:
+class RandomMotionBlur(base.Applied):
     """See :func:`random_motion_blur`."""
     length: tuple
     straight: Array
@@ -59,7 +62,7 @@ class RandomMotionBlur:
 
 
 @base.operator(stochastic=True)
-class RandomSuperResolution:
+class RandomSuperResolution(base.Applied):
     """See :func:`random_super_resolution`."""
     sigma_255: tuple
     factor: int = base.static(default=4)
@@ -71,7 +74,7 @@ class RandomSuperResolution:
 
 
 @base.operator(stochastic=True)
-class RandomJpeg:
+class RandomJpeg(base.Applied):
     """See :func:`random_jpeg`."""
     quality: tuple
 
@@ -81,12 +84,23 @@ class RandomJpeg:
 
 
 @base.operator(stochastic=True)
-class RandomGaussianNoise:
+class RandomGaussianNoise(base.Applied):
     """See :func:`random_gaussian_noise`."""
     sigma_255: tuple
 
     def _apply(self, x: Array, keys: Key) -> Array:
         return _add_noise(x, keys, self.sigma_255)
+
+
+@base.operator(stochastic=True)
+class RandomPhotoNoise(base.Applied):
+    """See :func:`random_photo_noise`."""
+    sigma_255: tuple
+    kinds: tuple = base.static(default=())
+
+    def _apply(self, x: Array, keys: Key) -> Array:
+        noise, _ = photo_noise(rng.fold(keys, _NOISE), x, dict(self.kinds))
+        return x + _draw(keys, _NOISE_LEVEL, self.sigma_255)[:, None, None, None] / 127.5 * noise
 
 
 def random_gaussian_blur(sigma=(0.5, 3.0), *, sigma_255=(0.0, 1.0), size: int = 25) -> RandomGaussianBlur:
@@ -136,7 +150,21 @@ def random_gaussian_noise(sigma_255=(5.0, 50.0)) -> RandomGaussianNoise:
     return RandomGaussianNoise(base.check_range(sigma_255, "sigma_255", 0.0))
 
 
-_FAMILIES = {
+def random_photo_noise(sigma_255=(5.0, 50.0), kinds: dict[str, float] | None = None) -> RandomPhotoNoise:
+    """Noise of ``sigma_255`` on the 0..255 scale, of one of the ``kinds`` of :func:`photo_noise`: kind -> probability.
+
+    Default: half of it white, the other half shared evenly by the others.
+
+    >>> from indigo_jax import rng
+    >>> random_photo_noise((5, 50), {"equal": 1})(jnp.zeros((2, 8, 8, 3)), keys=rng.image_keys(0, [0, 1])).shape
+    (2, 8, 8, 3)
+    """
+    kinds = {kind: 0.5 if kind == "white" else 0.125 for kind in KINDS} if kinds is None else kinds
+    photo_noise(rng.image_keys(0, [0]), jnp.zeros((1, 1, 1, 3)), kinds)  # refuses what it does not know
+    return RandomPhotoNoise(base.check_range(sigma_255, "sigma_255", 0.0), tuple(sorted(kinds.items())))
+
+
+_FAMILIES: dict[str, Callable] = {
     "gaussian_blur": random_gaussian_blur, "motion_blur": random_motion_blur,
     "super_resolution": random_super_resolution, "jpeg": random_jpeg, "gaussian_noise": random_gaussian_noise,
 }

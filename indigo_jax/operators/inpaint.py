@@ -12,7 +12,7 @@ from indigo_jax.typing import Array, Key
 
 
 @base.operator(linear=True)
-class Inpaint:
+class Inpaint(base.Applied):
     """See :func:`inpaint`."""
     mask: Array
 
@@ -69,7 +69,7 @@ def random_box_mask(keys: Key, height: int, width: int, *, box_height: int, box_
     return jax.vmap(one)(keys)
 
 
-def random_pixel_mask(keys: Key, height: int, width: int, *, observed: float = 0.5) -> Array:
+def random_pixel_mask(keys: Key, height: int, width: int, *, observed: float | Array = 0.5) -> Array:
     """Each pixel observed with probability ``observed``: keys ``[B]`` -> masks ``[B, height, width, 1]``."""
     observed = base.check_number(observed, "observed", 0.0, 1.0)
     draw = jax.vmap(lambda key: jax.random.uniform(key, (height, width, 1)))(keys)

@@ -41,7 +41,32 @@ def _tables(quality: Array) -> tuple[Array, Array]:
     """The two quantisation tables ``[..., 8, 8]`` with libjpeg's quality scaling."""
     quality = jnp.clip(quality, 1.0, 100.0)
     scale = jnp.where(quality < 50.0, jnp.floor((5000.0 + _SAFE) / quality), 200.0 - 2.0 * quality)[..., None, None]
-    return tuple(jnp.clip(jnp.floor((table * scale + 50.0 + _SAFE) / 100.0), 1.0, 255.0) for table in (_LUMA, _CHROMA))
+    luma, chroma = (jnp.clip(jnp.floor((table * scale + 50.0 + _SAFE) / 100.0), 1.0, 255.0)
+                    for table in (_LUMA, _CHROMA))
+    return luma, chroma
+
+
+def jpeg_steps(quality) -> Array:
+    """The steps in which libjpeg rounds the DCT coefficients of brightness (0..255 scale): ``[...] -> [..., 8, 8]``.
+
+    >>> jpeg_steps(50)[0, :4].tolist()
+    [16.0, 11.0, 10.0, 16.0]
+    """
+    return _tables(jnp.asarray(quality, jnp.float32))[0]
+
+
+def block_dct(plane: Array) -> Array:
+    """Orthonormal DCT of blocks of 8 x 8: ``[B, H, W]``, sides multiples of 8, ``-> [B, H / 8, W / 8, 8, 8]``."""
+    batch, height, width = plane.shape
+    blocks = plane.reshape(batch, height // 8, 8, width // 8, 8)
+    return jnp.einsum("ui,bhiwj,vj->bhwuv", _DCT, blocks, _DCT, precision=_HIGHEST)
+
+
+def inverse_block_dct(coefficients: Array) -> Array:
+    """What :func:`block_dct` was made of."""
+    batch, rows, columns = coefficients.shape[:3]
+    blocks = jnp.einsum("ui,bhwuv,vj->bhiwj", _DCT, coefficients, _DCT, precision=_HIGHEST)
+    return blocks.reshape(batch, 8 * rows, 8 * columns)
 
 
 def _divide(coefficients: Array, table: Array) -> Array:
@@ -90,7 +115,7 @@ def _double(plane: Array, height: int, width: int) -> Array:
 
 
 @base.operator()
-class Jpeg:
+class Jpeg(base.Applied):
     """See :func:`jpeg`."""
     quality: Array
 

@@ -143,7 +143,8 @@ class LinearOperator(_Algebra):
         def correct(residual):
             c = to_basis(self.adjoint(residual))
             weight = rho.reshape(-1, *[1] * (c.ndim - 1)) if rho.ndim else rho
-            return from_basis(c * jnp.where(kept, 1.0 / (jnp.where(kept, values, 1.0)**2 + weight), 0.0))
+            filtered = jnp.where(kept, 1.0 / (jnp.where(kept, values, 1.0)**2 + weight), 0.0)
+            return from_basis(c * filtered.astype(c.dtype))
 
         return correct
 
@@ -181,7 +182,8 @@ def linear(function: Callable[[Array], Array], adjoint: Callable[[Array], Array]
             ``adjoint`` needs no shape.
         svd: ``(values, to_basis, from_basis)`` of ``A = U S V*``: the singular values, which multiply the
             coefficients ``to_basis(x) = V* x`` [B, ...], and ``from_basis(c) = V c``. Proximal steps are then exact
-            without iterations. Values below 1e-6 of the largest count as 0.
+            without iterations. Values below 1e-6 of the largest count as 0. The basis may be complex, as Fourier's,
+            for real pictures too: the values are then those of ``Re(A* A)``, equal at a frequency and its opposite.
         pinv: ``A^+``, ``[B, ...] -> [B, H, W, C]``: the same for rho = 0 (DDNM).
 
     Errors:
@@ -197,7 +199,7 @@ def linear(function: Callable[[Array], Array], adjoint: Callable[[Array], Array]
     if not callable(function):
         raise ValueError(f"linear takes a function of pictures, got {type(function).__name__}")
     if adjoint is None and hasattr(function, "adjoint"):
-        return Product((_part(function),))
+        return Product((_part(function),))  # type: ignore[return-value]
     input_shape = None if input_shape is None else tuple(int(size) for size in input_shape)
     if input_shape is not None:
         if len(input_shape) != 3:
@@ -272,8 +274,8 @@ def check_adjoint(operator, shape: tuple[int, ...], *, key: Key | None = None, r
     if back.shape != x.shape:
         raise ValueError(f"the adjoint gives shape {back.shape} for pictures of shape {x.shape}")
     seen, u, x, back = (np.asarray(a, np.complex128) for a in (seen, u, x, back))
-    difference = np.vdot(u, seen) - np.vdot(back, x)
-    difference = abs(difference if jnp.issubdtype(dtype, jnp.complexfloating) else difference.real)
+    products = complex(np.vdot(u, seen) - np.vdot(back, x))
+    difference = abs(products if jnp.issubdtype(dtype, jnp.complexfloating) else products.real)
     difference = float(difference / (np.linalg.norm(seen) * np.linalg.norm(u) + 1e-30))
     if not difference <= rtol:
         raise ValueError(f"this is not the adjoint: <A x, u> and <x, A* u> differ by {difference:.3g} of |A x| |u|; "

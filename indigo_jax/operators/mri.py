@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax.operators import base
+from indigo_jax.operators.linear import LinearOperator
 from indigo_jax.typing import Array, Key
 
 _AXES = (1, 2)
@@ -15,7 +16,7 @@ def _centred(transform, x: Array) -> Array:
 
 
 @base.operator(linear=True, shape_preserving=False)
-class MRI:
+class MRI(base.Applied):
     """See :func:`mri`."""
     mask: Array
     coils: Array
@@ -39,6 +40,34 @@ class MRI:
         pictures = _centred(jnp.fft.ifft2, samples)
         grey = jnp.sum(jnp.conj(self.coils) * pictures, axis=3, keepdims=True).real
         return jnp.broadcast_to(grey / self.channels, (*grey.shape[:3], self.channels))
+
+    @property
+    def svd(self):
+        """Singular values of one coil that sees all alike, with Fourier's basis, as :func:`operators.linear` has them,
+        without the null space; None for other coils.
+
+        Pictures are real, so that a frequency and its opposite are two samples of one number: the values are
+        ``sqrt((M(k)^2 + M(-k)^2) / (2 channels))``.
+        """
+        if self.coils.shape[1:] != (1, 1, 1):
+            return None
+        root = self.channels**0.5
+        origin = jnp.fft.ifftshift(self.mask**2, _AXES)
+        opposite = jnp.roll(jnp.flip(origin, _AXES), 1, _AXES)
+        values = jnp.fft.fftshift(jnp.sqrt((origin + opposite) / 2), _AXES) * jnp.abs(self.coils) / root
+
+        def to_basis(x):
+            return _centred(jnp.fft.fft2, (jnp.sum(x, axis=3, keepdims=True) / root).astype(jnp.complex64))
+
+        def from_basis(c):
+            grey = _centred(jnp.fft.ifft2, c).real
+            return jnp.broadcast_to(grey / root, (*grey.shape[:3], self.channels))
+
+        return values, to_basis, from_basis
+
+    def closed_form(self, rho: Array):
+        """``s -> (A* A + rho)^+ A* s`` where :attr:`svd` tells it, else None."""
+        return LinearOperator(self, self.adjoint, None, self.svd, None).closed_form(rho)
 
     def zero_filled(self, y: Array) -> Array:
         """The classical picture: samples that were not taken count as 0. With all samples, the picture itself where

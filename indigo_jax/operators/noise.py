@@ -8,7 +8,7 @@ from indigo_jax.typing import Array, Key
 
 
 @base.operator(stochastic=True)
-class GaussianNoise:
+class GaussianNoise(base.Applied):
     """See :func:`gaussian_noise`."""
     sigma: Array
 
@@ -17,7 +17,7 @@ class GaussianNoise:
 
 
 @base.operator(stochastic=True)
-class PoissonNoise:
+class PoissonNoise(base.Applied):
     """See :func:`poisson_noise`."""
     peak: Array
 
@@ -33,7 +33,7 @@ class PoissonNoise:
 
 
 @base.operator(stochastic=True)
-class SpeckleNoise:
+class SpeckleNoise(base.Applied):
     """See :func:`speckle_noise`."""
     sigma: Array
 

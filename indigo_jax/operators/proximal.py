@@ -45,7 +45,8 @@ def proximal(operator: Callable[[Array], Array], y: Array, x0: Array, rho, *, nu
         raise ValueError(f"proximal: pictures of shape {x0.shape} give measurements {seen}, got {y.shape}")
     correct = operator.closed_form(rho) if hasattr(operator, "closed_form") else None
     if correct is not None:
-        return x0 + correct(y - operator(x0))
+        found = correct(y - operator(x0))
+        return x0 + (found if jnp.iscomplexobj(x0) else jnp.real(found))
     adjoint = base.adjoint_of(operator, x0)
 
     def dot(a, b):

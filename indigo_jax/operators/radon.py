@@ -52,7 +52,7 @@ def _check_sinogram(y: Array, num_detectors: int | None, num_angles: int, name: 
 
 
 @base.operator(linear=True, shape_preserving=False)
-class Radon:
+class Radon(base.Applied):
     """See :func:`radon`."""
     directions: Array  # int32 [A, 2]: cosine and sine in units of 2^-bits
     size: int = base.static()

@@ -79,7 +79,7 @@ class Face(NamedTuple):
 
 
 @base.operator(stochastic=True)
-class DrawnDegradation:
+class DrawnDegradation(base.Applied):
     """See :func:`realesrgan` and :func:`face_degradation`."""
     numbers: SecondOrder | Face = base.static()
     factor: int = base.static(default=4)
@@ -196,12 +196,12 @@ def face_degradation(*, factor: int = 4, enlarge: bool = False, **numbers) -> Dr
     unknown = sorted(set(numbers) - set(Face._fields))
     if unknown:
         raise ValueError(f"unknown numbers {unknown}; there are {', '.join(Face._fields)}")
-    numbers = Face(**numbers)
-    _check_ranges(sigma=numbers.sigma, shrink=numbers.shrink, sigma_255=numbers.sigma_255, quality=numbers.quality)
-    if numbers.shrink[0] <= 0:
-        raise ValueError(f"shrink must be above 0, got {numbers.shrink}")
-    _check_kernels(Kernels((numbers.side, numbers.side), numbers.sigma))
-    return DrawnDegradation(numbers, base.check_whole(factor, "factor"), enlarge)
+    face = Face(**numbers)
+    _check_ranges(sigma=face.sigma, shrink=face.shrink, sigma_255=face.sigma_255, quality=face.quality)
+    if face.shrink[0] <= 0:
+        raise ValueError(f"shrink must be above 0, got {face.shrink}")
+    _check_kernels(Kernels((face.side, face.side), face.sigma))
+    return DrawnDegradation(face, base.check_whole(factor, "factor"), enlarge)
 
 
 def _check_ranges(**ranges):

@@ -1,5 +1,6 @@
 """Resizing: two small matrices, one for the rows and one for the columns, so linear with an exact transpose."""
 import functools
+from typing import Callable, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -74,13 +75,16 @@ def _multiply(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
     return x
 
 
-class _Separable:
+class _Separable(base.Applied):
     """``y = R x C^T``; a class says by ``_matrices(height, width)`` what R and C are."""
+
+    _matrices: ClassVar[Callable]
+    _shape_before: ClassVar[Callable]
 
     def _apply(self, x: Array) -> Array:
         return _multiply(x, *self._matrices(*x.shape[1:3]))
 
-    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
+    def adjoint(self, y: Array, *, shape: tuple[int, ...] | None = None) -> Array:
         """``A* y`` for images of ``shape`` (height, width); default: the factor times (or into) the size of ``y``."""
         shape = shape or self._shape_before(*y.shape[1:3])
         rows, columns = self._matrices(*shape)
@@ -122,7 +126,7 @@ class Rescale(_Separable):
 
 
 @base.operator(linear=True)
-class SuperResolution:
+class SuperResolution(base.Applied):
     """See :func:`super_resolution`."""
     factor: int = base.static()
     method: str = base.static(default="bicubic")
@@ -134,14 +138,14 @@ class SuperResolution:
     def _growers(self, *sizes: int):
         return [_matrix(-(-size // self.factor), size, float(self.factor), "bicubic") for size in sizes]
 
-    def grow(self, low: Array, shape: tuple[int, int]) -> Array:
+    def grow(self, low: Array, shape: tuple[int, ...]) -> Array:
         """The low-resolution image brought back to ``shape`` (height, width)."""
         return _multiply(low, *self._growers(*shape))
 
     def _apply(self, x: Array) -> Array:
         return self.grow(self.shrink(x), x.shape[1:3])
 
-    def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array:
+    def adjoint(self, y: Array, *, shape: tuple[int, ...] | None = None) -> Array:
         """``A* y``: images of the same shape as ``y``."""
         del shape
         rows, columns = self._growers(*y.shape[1:3])

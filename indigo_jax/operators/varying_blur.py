@@ -9,7 +9,7 @@ from indigo_jax.typing import Array
 
 
 @base.operator(linear=True)
-class VaryingBlur:
+class VaryingBlur(base.Applied):
     """See :func:`varying_blur`."""
     kernels: Array
     weights: Array

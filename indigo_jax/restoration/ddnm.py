@@ -5,7 +5,7 @@ from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
 
 def ddnm(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array, *, eta: float = 0.85,
-         num_iterations: int = 20) -> Kernel:
+         num_iterations: int = 20, sampler: samplers.Sampler | None = None) -> Kernel:
     """Null-space diffusion (Wang, Yu & Zhang 2023, Algorithm 1): DDIM with ``x0 <- x0 + A^+ (y - A x0)``.
 
     Args:
@@ -14,12 +14,13 @@ def ddnm(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         schedule: the levels to visit.
         operator: linear, known, its measurement without noise: all of y is believed.
         y: measurements ``[B, ...]``.
-        eta: of DDIM; 0.85 as in the paper.
+        eta: of DDIM, where no other sampler is given; 0.85 as in the paper.
         num_iterations: of the conjugate gradients that stand for ``A^+``: exact after two for masks and average
             pooling; for blurs, few of them regularise.
+        sampler: as for :func:`pigdm`; those that go by x0 alone take the eps that belongs to the corrected one.
 
     Returns:
-        ``Kernel(init, step, num_steps)``; state and info are those of :func:`samplers.ddim`.
+        ``Kernel(init, step, num_steps)``; state and info are the sampler's.
 
     Differs from the reference in: the pseudo-inverse is iterative, so that any linear operator will do; as in its
     code, eps is the network's own.
@@ -27,4 +28,5 @@ def ddnm(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
     def correct(x0):
         return operators.proximal(operator, y, x0, 0.0, num_iterations=num_iterations)
 
-    return samplers.ddim(guidance.project(correct)(denoiser), schedule, eta=eta)
+    guided = guidance.project(correct)(denoiser)
+    return samplers.ddim(guided, schedule, eta) if sampler is None else sampler(guided, schedule)

@@ -7,7 +7,7 @@ from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
 
-def diffpir(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array, sigma: float, *,
+def diffpir(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array, sigma: float | Array, *,
             prior_std: float = 0.5, zeta: float = 0.7225, num_iterations: int = 20) -> Kernel:
     """Restoration with a known linear operator (Zhu et al. 2023, Algorithm 1) as a kernel.
 

@@ -5,7 +5,8 @@ from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
 
-def dps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array, scale=1.0) -> Kernel:
+def dps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array, scale=1.0, *,
+        sampler: samplers.Sampler = samplers.ddpm) -> Kernel:
     """Diffusion posterior sampling (Chung et al. 2023, Algorithm 1): DDPM with
     ``x_s -= scale d |y - A x0(x_t)| / d x_t``.
 
@@ -17,8 +18,11 @@ def dps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
         operator: ``A(x) -> y``, differentiable, known.
         y: measurements ``[B, ...]``, real or complex.
         scale: the paper's zeta', 0.3 to 1 for its tasks; a number or one per image.
+        sampler: ``(denoiser, schedule) -> Kernel``, any of :mod:`samplers`: all of them add a drift; default: the
+            paper's. The pull is one per step, however long, so that fewer steps want a larger ``scale``, and the order
+            of a solver is lost.
 
     Returns:
-        ``Kernel(init, step, num_steps)``; state and info are those of :func:`samplers.ddpm`.
+        ``Kernel(init, step, num_steps)``; state and info are the sampler's.
     """
-    return samplers.ddpm(guidance.energy(lambda x0: norm(operator(x0) - y), scale)(denoiser), schedule)
+    return sampler(guidance.energy(lambda x0: norm(operator(x0) - y), scale)(denoiser), schedule)

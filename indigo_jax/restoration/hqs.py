@@ -8,7 +8,7 @@ from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
 
 def hqs(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array, sigma, *, num_steps: int = 8,
-        start: float = 0.384, weight: float = 0.23, num_iterations: int = 12) -> Kernel:
+        start: float | Array = 0.384, weight: float = 0.23, num_iterations: int = 12) -> Kernel:
     """``argmin_x |A x - y|^2 / (2 sigma^2) + prior(x)`` by splitting, as a kernel (Zhang et al. 2021, Eq. 6).
 
         ``z = argmin |A z - y|^2 + rho_i |z - x|^2``,  ``rho_i = weight sigma^2 / sigma_i^2``;  ``x = D(z, sigma_i)``

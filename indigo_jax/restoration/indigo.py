@@ -34,6 +34,7 @@ class View(NamedTuple):
     Attributes:
         see: estimate ``x0`` of the chain -> u, what the network takes.
         measure: y -> m, the measurement in the units of the network's coarse part.
+        show: u -> what a ``distance`` compares: of a chain of pixels the picture in [-1, 1].
         penalty: ``penalty(network, params, x0, u) -> [B]``, added to the energy; None: nothing.
         regularise: ``regularise(network, params, keys, x_s, unguided, x0, level) -> x_s`` after every step that may be
             guided, ``unguided`` being what DDIM alone makes of ``x0`` and ``level`` that of x_t; None: nothing.
@@ -41,6 +42,7 @@ class View(NamedTuple):
 
     see: Callable[[Array], Array] = lambda x0: x0 / 2 + 0.5
     measure: Callable[[Array], Array] = lambda y: y / 2 + 0.5
+    show: Callable[[Array], Array] = lambda u: 2 * u - 1
     penalty: Callable[[InnEnergy, Params, Array, Array], Array] | None = None
     regularise: Callable[..., Array] | None = None
 
@@ -67,8 +69,8 @@ def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork, 
         scale: zeta, a number or one per image; the number 0 is DDIM, nothing else computed. See :func:`indigo_preset`.
             The pull on one pixel does not depend on the size when the scale grows with the square root of it.
         weights: ``(w_1, w_2)``.
-        distance: ``[B, H, W, C] x 2 -> [B]`` between v and u, as LPIPS in INDIGO+; the norm ``|v - u|`` of INDIGO
-            where None. Differentiated in both.
+        distance: ``[B, H, W, C] x 2 -> [B]`` between v and u, both as pictures in [-1, 1], as LPIPS in INDIGO+; the
+            norm ``|v - u|`` of INDIGO, in the units of the network, where None. Differentiated in both.
         eta: of DDIM.
         clip: of x0, "hard" (no gradient where it clips, as released) or "straight_through"; None: not.
         gradient: "full" goes through the denoiser; "truncated" is :func:`guidance.truncated`.
@@ -95,7 +97,8 @@ def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork, 
     if guide_every < 1:
         raise ValueError(f"guide_every must be at least 1, got {guide_every}")
     num_steps, unguided = schedule.timesteps.shape[0], isinstance(scale, (int, float)) and scale == 0
-    network = inn_energy(inn, view.measure(y), cond=cond, weights=weights, distance=distance, optimizer=refine)
+    shown = distance and (lambda v, u: distance(view.show(v), view.show(u)))
+    network = inn_energy(inn, view.measure(y), cond=cond, weights=weights, distance=shown, optimizer=refine)
     if gradient == "truncated":
         denoiser = guidance.truncated(schedule)(denoiser)
     estimate = denoiser if clip is None else guidance.clip_x0(clip)(denoiser)

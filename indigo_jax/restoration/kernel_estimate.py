@@ -196,7 +196,7 @@ def centred(kernel: Array) -> Array:
     row = jnp.sum(kernel * jnp.arange(h, dtype=kernel.dtype)[:, None]) - h // 2
     column = jnp.sum(kernel * jnp.arange(w, dtype=kernel.dtype)) - w // 2
     shift = (-jnp.round(jnp.stack([row, column]))).astype(jnp.int32)
-    moved = jnp.roll(kernel, (shift[0], shift[1]), (0, 1))
+    moved = jnp.roll(kernel, shift, (0, 1))
     i, j = jnp.arange(h)[:, None] - shift[0], jnp.arange(w)[None] - shift[1]
     inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)  # what a roll would bring in from the other side is cut off
     moved = jnp.where(inside, moved, 0.0)

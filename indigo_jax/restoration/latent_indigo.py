@@ -5,7 +5,7 @@ INDIGO+'s released program. The paper's losses, regularisation and numbers are n
 reconstruction, and the defaults are our choice.
 """
 from indigo_jax.restoration.indigo import View, indigo
-from indigo_jax.restoration.latent_regularizers import LATENT, PIXEL, LatentRegularizer, regularised
+from indigo_jax.restoration.latent_regularizers import DEFAULT, LatentRegularizer, regularised
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Autoencoder, Denoiser, Image, InvertibleNetwork, Kernel
 
@@ -35,9 +35,9 @@ def latent_indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNe
         variant: "pixel" or "latent".
         scale: zeta, a number or one per image; the number 0 is DDIM, neither guided nor regularised.
         eta: of DDIM.
-        regularizer: see :class:`LatentRegularizer`; ``latent_regularizers.PIXEL`` or ``LATENT`` where None.
-        options: as for :func:`indigo`, but nothing is clipped unless asked for; a ``distance`` between latents is not
-            one between pictures.
+        regularizer: see :class:`LatentRegularizer`; ``latent_regularizers.DEFAULT``, a trust region, where None.
+        options: as for :func:`indigo`, but nothing is clipped unless asked for; with "latent" a ``distance`` is between
+            latents as they are, not between pictures.
 
     Returns:
         ``Kernel(init, step, num_steps)`` on latents: ``x_init`` is z_t at the noisiest level, pure noise or
@@ -52,16 +52,16 @@ def latent_indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNe
     if variant == "pixel":
         view = View(see=lambda z0: autoencoder.decode(z0) / 2 + 0.5)
     else:
-        view = View(see=lambda z0: z0, measure=autoencoder.encode)
+        view = View(see=lambda z0: z0, measure=autoencoder.encode, show=lambda z0: z0)
 
     def other(network, params, z0, u):
         """Latents to compare the estimate with."""
         if regularizer.through_network:
             u = network.swapped(params, u)
         elif variant == "latent":
-            return autoencoder.round_trip(z0)
+            return autoencoder.encode(autoencoder.decode(z0))
         return autoencoder.encode(2 * u - 1) if variant == "pixel" else u
 
-    regularizer = regularizer or (PIXEL if variant == "pixel" else LATENT)
+    regularizer = DEFAULT if regularizer is None else regularizer
     view = regularised(view, regularizer, other, denoiser, schedule, eta)
     return indigo(denoiser, schedule, inn, y, scale=scale, eta=eta, view=view, **{"clip": None, **options})

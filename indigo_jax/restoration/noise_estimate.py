@@ -1,4 +1,5 @@
 """How noisy a photograph is, also where its noise is correlated from pixel to pixel, as that of cameras and films."""
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,6 +12,10 @@ _BIAS = 1.04  # the flattest of many blocks look less noisy than they are; measu
 _FLOOR = 1.3  # ratio of the quantiles up to which the flattest blocks are alike, so that what they show is noise
 _FEWEST = 24  # blocks
 _CLIPPED = 0.05  # share of a block's pixels that may be black or white
+_PATCH = 5  # pixels of a patch
+_PATCHES = 60_000  # that are looked at, about
+_ENOUGH = 4  # patches for each number in one
+_WHITE = 0.7  # least eigenvalue of white noise, of their mean; 0.46 where it is blurred by half a pixel
 
 
 def flat_noise_level(y: Array) -> Array:
@@ -45,6 +50,51 @@ def flat_noise_level(y: Array) -> Array:
     low, high = (jnp.take_along_axis(spread, (share * last).astype(jnp.int32)[:, None], axis=1)[:, 0]
                  for share in _QUANTILES)
     return jnp.where((low < fine) | (high < _FLOOR * low), _BIAS * low, fine)
+
+
+def patch_noise_level(y: Array) -> tuple[Array, Array]:
+    """Standard deviation of white noise in pictures ``[B, H, W, C]``, in the units of y, and whether it is white.
+
+    Patches of a photograph vary in a few directions, white noise in all: the eigenvalues of the covariance of patches
+    of 5 x 5 pixels and all channels end in a flat tail, which begins where the mean of what is left is no longer above
+    its median. Texture hardly matters: twelve photographs of true level 5 (of 255) show 5.2 in the median and 5.9 at
+    the worst, where :func:`flat_noise_level` says 6.5 and 14. Where the tail is not flat the noise is correlated, or
+    there is none. Patches of which more than 5 % are black or white are left out.
+
+    Returns:
+        The level ``[B]`` and whether it is to be believed, bool ``[B]``; not in pictures of fewer than 300 patches.
+
+    Source: Chen, Zhu & Heng, An Efficient Statistical Method for Image Noise Level Estimation, ICCV 2015, Alg. 1; size
+    and number of patches and the test for whiteness are ours.
+
+    >>> level, believed = patch_noise_level(0.1 * jax.random.normal(jax.random.key(0), (1, 64, 64, 3)))
+    >>> round(float(level[0]), 2), bool(believed[0])
+    (0.1, True)
+    """
+    step = max(1, round((y.shape[1] * y.shape[2] / _PATCHES)**0.5)) | 1  # odd: not in step with blocks of JPEG
+    rows, columns = ((side - _PATCH) // step + 1 for side in y.shape[1:3])
+    size = _PATCH**2 * y.shape[3]
+    if min(y.shape[1:3]) < _PATCH or rows * columns < _ENOUGH * size:
+        return jnp.zeros(y.shape[0], y.dtype), jnp.zeros(y.shape[0], bool)
+    parts = [y[:, i:i + (rows - 1) * step + 1:step, j:j + (columns - 1) * step + 1:step]
+             for i in range(_PATCH) for j in range(_PATCH)]
+    patches = jnp.stack(parts, axis=3).reshape(y.shape[0], rows * columns, size)
+    inside = jnp.mean(jnp.abs(patches) > 0.999, axis=2) <= _CLIPPED
+    inside = jnp.where(jnp.sum(inside, axis=1, keepdims=True) >= _ENOUGH * size, inside, True).astype(y.dtype)
+    return jax.vmap(_flat_tail)(patches, inside)
+
+
+def _flat_tail(patches, weights):
+    """Level and whiteness of patches ``[N, size]`` of which some have weight 0."""
+    count = jnp.sum(weights)
+    centred = (patches - weights @ patches / count) * weights[:, None]
+    values = jnp.linalg.eigvalsh(jnp.matmul(centred.T, centred, precision="highest") / count)  # ascending
+    size = values.shape[0]
+    means = jnp.cumsum(values) / jnp.arange(1, size + 1, dtype=values.dtype)  # of the tail of 1, 2, ... values
+    medians = (values[jnp.arange(size) // 2] + values[(jnp.arange(size) + 1) // 2]) / 2
+    longest = size - 1 - jnp.argmax((means <= medians)[::-1])
+    level = jnp.maximum(means[longest], 0)
+    return jnp.sqrt(level), values[0] > _WHITE * level
 
 
 def _plane():

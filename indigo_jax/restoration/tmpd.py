@@ -1,19 +1,19 @@
 """TMPD: a diffusion guided with the variance about each pixel's estimate that the denoiser itself tells."""
 import jax.numpy as jnp
 
-from indigo_jax import operators, samplers
+from indigo_jax import guidance, operators, samplers
 from indigo_jax.restoration.moments import explained
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
 
 def tmpd(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array, sigma, *, eta: float = 1.0,
-         num_iterations: int = 20) -> Kernel:
+         num_iterations: int = 20, clip: bool = False, sampler: samplers.Sampler | None = None) -> Kernel:
     """Tweedie moment projected diffusion (Boys et al. 2023, Algorithm 1) for a known linear operator, as a kernel.
 
     ``g = (d x0 / d x_t)^T A^T (A C A^T + sigma^2)^-1 (y - A x0)`` with ``C = diag(C_t 1)``, the row sums of
-    ``C_t = (1 - alpha_bar) / sqrt(alpha_bar) d x0 / d x_t = Cov[x | x_t]``; DDIM then goes on with the mean of x given
-    x_t and y, see :func:`moments.explained`. Exact for pictures that are Gaussian and white, of any variance.
+    ``C_t = (1 - alpha_bar) / sqrt(alpha_bar) d x0 / d x_t = Cov[x | x_t]``; a sampler then goes on with the mean of x
+    given x_t and y, see :func:`moments.explained`. Exact for pictures that are Gaussian and white, of any variance.
 
     Args:
         denoiser: ``denoiser(x_t, t) -> Prediction``, differentiable, not clipped.
@@ -21,12 +21,15 @@ def tmpd(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         operator: linear, known and differentiable.
         y: measurements ``[B, ...]``.
         sigma: standard deviation of their noise in [-1, 1] units; a number or one per image. At least 1e-3 is used.
-        eta: of DDIM.
+        eta: of DDIM, where no other sampler is given.
         num_iterations: of conjugate gradients per step; no network is called in them.
+        clip: keep the guided x0 in [-1, 1], for networks: what is wrong in their Jacobian is multiplied by
+            ``1 / sqrt(alpha_bar)``, which has no limit where a schedule begins in nearly pure noise.
+        sampler: as for :func:`pigdm`.
 
     Returns:
-        ``Kernel(init, step, num_steps)``, a forward and two backward passes of the network per step; state and info are
-        those of :func:`samplers.ddim`, the info's ``x0`` that of x given x_t and y.
+        ``Kernel(init, step, num_steps)``, a forward and two backward passes of the network per evaluation; state and
+        info are the sampler's, the info's ``x0`` that of x given x_t and y.
 
     Differs from the reference in: row sums of C_t, where the paper's fast form takes those of ``A C_t A^T``; at least a
     thousandth of ``(1 - alpha_bar) / alpha_bar`` is used for each, since a network may say less than nothing.
@@ -42,4 +45,6 @@ def tmpd(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         return operators.proximal(lambda u: operator(root * u), left, jnp.zeros_like(m), variance,
                                   num_iterations=num_iterations) / root
 
-    return samplers.ddim(explained(denoiser, schedule, pull), schedule, eta)
+    guided = explained(denoiser, schedule, pull)
+    guided = guidance.clip_x0(schedule=schedule)(guided) if clip else guided
+    return samplers.ddim(guided, schedule, eta) if sampler is None else sampler(guided, schedule)

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 from jax.experimental import io_callback
 
 from indigo_jax import rng
-from indigo_jax.typing import Array, Kernel, Key
+from indigo_jax.schedules import NoiseSchedule
+from indigo_jax.typing import Array, Denoiser, Kernel, Key
+
+Sampler = Callable[[Denoiser, NoiseSchedule], Kernel]  # what a method needs of one: the rest is bound beforehand
 
 
 class State(NamedTuple):

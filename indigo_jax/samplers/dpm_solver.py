@@ -43,7 +43,7 @@ def dpm_solver(denoiser: Denoiser, schedule: NoiseSchedule, eta: float = 0.0) ->
         raise ValueError(f"eta must be in [0, 1], from 2M (0) to SDE-2M (1); got {eta}")
     num_steps = schedule.timesteps.shape[0]
     sigma, a_t, a_s = schedules.sigmas(schedule), schedule.alpha_bar, schedule.alpha_bar_prev
-    below = jnp.concatenate([jnp.zeros(1), sigma[:-1]])
+    below = jnp.sqrt((1 - a_s) / a_s)  # sigma of the next level, 0 at the picture
     q = below / sigma
     h = jnp.log(sigma[1:] / sigma[:-1])  # of the steps that start at levels 1, 2, ...
     ends = jnp.zeros(1)

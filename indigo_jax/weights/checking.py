@@ -14,15 +14,19 @@ SUFFIX = ".safetensors"
 _PRIOR = ("schedule", "prediction")
 _RESTORATION = ("noise", "tasks")
 _INN = ("scale",)
-_NEEDS = {"restorer": _RESTORATION, "prior": _PRIOR, "latent prior": _PRIOR, "inn": _INN, "autoencoder": ()}
+_NEEDS = {"restorer": _RESTORATION, "prior": _PRIOR, "latent prior": _PRIOR, "inn": _INN, "autoencoder": (),
+          "features": ()}
 KINDS = {"restorer": "a network that restores directly (for --method indi)",
          "prior": "a diffusion prior of pictures (for --method bird and its like)",
          "latent prior": "a diffusion prior of latents (for --method latent-indigo)",
-         "inn": "an invertible network (for --inn)", "autoencoder": "an autoencoder (for --autoencoder)"}
-ARCHITECTURES = {"RestorationUNet": "restorer", "ADMUNet": "prior", "DDPMUNet": "prior", "DenoisingUNet": "prior",
+         "inn": "an invertible network (for --inn)", "autoencoder": "an autoencoder (for --autoencoder)",
+         "features": "a network of features (for --inception)"}
+ARCHITECTURES = {"RestorationUNet": "restorer", "SwinIR": "restorer",
+                 "ADMUNet": "prior", "DDPMUNet": "prior", "DenoisingUNet": "prior",
                  "DRUNet": "prior", "UNet2D": "prior", "KerasUNet": "prior", "LatentUNet": "latent prior",
                  "PromptedUNet": "latent prior", "GuidanceINN": "inn",
-                 "TinyAutoencoder": "autoencoder", "AutoencoderKL": "autoencoder"}  # what each usually is
+                 "TinyAutoencoder": "autoencoder", "AutoencoderKL": "autoencoder",
+                 "InceptionV3": "features"}  # what each usually is
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".msgpack")
 _DTYPES = ("F16", "BF16", "F32")
 _LARGEST = 4096  # of any number among the constructor arguments
@@ -118,9 +122,10 @@ def _find(path, info):
     except ValueError as error:
         raise WeightsError(f"{show(path)}: {error}") from error
     if found is None:
-        raise WeightsError(f"{show(path)}: unknown architecture {brief(name)}; this version knows "
-                           f"{', '.join(ARCHITECTURES)}; for one of yours call weights.register, or set "
-                           f"{registry.VARIABLE}=package.module:{name if str(name).isidentifier() else 'Class'}")
+        own = name if str(name).isidentifier() else "Class"
+        raise WeightsError(f"{show(path)}: unknown architecture {brief(name)}; for one of yours call weights.register, "
+                           f"or set {registry.VARIABLE}=package.module:{own}; "
+                           f"this version knows {', '.join(ARCHITECTURES)}")
     return found
 
 
@@ -131,6 +136,8 @@ def kind_of(info) -> str:
         registered = registry.find(info["architecture"]) if not info.get("kind") else None
         by_needs = next((kind for kind, needed in _NEEDS.items() if needed and set(needed) <= info.keys()), "prior")
         usual = registered.kind if registered and registered.kind else by_needs
+    if usual == "restorer" and set(_PRIOR) <= info.keys() and not set(_RESTORATION) <= info.keys():
+        usual = "prior"  # InDI's network, trained as a diffusion
     return info.get("kind") or ("latent prior" if usual == "prior" and "autoencoder" in info else usual)
 
 
@@ -277,6 +284,10 @@ def _inputs(module, of_latents, learned_variance):
 
     if hasattr(module, "undecimated"):  # an invertible network, of a picture or latents, and the measurement in pixels
         return batch(16 if module.undecimated else 16 * 2**module.levels, module.channels), batch(16)
+    if hasattr(module, "smallest"):  # a network of features
+        return batch(module.smallest),
+    if hasattr(module, "window"):  # SwinIR
+        return batch(module.window * module.unshuffle), (1,)
     if hasattr(module, "latent_channels"):  # an autoencoder
         return batch(module.factor, module.out_channels),
     if hasattr(module, "prompt_channels"):

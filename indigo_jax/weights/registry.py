@@ -30,7 +30,7 @@ _REGISTERED: dict[str, Registered] = {}
 
 
 def register(name: str, module: Callable[..., Any], *, kind: str | None = None, inputs: Callable | None = None) -> None:
-    """Let weights files use a linen module of yours: saved, loaded, restored with and trained like those here.
+    """Let weights files use a network of yours: saved, loaded, restored with and trained like those here.
 
     A prior is called ``module.apply(params, x [B, H, W, 3], t [B])`` and a restorer likewise; one that takes pictures
     of any size says with an attribute ``reach`` how many pixels far it sees. Trained by ``train.diffusion`` or
@@ -38,7 +38,8 @@ def register(name: str, module: Callable[..., Any], *, kind: str | None = None, 
 
     Args:
         name: of its class, which is what training writes into its files.
-        module: the class, a ``flax.linen.Module``.
+        module: the class, a ``flax.linen.Module``; or one of ``flax.nnx``, equinox or another whose objects are
+            pytrees, which :func:`models.adapted` makes one of.
         kind: of :data:`weights.KINDS`, as "prior" or "restorer"; default: as the file says.
         inputs: ``inputs(module) -> shapes`` that it can be called with, as ``((1, 64, 64, 3), (1,))`` for a prior;
             default: these, with the side of the pictures that the file names.
@@ -53,7 +54,7 @@ def register(name: str, module: Callable[..., Any], *, kind: str | None = None, 
         raise ValueError(f"a network's name is that of a class, not {name!r}")
     if kind is not None and kind not in checking.KINDS:
         raise ValueError(f"unknown kind {kind!r}; there are {', '.join(checking.KINDS)}")
-    _REGISTERED[name] = Registered(module, kind, inputs)
+    _REGISTERED[name] = Registered(_linen(module), kind, inputs)
 
 
 def find(name: str) -> Registered | None:
@@ -71,8 +72,13 @@ def find(name: str) -> Registered | None:
         if name not in (entry, attribute):
             continue
         try:
-            return Registered(getattr(importlib.import_module(place), attribute))
-        except (ImportError, AttributeError) as error:
+            return Registered(_linen(getattr(importlib.import_module(place), attribute)))
+        except (ImportError, AttributeError, TypeError) as error:
             raise ValueError(f"{VARIABLE}: {entry} cannot be imported ({error}); install its package, or add its "
                              "folder to PYTHONPATH") from error
     return None
+
+
+def _linen(network):
+    from indigo_jax import models
+    return models.adapted(network)

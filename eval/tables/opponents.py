@@ -1,0 +1,216 @@
+"""BIRD beside its paper's opponents on one prior at equal evaluations: damage known, unknown, and known wrongly."""
+import functools
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval import problems
+from eval.measure import (
+    ALIGNED, PSNR, Cache, Group, about, aligned_psnr, grouped, markdown, mean, measure, psnr_of)
+from indigo_jax import denoisers, guidance, operators, restoration, rng, schedules, tiles
+from indigo_jax.methods import base, bird, estimates, known
+from indigo_jax.typing import Array
+
+STEPS, SIZE, SIGMA = 100, 9, 0.02  # evaluations of each line; side of the kernels; noise but of denoising
+EXAMPLES = 2048  # kernels that BlindDPS knows
+TASKS = {"motion": "blind deblurring, 9x9 motion", "gaussian": "blind deblurring, Gaussian of 1.5 px",
+         "wrong": "9x9 motion, told its mirror image", "sr8": "8x super-resolution, mean of 8x8",
+         "denoise": problems.TASKS["denoise"], "inpaint": problems.TASKS["inpaint"]}
+BLIND, _OWN = ("motion", "gaussian"), 7
+MEASURED = ("evaluations", PSNR, ALIGNED)
+
+
+class Periodic:
+    """Blur by the softmax of logits with a border that goes round, as Fourier's basis has it."""
+
+    def init(self, keys):
+        return operators.blind_blur(SIZE).init(keys)["logits"]
+
+    def __call__(self, x, logits):
+        return operators.blur(self.kernel(logits), boundary="periodic")(x)
+
+    def kernel(self, logits):
+        """``[B, SIZE, SIZE]``."""
+        return operators.blind_blur(SIZE).kernel({"logits": logits})
+
+
+@functools.cache
+def kernel_examples(task: str) -> np.ndarray:
+    """Kernels of the task's own kind as pictures, none of them those of a case: ``[EXAMPLES, SIZE, SIZE, 1]``."""
+    keys = rng.image_keys(1_000_003, np.arange(EXAMPLES))
+    if task == "gaussian":
+        drawn = jax.vmap(lambda width: operators.gaussian_kernel(width, SIZE))(rng.uniform(keys, 0.5, 3.0))
+    else:
+        drawn = operators.motion_kernel(keys, size=SIZE, length=float(SIZE))
+    return np.asarray(restoration.picture_of(drawn))
+
+
+def make(task: str, x: Array, keys) -> problems.Case:
+    """The case of a task of :data:`TASKS`."""
+    if task in ("denoise", "inpaint"):
+        return problems.make(task, x, keys)
+    if task in ("motion", "wrong"):
+        return problems.make("blind", x, keys)
+    own, given = rng.fold(keys, rng.name_id(task)), {"sigma": jnp.full(len(x), SIGMA)}
+    if task == "gaussian":
+        given["kernel"] = jnp.broadcast_to(operators.gaussian_kernel(1.5, SIZE), (len(x), SIZE, SIZE))
+    seen = (operators.average_pool(8) if task == "sr8" else operators.blur(given["kernel"]))(x)
+    return problems.Case(x, seen + SIGMA * rng.normal(rng.fold(own, 0), seen), rng.fold(own, 1), given)
+
+
+def problem_of(task: str, case: problems.Case) -> known.Problem:
+    """With the operator as a method is told it; in blind tasks the true one, which only the measuring looks at."""
+    given, side = case.given, case.y.shape[1]
+    if task == "sr8":
+        side = 8 * side
+        operator = operators.average_pool(8)
+    elif task == "inpaint":
+        operator = operators.inpaint(given["mask"])
+    elif task == "denoise":
+        operator = operators.compose()
+    else:
+        operator = operators.blur(given["kernel"][:, :, ::-1] if task == "wrong" else given["kernel"])
+    return known.Problem(operator, case.y, case.keys, given["sigma"], (side, side, 3))
+
+
+class Line(NamedTuple):
+    """A method: its name and settings, evaluations, the tasks that it does, ``restore(prior, problem, task) -> x``."""
+
+    title: str
+    evaluations: int
+    tasks: tuple[str, ...]
+    restore: Callable
+
+
+def _levels(prior, num_steps=STEPS):
+    return known.levels_of(prior, num_steps, "log_snr")
+
+
+def _clipped(prior):
+    return guidance.clip_x0(schedule=prior.schedule)(prior.denoiser)
+
+
+def _unknown(problem):
+    return problem._replace(operator=operators.blind_blur(SIZE))
+
+
+def _first(prior, problem, task):
+    return problem.y if task != "sr8" else operators.upsample(8)(problem.y)
+
+
+def _bird(prior, problem, task, rate=0.1):
+    knobs = bird.Optimisation(num_iterations=STEPS // 5, rate=rate)
+    return bird.optimise(prior, _unknown(problem) if task in BLIND else problem, knobs).x
+
+
+def _alternation(prior, problem, task):
+    return bird.deblur(prior, problem, size=SIZE).x
+
+
+def _dps(prior, problem, task, scale=1.0):
+    return known.run(restoration.dps(_clipped(prior), _levels(prior), problem.operator, problem.y, scale), problem)
+
+
+def _diffpir(prior, problem, task):
+    return known.run(restoration.diffpir(prior.denoiser, known.levels_of(prior, STEPS), problem.operator, problem.y,
+                                         problem.sigma), problem)
+
+
+def _ddrm(prior, problem, task):
+    kernel = restoration.ddrm(_clipped(prior), _levels(prior), problem.operator, problem.y, problem.sigma,
+                              svd=restoration.isometry(problem.operator, problem.noise))
+    return known.run(kernel, problem)
+
+
+def _gdp(prior, problem, task, scale=0.5):
+    blind = task in BLIND
+    scale = scale if blind else scale / estimates.squared_norm(problem)
+    kernel = restoration.gdp(_clipped(prior), _levels(prior), _unknown(problem).operator if blind else problem.operator,
+                             problem.y, scale=scale, rate=1e-3 if blind else 0.0)
+    return known.run(kernel, problem)
+
+
+def _blind_dps(prior, problem, task):
+    pictures = schedules.karras(1000, 0.01, 20.0)
+    levels = _levels(prior)
+    own = schedules.respace(pictures, levels.timesteps.shape[0], "log_snr")
+    kernels = denoisers.from_examples(kernel_examples(task), pictures)
+    kernel = restoration.blind_dps(_clipped(prior), levels, kernels, own, problem.y, size=SIZE, scale=1.0,
+                                   kernel_scale=0.3)
+    return known.run(kernel, problem)
+
+
+def _gibbs(prior, problem, task):
+    side, blur = problem.shape[0], Periodic()
+    kernel = restoration.gibbs_ddrm(
+        _clipped(prior), _levels(prior), blur, lambda logits: restoration.fourier_svd(blur.kernel(logits), side, side),
+        problem.y, problem.sigma, rate=1e-2, num_langevin=10, cold=True)
+    return known.run(kernel, problem)
+
+
+_KNOWN = ("sr8", "denoise", "inpaint")
+LINES = (
+    Line("input", 0, tuple(TASKS), _first),
+    Line("BIRD, rate 0.1", STEPS, (*BLIND, "wrong", *_KNOWN), _bird),
+    Line("BIRD, rate 0.03", STEPS, ("inpaint",), functools.partial(_bird, rate=0.03)),
+    Line("BIRD, rate 0.3", STEPS, ("inpaint",), functools.partial(_bird, rate=0.3)),
+    Line("BIRD, alternation", restoration.Walks().evaluations, BLIND, _alternation),
+    Line("BlindDPS, 1 and 0.3", STEPS, BLIND, _blind_dps),
+    Line("GDP, scale 0.5", STEPS, (*BLIND, "wrong", *_KNOWN), _gdp),
+    Line("GDP, scale 0.15", STEPS, ("inpaint",), functools.partial(_gdp, scale=0.15)),
+    Line("GDP, scale 1", STEPS, ("inpaint",), functools.partial(_gdp, scale=1.0)),
+    Line("GibbsDDRM, descent 0.01", STEPS, BLIND, _gibbs),
+    Line("DPS, scale 1", STEPS, ("wrong", *_KNOWN), _dps),
+    Line("DPS, scale 0.3", STEPS, ("inpaint",), functools.partial(_dps, scale=0.3)),
+    Line("DPS, scale 3", STEPS, ("inpaint",), functools.partial(_dps, scale=3.0)),
+    Line("DDRM", STEPS, _KNOWN, _ddrm),
+    Line("DiffPIR", STEPS, ("wrong", *_KNOWN), _diffpir))
+
+
+def group(task: str, line: Line, network: base.Network, side: int) -> Group:
+    """A line of a task, without cases."""
+    plan = tiles.Plan((side, side), (side, side), 0)
+
+    def restore(params, case):
+        x = line.restore(base.prior(network, params, plan), problem_of(task, case), task)
+        return jnp.clip(x, -1.0, 1.0), {"evaluations": line.evaluations}
+
+    return Group(f"{line.title} of {task}", restore, network.params, network.info["sha256"][:12])
+
+
+def to_markdown(rows: list[dict]) -> str:
+    """One line per task and method: bold the best mean of a task."""
+    lines = []
+    for task, by_method in grouped(rows, "task", "method").items():
+        best = {name: max(mean(each, name) for each in by_method.values()) for name in (PSNR, ALIGNED)}
+        for title, each in by_method.items():
+            values = {name: mean(each, name) for name in (PSNR, ALIGNED)}
+            cells = [f"**{values[name]:.2f}**" if values[name] == best[name] else f"{values[name]:.2f}"
+                     for name in (PSNR, ALIGNED)]
+            lines.append([TASKS[task] if title == "input" else "", title, f"{each[0]['evaluations']:.0f}", cells[0],
+                          cells[1] if task in BLIND else ""])
+    return markdown(["task", "method", "network evaluations", "PSNR, dB", "aligned PSNR, dB"], lines)
+
+
+def table(args, pictures, path, command: str):
+    """As :data:`eval.tables.TABLES` has it; numbers that are known come from .jsonl."""
+    network = base.open_network(args.weights, "prior")
+    side = base.side_of(network) or 64
+    cases = {task: [({"picture": one.names[0]}, make(task, *one.at(side, args.seed))) for one in pictures.singles()]
+             for task in TASKS}
+    groups = [group(task, line, network, side)._replace(
+        cases=[({**said, "task": task, "method": line.title}, case) for said, case in cases[task]])
+        for task in TASKS for line in LINES if task in line.tasks]
+    rows = measure(groups, {PSNR: psnr_of, ALIGNED: aligned_psnr}, Cache(path.with_suffix(".jsonl"), MEASURED),
+                   batch_size=args.batch)
+    notes = (f"`{network.name}` on {about(pictures, side, [args.seed])}. All that do not say otherwise have {STEPS} "
+             "evaluations; BIRD, DPS and BlindDPS also differentiate the network in each. Noise has sigma 0.01 of "
+             "[0, 1], but for denoising; borders are reflected. BIRD: 5 levels of its sampler, "
+             f"{STEPS // 5} iterations, the kernel by softmax. GDP: a step towards y in units of 1 / |A|^2; the kernel "
+             f"by softmax, rate 0.001. BlindDPS knows {EXAMPLES} other kernels of the task's generator, exactly "
+             "(`denoisers.from_examples`), in place of a trained network. GibbsDDRM: 10 steps of descent a level, the "
+             "border goes round. DPS, GDP, BlindDPS, DDRM and GibbsDDRM visit levels evenly in log-SNR. Aligned: the "
+             f"best of all moves by at most 3 pixels. PSNR is `{PSNR}`.")
+    return f"{network.name}: opponents", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])

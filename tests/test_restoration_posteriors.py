@@ -1,0 +1,229 @@
+"""DDRM, DAPS, RED-diff and PnP-Flow where the law of their results is known: exact posteriors, affine recursions."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from indigo_jax import operators, restoration, rng, samplers, schedules
+from tests.oracles import GaussianDiffusion
+
+GAUSSIAN, SIGMA, COUNT = GaussianDiffusion(0.2, 0.4), 0.15, 4096
+KEYS = rng.image_keys(0, np.arange(COUNT))
+SHAPE = (2, 4, 1)
+NOISE = rng.normal(rng.init_keys(KEYS), jnp.zeros((COUNT, *SHAPE)))
+WHOLE = schedules.karras(500, 0.02, 40.0)
+FEW = schedules.respace(WHOLE, 6, "karras")
+GAIN = np.array([1.0, 0.6, 0.02, 0.6])[:, None].astype(np.float32)  # along rows of four; a frequency hardly seen
+
+
+def hartley(x):
+    spectrum = jnp.fft.fft(x, axis=2, norm="ortho")
+    return spectrum.real - spectrum.imag
+
+
+def filtered(x):
+    return hartley(GAIN * hartley(x))
+
+
+BLUR = operators.linear(filtered, filtered, svd=(GAIN, hartley, hartley))
+FOURIER = (GAIN, lambda x: jnp.fft.fft(x, axis=2, norm="ortho"), lambda c: jnp.fft.ifft(c, axis=2, norm="ortho").real)
+OPERATORS = {"pool": operators.average_pool(2), "mask": operators.inpaint(jnp.array([[1.0, 0, 1, 1], [0, 1, 1, 0]])),
+             "blur": BLUR}
+X = 0.2 + 0.4 * np.random.default_rng(0).standard_normal((1, *SHAPE)).astype(np.float32)
+MEASURED = {name: operator(jnp.asarray(X)) + 0.1 for name, operator in OPERATORS.items()}
+
+
+def run(make, name, start=NOISE, keys=KEYS, sigma=SIGMA):
+    operator, y = OPERATORS[name], jnp.repeat(MEASURED[name], len(start), axis=0)
+    x, _ = jax.jit(lambda keys, z: samplers.sample(make(GAUSSIAN.denoiser(WHOLE), operator, y, sigma), keys, z))(
+        keys, start)
+    return np.asarray(x, np.float64).reshape(len(start), -1)
+
+
+def dense(name):
+    a = np.asarray(OPERATORS[name](jnp.eye(8).reshape(8, *SHAPE)), np.float64).reshape(8, -1).T
+    return a, np.ravel(MEASURED[name]).astype(np.float64)
+
+
+def close(x, mean, covariance, tolerance=4.0):
+    """Mean and covariance of draws, to so many times their own chance."""
+    std = np.sqrt(np.diag(covariance))
+    np.testing.assert_array_less(abs(x.mean(0) - mean), tolerance * std / COUNT**0.5 + 1e-4)
+    chance = 1.5 * np.outer(std, std) / COUNT**0.5
+    np.testing.assert_array_less(abs(np.cov(x.T) - covariance), tolerance * chance + 1e-4)
+
+
+# ---------------------------------------------------------------- DAPS: the posterior itself
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_daps_draws_from_the_posterior_of_white_pictures(name):
+    a, y = dense(name)
+    gain = GAUSSIAN.std**2 * a.T @ np.linalg.inv(GAUSSIAN.std**2 * a @ a.T + SIGMA**2 * np.eye(len(a)))
+    x = run(lambda d, operator, y, sigma: restoration.daps(d, FEW, operator, y, sigma, prior_std=GAUSSIAN.std), name)
+    close(x, 0.2 + gain @ (y - a @ np.full(8, 0.2)), GAUSSIAN.std**2 * (np.eye(8) - gain @ a))
+
+
+def test_langevin_draws_nearly_the_same():
+    exact, wandering = (run(lambda d, operator, y, sigma: restoration.daps(
+        d, FEW, operator, y, sigma, prior_std=GAUSSIAN.std, langevin=steps), "pool") for steps in (0, 60))
+    np.testing.assert_allclose(wandering.mean(0), exact.mean(0), atol=0.03)
+    np.testing.assert_allclose(wandering.std(0), exact.std(0), rtol=0.07)  # the bias of its step length
+
+
+def test_daps_follows_the_flow():
+    """One step of many levels: what is not seen is what Euler's method makes of x_t, and noise of the next level."""
+    spread, u = {}, np.asarray(NOISE, np.float64).reshape(COUNT, 8) / float(WHOLE.alpha_bar[-1])**0.5
+    sigmas = np.asarray(schedules.sigmas(WHOLE), np.float64)
+    for steps in (1, 3):
+        x = u
+        for j in range(steps):
+            now, after = (round(499 * (1 - i / steps)) for i in (j, j + 1))
+            x0 = 0.2 + 0.16 / (0.16 + sigmas[now]**2) * (x - 0.2)
+            x = x0 if j == steps - 1 else x0 + sigmas[after] / sigmas[now] * (x - x0)
+        found = run(lambda d, operator, y, sigma: restoration.daps(
+            d, WHOLE, operator, y, sigma, prior_std=1e-3, ode_steps=steps)._replace(num_steps=1), "mask")
+        spread[steps] = x.std()
+        hidden = np.asarray(OPERATORS["mask"].mask).ravel() == 0
+        below = sigmas[498]
+        found = found / float(WHOLE.alpha_bar[498])**0.5
+        left = (found - x)[:, hidden]
+        assert abs(left.mean()) < 5 * below / COUNT**0.5 and abs(left.std() / below - 1) < 0.03
+    assert spread[3] > 2 * spread[1]
+
+
+# ---------------------------------------------------------------- DDRM: a law for each coefficient
+
+def ddrm_law(gain, b, mean, eta, eta_b, sigma):
+    """Mean and variance of a coefficient, by Eq. 7 and 8 in float64."""
+    a = np.asarray(FEW.alpha_bar, np.float64)[::-1]
+    levels = np.append(np.sqrt(1 / a - 1), 0.0)
+    noise = sigma / gain if gain > 0 else np.inf
+    m, v = (b, max(levels[0]**2 - noise**2, 0)) if gain > 0 else (0.0, 1 / a[0])
+    for now, after in zip(levels[:-1], levels[1:]):
+        share = GAUSSIAN.std**2 / (GAUSSIAN.std**2 + now**2)
+        x0, slope = mean + share * (m - mean), share  # of the denoiser
+        if gain == 0:
+            old = (1 - eta**2)**0.5 * after / now
+            m, v = x0 + old * (m - x0), (slope + old * (1 - slope))**2 * v + (eta * after)**2
+        elif after < noise:
+            old = (1 - eta**2)**0.5 * after / noise
+            m, v = x0 + old * (b - x0), (slope * (1 - old))**2 * v + (eta * after)**2
+        else:
+            m = (1 - eta_b) * x0 + eta_b * b
+            v = ((1 - eta_b) * slope)**2 * v + after**2 - (eta_b * noise)**2
+    return m, v
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("eta, eta_b", [(0.85, 1.0), (0.4, 0.7)])
+def test_ddrm_has_the_law_of_its_equations(name, eta, eta_b):
+    """White pictures: the coefficients of any orthonormal basis are independent."""
+    a, y = dense(name)
+    left, gains, right = np.linalg.svd(a)
+    gains = np.append(gains, np.zeros(8 - len(gains)))
+    gains[gains < 1e-5] = 0
+    seen = left.T @ y
+    laws = [ddrm_law(gain, seen[i] / gain if gain > 0 else 0.0, (right @ np.full(8, 0.2))[i], eta, eta_b, SIGMA)
+            for i, gain in enumerate(gains)]
+    mean, variance = np.array(laws).T
+
+    def make(d, operator, y, sigma):
+        of_blur = None if eta_b == 1 else FOURIER  # its own, and one of complex numbers
+        svd = of_blur if name == "blur" else restoration.isometry(operator, NOISE[:1])
+        return restoration.ddrm(d, FEW, operator, y, sigma, svd=svd, eta=eta, eta_b=eta_b)
+
+    close(run(make, name), right.T @ mean, right.T * variance @ right)
+
+
+def test_ddrm_keeps_what_was_measured_without_noise():
+    x = run(lambda d, operator, y, sigma: restoration.ddrm(
+        d, FEW, operator, y, 0.0, svd=restoration.isometry(operator, NOISE[:1])), "pool", NOISE[:4], KEYS[:4])
+    np.testing.assert_allclose(OPERATORS["pool"](jnp.asarray(x, jnp.float32).reshape(4, *SHAPE)),
+                               jnp.repeat(MEASURED["pool"], 4, axis=0), atol=1e-5)
+
+
+# ---------------------------------------------------------------- RED-diff and PnP-Flow: affine recursions
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_red_diff_with_plain_descent_has_the_law_of_its_recursion(name):
+    a, y = dense(name)
+    mean, covariance, rate, weight = np.ravel(X).astype(np.float64), np.zeros((8, 8)), 0.2, 0.3
+    for alpha_bar in np.asarray(FEW.alpha_bar, np.float64)[::-1]:
+        total = alpha_bar * GAUSSIAN.std**2 + 1 - alpha_bar  # eps = sqrt(1 - a) (x_t - sqrt(a) mean) / total
+        level = np.sqrt(1 / alpha_bar - 1)
+        slope, drawn = level * np.sqrt(alpha_bar * (1 - alpha_bar)) / total, level * ((1 - alpha_bar) / total - 1)
+        move = np.eye(8) - rate * (a.T @ a + weight * slope * np.eye(8))
+        mean = move @ mean + rate * (a.T @ y + weight * slope * 0.2)
+        covariance = move @ covariance @ move.T + (rate * weight * drawn)**2 * np.eye(8)
+    x = run(lambda d, operator, y, sigma: restoration.reddiff(d, FEW, operator, y, optax.sgd(rate), weight=weight),
+            name, jnp.repeat(jnp.asarray(X), COUNT, axis=0))
+    close(x, mean, covariance)
+
+
+def test_red_diff_is_a_point_near_the_posterior_mean():
+    """With the weight of Bayes' rule; Adam's default makes noise of its own."""
+    a, y = dense("blur")
+    wanted = 0.2 + GAUSSIAN.std**2 * a.T @ np.linalg.solve(GAUSSIAN.std**2 * a @ a.T + SIGMA**2 * np.eye(8),
+                                                           y - a @ np.full(8, 0.2))
+    noisy = schedules.respace(schedules.karras(500, 2.0, 40.0), 400, "log_snr")
+    start, y = jnp.zeros((64, *SHAPE)), jnp.repeat(MEASURED["blur"], 64, axis=0)
+    denoiser = GAUSSIAN.denoiser(schedules.karras(500, 2.0, 40.0))
+    kernel = restoration.reddiff(denoiser, noisy, BLUR, y, optax.adam(0.02), weight=(SIGMA / GAUSSIAN.std)**2)
+    x, _ = jax.jit(lambda keys, z: samplers.sample(kernel, keys, z))(KEYS[:64], start)
+    np.testing.assert_allclose(np.asarray(x).reshape(64, 8).mean(0), wanted, atol=0.05)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("draws", [1, 3])
+def test_pnp_flow_has_the_law_of_its_recursion(name, draws):
+    a, y = dense(name)
+    mean, covariance = np.ravel(X).astype(np.float64), np.zeros((8, 8))
+    for level in np.sqrt(1 / np.asarray(FEW.alpha_bar, np.float64)[::-1] - 1):
+        share = GAUSSIAN.std**2 / (GAUSSIAN.std**2 + level**2)
+        move = np.eye(8) - 0.9 * (level / (1 + level))**0.8 * a.T @ a
+        mean = 0.2 + share * (move @ mean + 0.9 * (level / (1 + level))**0.8 * a.T @ y - 0.2)
+        covariance = share**2 * (move @ covariance @ move.T + level**2 / draws * np.eye(8))
+    x = run(lambda d, operator, y, sigma: restoration.pnp_flow(
+        d, FEW, operator, y, rate=0.9, power=0.8, num_draws=draws), name, jnp.repeat(jnp.asarray(X), COUNT, axis=0))
+    close(x, mean, covariance)
+
+
+# ---------------------------------------------------------------- as of every kernel
+
+MAKERS = {
+    "daps": lambda d, a, y, sigma: restoration.daps(d, FEW, a, y, sigma),
+    "daps, langevin": lambda d, a, y, sigma: restoration.daps(d, FEW, a, y, sigma, ode_steps=2, langevin=3),
+    "ddrm": lambda d, a, y, sigma: restoration.ddrm(
+        d, FEW, a, y, sigma, svd=restoration.isometry(a, jnp.zeros((len(y), *SHAPE)))),
+    "reddiff": lambda d, a, y, sigma: restoration.reddiff(d, FEW, a, y),
+    "pnp_flow": lambda d, a, y, sigma: restoration.pnp_flow(d, FEW, a, y),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_image_alone_is_the_same_and_keys_matter(name):
+    y = MEASURED["pool"] + jnp.arange(3.0)[:, None, None, None]
+    sigma = jnp.array([0.1, 0.2, 0.3])
+
+    def results(rows, keys=KEYS):
+        kernel = MAKERS[name](GAUSSIAN.denoiser(WHOLE), OPERATORS["pool"], y[rows], sigma[rows])
+        return jax.jit(lambda keys, z: samplers.sample(kernel, keys, z)[0])(keys[rows], NOISE[rows])
+
+    every = results(slice(0, 3))
+    np.testing.assert_allclose(results(slice(1, 2)), every[1:2], atol=1e-5)
+    assert (results(slice(0, 3), KEYS[3:6]) != every).any() and np.isfinite(every).all()
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: restoration.daps(None, FEW, BLUR, NOISE, 0.1, prior_std=0.0), "prior_std must be above 0"),
+    (lambda: restoration.daps(None, FEW, BLUR, NOISE, 0.1, ode_steps=0), "ode_steps at least 1"),
+    (lambda: restoration.ddrm(None, FEW, BLUR, NOISE, 0.1, eta=2.0), "eta and eta_b must be in"),
+    (lambda: restoration.ddrm(None, FEW, operators.gaussian_blur(1.0), NOISE, 0.1), "needs the operator's singular"),
+    (lambda: restoration.isometry(operators.gaussian_blur(1.0), NOISE[:1]), "singular values of several sizes"),
+    (lambda: restoration.reddiff(None, FEW, BLUR, NOISE, weight=-1.0), "weight must be finite and in"),
+    (lambda: restoration.pnp_flow(None, FEW, BLUR, NOISE, num_draws=0), "num_draws at least 1"),
+])
+def test_refusals(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
