@@ -261,6 +261,16 @@ def test_numbers_are_traced_so_that_one_compilation_serves_all():
     assert len(traces) == 2
 
 
+def test_no_two_operators_share_a_structure():
+    """Else a jitted function that has seen one may run its program for another, as structures are what it looks up."""
+    of_class = {type(operator): jax.tree.structure(operator) for operator in (make(8, 8) for make in CASES.values())}
+    assert len(of_class) > 12
+    for cls, structure in of_class.items():
+        assert [other for other in of_class if of_class[other] == structure] == [cls]
+        assert jax.tree.structure(jax.tree.map(lambda leaf: leaf, structure.unflatten(range(structure.num_leaves)))
+                                  ) == structure
+
+
 def test_factories_work_inside_jit():
     def run(sigma, x):
         chain = operators.compose(operators.gaussian_blur(sigma, size=9), operators.gaussian_blur(1.0),

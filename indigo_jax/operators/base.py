@@ -63,9 +63,34 @@ def operator(*, linear: bool = False, stochastic: bool = False, shape_preserving
             if not hasattr(cls, key):
                 setattr(cls, key, value)
         cls.__call__ = jax.jit(__call__ if hasattr(cls, "_apply") else cls.__call__)
-        return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False)(cls))
+        return _register(dataclasses.dataclass(frozen=True, eq=False)(cls))
 
     return make
+
+
+def _register(cls):
+    """``cls`` as a pytree whose structure is of this class alone.
+
+    ``jax.tree_util.register_dataclass`` of jax 0.10 takes two classes of as many fields for one, so that a jitted
+    function that has seen one operator may run its program for another.
+    """
+    fields = dataclasses.fields(cls)
+    fixed = [field.name for field in fields if field.metadata.get("static")]
+    traced = [field.name for field in fields if field.name not in fixed]
+    keys = [jax.tree_util.GetAttrKey(name) for name in traced]
+
+    def flatten(operator):
+        return [getattr(operator, name) for name in traced], tuple(getattr(operator, name) for name in fixed)
+
+    def flatten_with_keys(operator):
+        leaves, structure = flatten(operator)
+        return list(zip(keys, leaves)), structure
+
+    def unflatten(structure, leaves):
+        return cls(**dict(zip(traced, leaves)), **dict(zip(fixed, structure)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def concrete(value) -> np.ndarray | None:
