@@ -15,6 +15,7 @@ from PIL import Image
 from eval import benchmark, figures, problems, tables
 from eval.configs import photo_degradations
 from eval.figures import drawing, toy
+from eval.figures import people as people_figures
 from eval.figures import photo as photo_figures
 from eval.problems import Degradation, Pictures
 from eval.speed import indi, measuring
@@ -256,6 +257,15 @@ def test_toy_with_one_step_is_the_regression():
 def test_toy_figure(tmp_path):
     drawing.save(toy.draw_toy((1, 4), num_scored=50), tmp_path / "toy.png")
     assert is_drawn(tmp_path / "toy.png")
+
+
+def test_a_picture_for_a_line_of_the_readme(monkeypatch, tmp_path):
+    monkeypatch.setattr(people_figures.people, "restored", lambda task, damage: (task.task, [damage.truth], 0.0))
+    for name in ("holes", "sr"):
+        assert figures.main(["--method", "people", "--figure", name, "-o", str(tmp_path)]) == 0
+        shown = np.asarray(Image.open(tmp_path / f"people_{name}.jpg")).astype(float)
+        before, found, truth = (shown[:, start:start + 192] for start in (0, 196, 392))
+        assert shown.shape == (192, 584, 3) and np.abs(found - truth).mean() < 3.5 < np.abs(before - truth).mean()
 
 
 def test_figures_of_real_pictures(files, few, tmp_path, capsys, monkeypatch):

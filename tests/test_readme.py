@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval.figures import people
 from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,6 +35,16 @@ def test_second_block_installs_and_runs_the_tests():
     lines = BLOCKS[1].splitlines()
     assert any("pip install" in line and '".[test]"' in line for line in lines)
     assert "pytest" in lines[-1]
+
+
+def test_every_line_of_which_method_has_its_picture_here_and_on_the_first_page_of_the_documentation():
+    def lines(page):
+        return re.search(r"^\| what is wrong \| command .*?\n\n", PAGES[page], flags=re.MULTILINE | re.DOTALL).group()
+
+    assert lines("docs/index.md") == lines("README.md").replace("](docs/", "](")
+    shown = re.findall(r"\| !\[[^]]+\]\(docs/tasks/people_(\w+)\.jpg\) \|$", lines("README.md"), flags=re.MULTILINE)
+    assert shown == list(people.FIGURES) and len(shown) == len(lines("README.md").split("\n")) - 4
+    assert len({(ROOT / f"docs/tasks/people_{name}.jpg").read_bytes() for name in shown}) == len(shown)
 
 
 def run_block(block, folder):

@@ -2,6 +2,7 @@
 
     python -m eval.figures [--figure toy|perception-distortion|all] [-o FOLDER]
     python -m eval.figures --method bird --weights PRIOR [--figure iterations|kernels|levels|wrong-kernel|all]
+    python -m eval.figures --method people [--figure noise|jpeg|sr|...|all] [-o docs/tasks]
     python -m eval.figures --method indigo|latent-indigo [--prior P] [--inn I] [--figure decomposition|path|drift|all]
 
 toy.png                      exact restorers in the plane: paths from observations to data, one step against many
@@ -23,16 +24,20 @@ indigo_decomposition.png     a picture, its coarse part and details, and what th
 indigo_path.png, .csv        estimates on the way and the residual, guided beside zeta = 0
 latent_indigo_drift.png      how far estimates are from what the autoencoder would say, step by step
 
+and a picture for every line of "Which method?" in the README, before | after | truth, with --method auto:
+
+people_noise.jpg, ...        damage as in `python -m eval.tables --method people`, photographs of scikit-image
+
 Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 2303.11435).
 """
 import pathlib
 
 from eval import command, problems
-from eval.figures import bird, indigo, photo
+from eval.figures import bird, indigo, people, photo
 
-OF_METHOD = {"indi": photo.FIGURES, "bird": bird.FIGURES, **indigo.OF_METHOD}
+OF_METHOD = {"indi": photo.FIGURES, "bird": bird.FIGURES, "people": tuple(people.FIGURES), **indigo.OF_METHOD}
 # by method: ``draw(args, names, folder)``: arguments of the command line, of which figures, where they go
-DRAW = {"indi": photo.draw, "bird": bird.draw, **dict.fromkeys(indigo.OF_METHOD, indigo.draw)}
+DRAW = {"indi": photo.draw, "bird": bird.draw, "people": people.draw, **dict.fromkeys(indigo.OF_METHOD, indigo.draw)}
 
 
 def main(argv=None) -> int:

@@ -269,6 +269,16 @@ def _bytes(picture):
 _load = functools.cache(methods.load)
 
 
+def restored(task: Task, damage: Damage) -> tuple[str, list[np.ndarray], float]:
+    """What ``--method auto`` makes of it: its name, the picture (0..255, a list of one), the seconds."""
+    choice = methods.choose(task.task, tuple(damage.settings))
+    load = methods.load if damage.settings else _load
+    restore = load(choice.method, task=task.task, **damage.settings)
+    since = time.perf_counter()
+    found, _ = restore(images.Picture((damage.y / 127.5 - 1).astype(np.float32), grey=damage.grey))
+    return f"{OURS} ({choice.method})", [(found.pixels + 1) * 127.5], time.perf_counter() - since
+
+
 def _answers(task, damage):
     """``{method: (pictures 0..255, seconds for one)}``; of several the best is shown."""
     y, same_size = damage.y / 255, damage.y.shape == damage.truth.shape
@@ -277,12 +287,8 @@ def _answers(task, damage):
         since = time.perf_counter()
         found = function(y, damage)
         answers[name] = [255 * np.clip(one, 0, 1) for one in found], (time.perf_counter() - since) / len(found)
-    choice = methods.choose(task.task, tuple(damage.settings))
-    load = methods.load if damage.settings else _load
-    restore = load(choice.method, task=task.task, **damage.settings)
-    since = time.perf_counter()
-    restored, _ = restore(images.Picture((damage.y / 127.5 - 1).astype(np.float32), grey=damage.grey))
-    answers[f"{OURS} ({choice.method})"] = [(restored.pixels + 1) * 127.5], time.perf_counter() - since
+    name, found, seconds = restored(task, damage)
+    answers[name] = found, seconds
     shifts = range(-damage.shifts, damage.shifts + 1)
     moves = [(down, right) for down in shifts for right in shifts]
     return {name: ([np.roll(one, move, (0, 1)) for one in found for move in moves], seconds)
