@@ -48,6 +48,17 @@ def test_a_picture_with_nothing_wrong_comes_back_as_it_was_and_that_is_said(look
     assert (eight_bits(told) != x).any() and not report.note  # a person who says the level is believed
 
 
+def test_strength_is_the_share_of_the_change_that_is_made(tmp_path):
+    restore = methods.load("once", task="denoise", sigma_255=20.0, copies=1,
+                           weights=networks.write_denoiser(tmp_path / "denoiser.safetensors"))
+    y = picture(photograph(40))
+    whole, half, none = (restore.told(strength=strength)(y)[0].pixels for strength in (1.0, 0.5, 0.0))
+    np.testing.assert_array_equal(none, y.pixels)
+    inside = np.abs(whole) < 1  # of what is clipped nothing can be said
+    assert inside.mean() > 0.3 and np.abs(whole - y.pixels)[inside].max() > 0.02
+    np.testing.assert_allclose(half[inside], (whole + y.pixels)[inside] / 2, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_little_noise_is_taken_out_where_nothing_is_said(look):
     x = photograph()

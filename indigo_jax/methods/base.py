@@ -22,6 +22,7 @@ from indigo_jax.methods.progress import Listeners
 from indigo_jax.typing import Array, Key, Params
 
 TASKS = ("auto", "denoise", "deblur", "nonuniform", "sr", "jpeg", "inpaint", "ct")
+GIVEN = ("mask", "kernel", "sigma_255")  # settings that programs are given with every picture
 _LARGEST = 1024  # side of a tile of a network that takes any size; about 1.5 GB with the bundled ones
 _STEP = 64  # between the canvases of such networks
 
@@ -196,9 +197,16 @@ class Restoration:
         return all(side_of(network) is None for network in self.networks.values())
 
     def told(self, **settings) -> "Restoration":
-        """The same method, networks and programs, told something else of the next picture, as its ``mask``."""
+        """The same method and networks, told something else of the next picture, as its ``mask``.
+
+        Programs are shared where that is an array or a number that they are given (:data:`GIVEN`), else they are new.
+        """
         other = copy.copy(self)
         other.settings = dataclasses.replace(self.settings, **settings)
+        before = {name: getattr(self.settings, name) for name in settings}
+        if any((before[name] is None) != (value is None) if name in GIVEN else before[name] != value
+               for name, value in settings.items()):
+            other._compile()
         return other
 
     # ------------------------------------------------------------------------------- the way of a picture

@@ -29,6 +29,11 @@ class Look(Once):
         super().load()
         self.jpeg = Jpeg(self.settings, task="jpeg", devices=self.devices)
 
+    def told(self, **settings):
+        other = super().told(**settings)
+        other.jpeg = self.jpeg.told(**settings)
+        return other
+
     def was_jpeg(self, picture) -> bool:
         """Whether a picture shows what JPEG has left, and hardly any noise beside it."""
         pixels = np.asarray(picture.pixels, np.float32)

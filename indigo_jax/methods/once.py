@@ -65,7 +65,6 @@ class Once(KnownOperator):
         key = self.settings, self.largest
         if key not in self._levelled:
             self._levelled[key] = self.told(sigma_255=1.0, copies=self.settings.copies or 1)
-            self._levelled[key]._compile()
         return self._levelled[key]
 
     def _pieces(self, height, width):
