@@ -1,6 +1,5 @@
 """From networks to the callables that samplers take."""
 import dataclasses
-import functools
 from typing import Callable, NamedTuple
 
 import jax
@@ -204,18 +203,22 @@ def mirrored(denoiser: Denoiser, copies: int = 4) -> Denoiser:
     if copies not in (1, 2, 4):
         raise ValueError(f"copies must be 1, 2 or 4, got {copies}")
 
+    if copies == 1:
+        return denoiser
+    ways = ((), (2,), (1,), (1, 2))[:copies]
+
     def mean(x_t, t):
-        predictions = []
-        for axes in ((), (2,), (1,), (1, 2))[:copies]:
-            flip = functools.partial(_flip, axes=axes, shape=x_t.shape)
-            predictions.append(jax.tree.map(flip, denoiser(flip(x_t), t)))
-        return jax.tree.map(lambda *parts: sum(parts) / copies, *predictions)
+        flipped = jnp.stack([jnp.flip(x_t, axes) for axes in ways])
+        predictions = jax.lax.map(lambda x: denoiser(x, t), flipped)  # one after the other: memory, and one program
+
+        def back(parts):
+            flips = [jnp.flip(part, axes) if jnp.shape(part)[:3] == x_t.shape[:3] else part
+                     for part, axes in zip(parts, ways)]
+            return sum(flips) / copies
+
+        return jax.tree.map(back, predictions)
 
     return mean
-
-
-def _flip(a, axes, shape):
-    return jnp.flip(a, axes) if jnp.shape(a)[:3] == shape[:3] else a
 
 
 def from_flow(fn: Callable, schedule: NoiseSchedule, clip: bool = False) -> Denoiser:

@@ -10,7 +10,7 @@ from indigo_jax.cli.messages import UsageError, show
 from indigo_jax.cli.parsing import add_command
 
 _LARGEST = 2 * 2**30  # bytes above which the oldest programs go
-_WORTH = 0.5  # seconds of compilation from which a program is kept
+_WORTH = 0.1  # seconds of compilation from which a program is kept
 
 
 def add(commands):

@@ -10,6 +10,7 @@ FAMILIES = ("free", "gaussian", "motion")
 _LARGEST = 2**25  # numbers in one array of shifted pictures
 
 
+@jax.jit
 def noise_level(y: Array) -> Array:
     """Standard deviation of white noise in pictures ``[B, H, W, C]`` -> ``[B]``, in the units of y.
 

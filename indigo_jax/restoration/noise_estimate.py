@@ -18,6 +18,7 @@ _ENOUGH = 4  # patches for each number in one
 _WHITE = 0.7  # least eigenvalue of white noise, of their mean; 0.46 where it is blurred by half a pixel
 
 
+@jax.jit
 def flat_noise_level(y: Array) -> Array:
     """Standard deviation of the noise in pictures ``[B, H, W, C]`` -> ``[B]``, in the units of y (clipped to [-1, 1]).
 

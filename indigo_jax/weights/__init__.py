@@ -69,12 +69,12 @@ def load(name_or_path, kind: str | None = None):
         damaged, is not safetensors (pickles are never opened), differs from the manifest, belongs to an unknown
         architecture, or whose tensors are not exactly those of the network, all finite.
     """
-    import jax.numpy as jnp
+    import jax
     module, tensors, info = checking.read(*find(name_or_path))
     if kind is not None and info["kind"] != kind:
         raise WeightsError(f"{show(name_or_path)}: {KINDS[info['kind']]}, where {KINDS[kind].partition(' (')[0]} is "
                            "needed; see: indigo weights list")
-    return module, _nest({key: jnp.asarray(value) for key, value in tensors.items()}), info
+    return module, jax.device_put(_nest(tensors)), info
 
 
 def kind_of(name_or_path) -> str | None:
@@ -106,7 +106,7 @@ def verify(name_or_path) -> dict:
         :class:`WeightsError`, as :func:`load`.
     """
     path, expected = find(name_or_path)
-    _, tensors, info = checking.read(path, expected)
+    _, tensors, info = checking.read(path, expected, every_shape=True)
     return {"name": info.get("name", path.stem), "path": str(path), "sha256": info["sha256"],
             "size": path.stat().st_size, "tensors": len(tensors),
             "parameters": sum(value.size for value in tensors.values())}
