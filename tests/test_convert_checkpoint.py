@@ -200,7 +200,8 @@ def test_networks_of_other_shapes_are_no_pair():
         checkpoint.choose(flat, raw=True)
 
 
-@pytest.mark.parametrize("tree", [{"ema": OTHER, "step": 3}, prefixed("ema_model.", OTHER), {"params_ema": OTHER}, {"ema": {"shadow": OTHER}}])
+@pytest.mark.parametrize("tree", [{"ema": OTHER, "step": 3}, prefixed("ema_model.", OTHER), {"params_ema": OTHER},
+                                  {"ema": {"shadow": OTHER}}])
 def test_an_average_alone(tree):
     found = checkpoint.choose(tree)
     same(found, OTHER)

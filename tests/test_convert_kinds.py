@@ -179,8 +179,8 @@ def test_unet2d_of_google_is_the_ddpm_unet(tmp_path, old):
      schedules.to_json("cosine", num_timesteps=1000), "x0")])
 def test_the_scheduler_of_a_pipeline(scheduler, schedule, prediction):
     info, notes = kinds.schedule_of(scheduler, kinds.Options())
-    assert info["schedule"] == schedule and info["prediction"] == prediction and not notes
-    assert info["steps_offset"] == scheduler.get("steps_offset", 0)
+    assert info["schedule"] == schedule and info["prediction"] == prediction
+    assert len(notes) == ("steps_offset" in scheduler) and info["steps_offset"] == scheduler.get("steps_offset", 0)
 
 
 @pytest.mark.parametrize("scheduler, words", [
@@ -193,8 +193,8 @@ def test_schedulers_that_none_here_is(scheduler, words):
 
 
 def test_a_scheduler_that_ends_in_nothing_but_noise():
-    info, _ = kinds.schedule_of({"beta_schedule": "scaled_linear", "prediction_type": "v_prediction",
-                                 "rescale_betas_zero_snr": True}, kinds.Options())
+    info, _ = kinds.schedule_of({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+                                 "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, kinds.Options())
     wanted = schedules.rescale_zero_terminal_snr(schedules.scaled_linear())
     jax.tree.map(np.testing.assert_array_equal, schedules.from_json(json.loads(json.dumps(info["schedule"]))), wanted)
 
