@@ -218,6 +218,19 @@ def under(tensors: dict[str, Any], signature: tuple[str, ...]) -> list[str]:
 
 
 def cut(tensors: dict[str, Any], prefix: str, read_as: Callable = array) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays under a prefix, without it, and the names that are not under it."""
-    inside = {name.removeprefix(prefix): read_as(value) for name, value in tensors.items() if name.startswith(prefix)}
+    """The arrays under a prefix, without it, and the names that are not under it.
+
+    Errors:
+        ValueError that names an array which is damaged, or holds whole numbers where parameters are.
+    """
+    inside = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            try:
+                found = inside[name.removeprefix(prefix)] = read_as(value)
+            except torch_file.DamagedFile as error:
+                raise ValueError(f"{name}: {error}") from error
+            if found.dtype.kind != "f" and name.endswith((".weight", ".bias")):
+                raise ValueError(f"{name} holds whole numbers ({found.dtype}), as of a quantised network: give the "
+                                 "checkpoint in floats")
     return inside, [name for name in tensors if not name.startswith(prefix)]
