@@ -152,6 +152,44 @@ def test_bad_sources_are_one_line(tmp_path, capsys, monkeypatch, source, options
     assert not (tmp_path / "out.safetensors").exists() and not (tmp_path / "mark").exists()
 
 
+def broken(change):
+    state = foreign.drunet()
+    change(state)
+    return state
+
+
+def whole_numbers(state):
+    state["m_head.weight"] = np.zeros(state["m_head.weight"].shape, np.int64)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: s.pop("m_tail.weight"), "not a DRUNet: no m_head.weight, m_tail.weight"),
+    (lambda s: s.pop("m_body.1.res.2.weight"), "lacks body_block_1_out/kernel (1 in all) for DRUNet"),
+    (lambda s: s.update({"m_more.weight": np.zeros(3, np.float32)}), "has unknown m_more.weight (1 in all) for DRUNet"),
+    (lambda s: s.update({"m_up1.0.weight": np.zeros((6, 5, 2, 2), np.float32)}), "up_0/kernel has the shape"),
+    (lambda s: s["m_head.weight"].__setitem__(0, np.inf), "m_head.weight holds NaN or infinity: the checkpoint is"),
+    (whole_numbers, "m_head.weight holds whole numbers (int64), as of a quantised network")])
+def test_checkpoints_that_are_not_whole_are_one_line(tmp_path, capsys, change, message):
+    path = write_zip(tmp_path / "net.pth", broken(change))
+    assert main(["weights", "convert", str(path), "-o", str(tmp_path / "out.safetensors"), "--from", "drunet"]) == 2
+    said = capsys.readouterr().err
+    assert ": net.pth: " in said and message in said and said.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["net.pth"]
+    if "quantised" not in message and "holds NaN" not in message:
+        assert "its names begin with m_" in said
+
+
+def test_a_changed_byte_names_the_file_and_the_array(tmp_path, capsys):
+    state = {**foreign.drunet(), "m_tail.weight": np.full((3, 4, 3, 3), 1.5, np.float32)}
+    path = write_zip(tmp_path / "net.pth", state)
+    data = bytearray(path.read_bytes())
+    data[bytes(data).index(state["m_tail.weight"].tobytes())] ^= 1
+    path.write_bytes(data)
+    assert main(["weights", "convert", str(path), "-o", str(tmp_path / "out.safetensors")]) == 2
+    said = capsys.readouterr().err
+    assert "net.pth: m_tail.weight: the values of data/" in said and "are damaged" in said and said.count("\n") == 1
+
+
 def test_a_pipeline_goes_through_a_file(tmp_path):
     """What diffusers calls its networks and its noise is there again when the file is loaded."""
     folder = tmp_path / "ddpm"
@@ -202,11 +240,12 @@ def test_lpips_in_two_files_and_in_one(tmp_path, capsys):
            for name, value in alex.items()}
     write_zip(tmp_path / "one.pth", {**one, **heads, "scaling_layer.shift": np.zeros(3, np.float32)})
     found = []
-    for source in (folder, tmp_path / "one.pth"):
+    for source, kind in ((folder, "lpips"), (folder, "auto"), (tmp_path / "one.pth", "auto")):
         out = tmp_path / "lpips.npz"
-        assert main(["weights", "convert", str(source), "-o", str(out), "--from", "lpips"]) == 0
+        assert main(["weights", "convert", str(source), "-o", str(out), "--from", kind]) == 0
         found.append(metrics.load_lpips(out))
-    assert jax.tree.all(jax.tree.map(np.array_equal, *found))
+        out.unlink()
+    assert jax.tree.all(jax.tree.map(lambda *arrays: all(np.array_equal(arrays[0], each) for each in arrays), *found))
     np.testing.assert_array_equal(found[0]["conv2/kernel"][1, 2], alex["features.3.weight"][:, :, 1, 2].T)
     capsys.readouterr()
     for source, out, words in ((folder / "heads.pth", "a.npz", "its AlexNet's convolutions are missing (conv1/kernel"),
@@ -214,6 +253,29 @@ def test_lpips_in_two_files_and_in_one(tmp_path, capsys):
                                (folder, "a.safetensors", "written as .npz: name it a.npz")):
         assert main(["weights", "convert", str(source), "-o", str(tmp_path / out), "--from", "lpips"]) == 2
         assert words in capsys.readouterr().err and not (tmp_path / out).exists()
+    assert main(["weights", "convert", str(folder / "heads.pth"), "-o", str(tmp_path / "a.npz")]) == 2
+    assert "not all of LPIPS: its AlexNet's convolutions are missing" in capsys.readouterr().err
+    for name, change, words in (("lin2.model.1.weight", np.nan, "lin2.model.1.weight holds NaN or infinity"),
+                                ("lin2.model.1.weight", -1, "lin2 has weights below zero"),
+                                ("lin3.model.1.weight", np.ones((1, 2, 1, 1)), "lin3 must be finite floats of")):
+        write_zip(tmp_path / "bad.pth", {**one, **heads, name: np.float32(0 * heads[name] + change if np.ndim(
+            change) == 0 else change)})
+        assert main(["weights", "convert", str(tmp_path / "bad.pth"), "-o", str(tmp_path / "a.npz")]) == 2
+        said = capsys.readouterr().err
+        assert "bad.pth" in said and words in said and said.count("\n") == 1 and not list(tmp_path.glob("*a*.npz"))
+
+
+def test_what_holds_lpips_among_others_is_not_taken_for_it(tmp_path):
+    """The loss of an autoencoder's training, in the autoencoder's file; a pipeline's folder."""
+    heads = {"lin0.model.1.weight": np.ones((1, 4, 1, 1), np.float32)}
+    path = write_zip(tmp_path / "loss.pth", {f"loss.perceptual_loss.{name}": value for name, value in heads.items()})
+    assert not convert.is_lpips(path) and not convert.is_lpips(tmp_path / "absent")
+    write_zip(tmp_path / "heads.pth", heads)
+    assert convert.is_lpips(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    assert not convert.is_lpips(tmp_path) and convert.is_lpips(tmp_path / "heads.pth")
+    (tmp_path / "heads.pth").write_bytes(b"PK\3\4 cut")
+    assert not convert.is_lpips(tmp_path / "heads.pth")
 
 
 @pytest.mark.parametrize("network", ["squeeze", "vgg"])

@@ -99,7 +99,7 @@ def test_official_parameters_by_file_have_their_name_in_the_column(folders, caps
     pathlib.Path("text.mat").write_text("no")
     assert main(["weights", "convert", "text.mat", "-o", "b.npz"]) == 2  # recognised by its suffix
     assert "not a .mat file" in capsys.readouterr().err
-    assert main(["weights", "convert", "niqe.npz", "-o", "b.safetensors", "--from", "niqe"]) == 2
+    assert main(["weights", "convert", "niqe.npz", "-o", "b.safetensors"]) == 2  # and by its arrays
     assert "name it b.npz" in capsys.readouterr().err
 
 

@@ -152,14 +152,56 @@ LAYOUTS = {
 def test_the_average_is_taken_and_said(layout):
     found = checkpoint.choose(LAYOUTS[layout])
     prefix = {"ema-pytorch": "model.", "lightning": "net.", "latent diffusion": "model.net."}.get(layout, "")
-    same(found, prefixed(prefix, OTHER))
+    within = "online_model." if layout == "ema-pytorch" else ""  # beside the averages, as whose raw ones they are named
+    same(found, prefixed(within + prefix, OTHER))
     assert "averaged one" in found.notes[0] and "--raw" in found.notes[0]
     found = checkpoint.choose(LAYOUTS[layout], raw=True)
     same(found, prefixed(prefix, STATE))
     assert "not averaged" in found.notes[0]
 
 
-@pytest.mark.parametrize("tree", [{"ema": OTHER, "step": 3}, {"params_ema": OTHER}, {"ema": {"shadow": OTHER}}])
+SIDE_BY_SIDE = [("model.", "ema_model."), ("model.", "model_ema."), ("model.", "ema."), ("net.", "net_ema."),
+                ("unet.", "ema_unet."), ("denoise_fn.", "ema_denoise_fn."), ("module.model.", "module.ema_model."),
+                ("model.", "model_ema.module."), ("model._orig_mod.", "ema_model."), ("model.module.", "ema.module."),
+                ("online_model.model.", "ema_model.model."), ("", "ema."), ("generator.", "g_ema.")]
+
+
+@pytest.mark.parametrize("wrap", [lambda flat: flat, lambda flat: {"state_dict": flat, "epoch": 3},
+                                  lambda flat: {"ema": flat, "step": 3}], ids=["alone", "state_dict", "ema"])
+@pytest.mark.parametrize("plain, averaged", SIDE_BY_SIDE)
+def test_averages_beside_the_others_in_one_table(plain, averaged, wrap):
+    """Whatever else is there stays with both; so do names of the average that the others lack, to be refused later."""
+    beside = {"vae.a.weight": 7 * STATE["a.weight"], "betas": np.ones(9, np.float32)}
+    flat = {**prefixed(averaged, OTHER), **prefixed(plain, STATE), **beside, f"{averaged}more.bias": STATE["a.bias"],
+            f"{averaged}n_averaged": np.array(3), f"{averaged.split('.')[0]}.num_updates": np.array(5)}
+    kept = {"vae.a.weight": beside["vae.a.weight"]}
+    found = checkpoint.choose(wrap(flat))
+    same(found, {**prefixed(plain, OTHER), f"{plain}more.bias": STATE["a.bias"], **kept})
+    mark = ".".join(word for word in averaged.split(".") if "ema" in word)
+    assert mark in found.notes[0] and "averaged one" in found.notes[0] and "--raw takes the other" in found.notes[0]
+    found = checkpoint.choose(wrap(flat), raw=True)
+    same(found, {**prefixed(plain, STATE), **kept})
+    assert "not averaged" in found.notes[0]
+
+
+def test_two_networks_and_their_averages():
+    flat = {**prefixed("unet.", STATE), **prefixed("unet_ema.", OTHER), **prefixed("text.", STATE),
+            **prefixed("ema_model.text.", {name: 3 * value for name, value in STATE.items()})}
+    same(checkpoint.choose(flat), {**prefixed("unet.", OTHER), **prefixed("text.", {
+        name: 3 * value for name, value in STATE.items()})})
+    same(checkpoint.choose(flat, raw=True), {**prefixed("unet.", STATE), **prefixed("text.", STATE)})
+
+
+def test_networks_of_other_shapes_are_no_pair():
+    """An averaged network beside another one, as a text encoder: there is no other set to take."""
+    flat = {**prefixed("ema_model.", OTHER), "text.a.weight": np.ones((9, 9), np.float32), "text.a.bias": np.ones(9)}
+    same(checkpoint.choose(flat), OTHER)
+    with pytest.raises(ValueError, match="averaged parameters alone; leave --raw out"):
+        checkpoint.choose(flat, raw=True)
+
+
+@pytest.mark.parametrize("tree", [{"ema": OTHER, "step": 3}, prefixed("ema_model.", OTHER), {"params_ema": OTHER},
+                                  {"ema": {"shadow": OTHER}}])
 def test_an_average_alone(tree):
     found = checkpoint.choose(tree)
     same(found, OTHER)
@@ -180,7 +222,8 @@ def test_parameters_alone_need_no_word(tree):
 def test_buffers_are_no_parameters():
     buffers = {name: np.ones(4, np.float32) for name in (
         "betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "posterior_mean_coef1", "net.sqrt_recip_alphas",
-        "loss_weight", "bn.num_batches_tracked")}
+        "loss_weight", "bn.num_batches_tracked", "gammas", "sqrt_recipm1_gammas", "alphas_cumprod_next", "n_averaged",
+        "log_one_minus_alphas_cumprod", "posterior_log_variance_clipped", "a.total_ops", "a.total_params")}
     same(checkpoint.choose({**buffers, **STATE}), STATE)
 
 

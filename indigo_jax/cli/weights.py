@@ -110,7 +110,10 @@ def _of_metric(args, kind):
     temporary = path.with_name(f".{path.stem}.tmp.npz")
     try:
         np.savez(temporary, **arrays)
-        load(temporary)
+        try:
+            load(temporary)
+        except ValueError as error:  # what it says of this file is true of the source
+            raise ValueError(str(error).replace(str(temporary), str(args.source))) from error
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -120,18 +123,19 @@ def _of_metric(args, kind):
 
 
 def _recognised(source, sources):
-    """ "indigo" for a training run of ours, "niqe" for a file of MATLAB, "keras-ddpm" for its archive, else "auto"."""
+    """The kind of what no table of kinds has: a training run of ours, a metric, an archive of Keras; else "auto"."""
     path = pathlib.Path(source)
     if path.suffix == ".mat":
         return "niqe"
     if sources.is_training_run(path):
         return "indigo"
+    from indigo_jax import convert as converters
     if path.suffix == ".npz" and path.is_file():
-        from indigo_jax import convert as converters
-        with contextlib.suppress(ValueError, OSError):
-            converters.load_quantised(path)
-            return "keras-ddpm"
-    return "auto"
+        for kind, read in (("keras-ddpm", converters.load_quantised), ("niqe", converters.read_niqe)):
+            with contextlib.suppress(ValueError, OSError):
+                read(path)
+                return kind
+    return "lpips" if path.exists() and converters.is_lpips(path) else "auto"
 
 
 def _write(args, module, params, info):

@@ -12,22 +12,16 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from indigo_jax.convert import torch_file
+from indigo_jax.convert import averages, torch_file
+from indigo_jax.convert.averages import AVERAGED, OTHERS
 from indigo_jax.convert.torch_file import Tensor
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
-# names of the averaged parameters and of the others in files of training runs, the usual first
-AVERAGED = ("ema", "model_ema", "params_ema", "ema_state_dict", "state_dict_ema", "model_ema_state_dict", "ema_model",
-            "ema_params", "g_ema", "G_ema", "netG_ema", "net_ema", "unet_ema", "ema_net", "ema_denoiser", "shadow")
-OTHERS = ("model", "state_dict", "params", "model_state_dict", "module", "net", "network", "unet", "denoiser",
-          "generator", "netG", "G", "weights", "teacher", "online_model")
-_AVERAGED_PREFIXES = ("ema_model.", "model_ema.", "ema.", "ema_denoise_fn.", "online_ema.")
-_BUFFERS = re.compile(  # of diffusion, of averaging, of normalisation: numbers that the program computes anew
-    r"(.*\.)?(betas|alphas|alphas_cumprod|alphas_cumprod_prev|sqrt_alphas_cumprod|sqrt_one_minus_alphas_cumprod|"
-    r"log_one_minus_alphas_cumprod|sqrt_recip_alphas_cumprod|sqrt_recipm1_alphas_cumprod|sqrt_recip_alphas|"
-    r"posterior_variance|posterior_log_variance_clipped|posterior_mean_coef[12]|lvlb_weights|logvar|loss_weight|"
-    r"p2_loss_weight|snr|sigmas|log_sigmas|scale_factor|num_batches_tracked|initted|step|decay|num_updates|"
-    r"position_ids|inv_freq)")
+_BUFFERS = re.compile(  # of diffusion, of averaging, of normalisation, of counting: numbers that programs compute anew
+    r"(.*\.)?((log_|sqrt_)?(one_minus_|recip_|recipm1_)?(alphas|betas|gammas)(_cumprod)?(_prev|_next)?|"
+    r"posterior_variance|posterior_log_variance(_clipped)?|posterior_mean_coef[12]|lvlb_weights|logvar|loss_weight|"
+    r"p2_loss_weight|snr|sigmas|log_sigmas|scale_factor|num_batches_tracked|initted|step|decay|num_updates|n_averaged|"
+    r"position_ids|inv_freq|total_ops|total_params)")
 
 
 class Checkpoint(NamedTuple):
@@ -131,8 +125,9 @@ def choose(tree: Any, *, raw: bool = False) -> Checkpoint:
     """The parameters in what a training run has saved, and of two sets the averaged one.
 
     Known layouts: names and arrays; a dict with the parameters under one of :data:`OTHERS`, their average under one of
-    :data:`AVERAGED`; the list ``[model, optimizer, epoch, step, average]`` of DDPM's torch port; averages that are
-    marked by a prefix of their names (``model_ema.``, without dots behind it, of latent diffusion; ``ema_model.``).
+    :data:`AVERAGED`; the list ``[model, optimizer, epoch, step, average]`` of DDPM's torch port; averages that a word
+    of their names marks (``ema_model.a.weight`` beside ``model.a.weight``; ``model_ema.``, without dots behind it, of
+    latent diffusion), which take the names of the others.
 
     Errors:
         ValueError where there are none, or not the raw ones that are asked for.
@@ -169,34 +164,17 @@ def _split(tree, depth=0):
     average = next(((name, tree[name]) for name in AVERAGED if _has_arrays(tree.get(name))), None)
     other = next(((name, tree[name]) for name in OTHERS if _has_arrays(tree.get(name))), None)
     if average is not None:
-        inner = _split(average[1], depth + 1)
-        chosen = inner[0] or inner[1]
-        average = (".".join(filter(None, (average[0], chosen[0]))), chosen[1]) if chosen else average
+        inner = [pair and (".".join(filter(None, (average[0], pair[0]))), pair[1])
+                 for pair in _split(average[1], depth + 1)]
+        average = inner[0] or inner[1] or average
+        if other is None:
+            both = inner if all(inner) else averages.apart(dict(_flatten(tree)))
+            return tuple(both) if all(both) else (average, None)
     if other is not None:
         inner_average, inner = _split(other[1], depth + 1)
         average = average or (inner_average and (f"{other[0]}.{inner_average[0]}", inner_average[1]))
         return average, (".".join(filter(None, (other[0], inner[0]))), inner[1]) if inner else None
-    if average is not None:
-        return average, None
-    return _by_prefix(tree)
-
-
-def _by_prefix(tree):
-    """Of names and arrays: averages that a prefix marks."""
-    flat = {name: value for name, value in _flatten(tree)}
-    for prefix in _AVERAGED_PREFIXES:
-        marked = {name.removeprefix(prefix): value for name, value in flat.items() if name.startswith(prefix)}
-        rest = {name: value for name, value in flat.items() if not name.startswith(prefix)}
-        if not any(getattr(value, "ndim", 0) for value in marked.values()):
-            continue
-        if any("." in name for name in marked):
-            other = {name: value for name, value in rest.items() if name.startswith("online_model.")}
-            return (prefix.rstrip("."), marked), (("online_model", other) if other else None)
-        dotless = {name.removeprefix("model.").replace(".", ""): name for name in rest if name.startswith("model.")}
-        average = {dotless[name]: value for name, value in marked.items() if name in dotless}
-        if average:  # latent diffusion's; what is not averaged (autoencoder, text encoder) stays as it is
-            return (prefix.rstrip("."), {**rest, **average}), ("", rest)
-    return None, ("", flat) if any(getattr(value, "ndim", 0) for value in flat.values()) else None
+    return averages.apart(dict(_flatten(tree)))
 
 
 def _flatten(tree, prefix=""):
@@ -240,6 +218,19 @@ def under(tensors: dict[str, Any], signature: tuple[str, ...]) -> list[str]:
 
 
 def cut(tensors: dict[str, Any], prefix: str, read_as: Callable = array) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays under a prefix, without it, and the names that are not under it."""
-    inside = {name.removeprefix(prefix): read_as(value) for name, value in tensors.items() if name.startswith(prefix)}
+    """The arrays under a prefix, without it, and the names that are not under it.
+
+    Errors:
+        ValueError that names an array which is damaged, or holds whole numbers where parameters are.
+    """
+    inside = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            try:
+                found = inside[name.removeprefix(prefix)] = read_as(value)
+            except torch_file.DamagedFile as error:
+                raise ValueError(f"{name}: {error}") from error
+            if found.dtype.kind != "f" and name.endswith((".weight", ".bias")):
+                raise ValueError(f"{name} holds whole numbers ({found.dtype}), as of a quantised network: give the "
+                                 "checkpoint in floats")
     return inside, [name for name in tensors if not name.startswith(prefix)]

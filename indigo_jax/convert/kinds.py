@@ -6,7 +6,8 @@ import numpy as np
 
 from indigo_jax.convert import checkpoint, makers, sources
 from indigo_jax.convert.make_latent import make_latent_unet
-from indigo_jax.convert.options import Converted, Options, first_of, schedule_of
+from indigo_jax.convert.options import Converted, Options, first_of
+from indigo_jax.convert.scheduler import schedule_of
 
 __all__ = ["Converted", "KINDS", "Kind", "Options", "load", "recognise", "schedule_of"]
 
@@ -58,7 +59,10 @@ def load(source: str, kind: str = "auto", *, raw: bool = False, revision: str | 
         users = [name for name, each in KINDS.items() if strange[0] in each.options]
         raise ValueError(f"--{strange[0].replace('_', '-')} is for --from {' and '.join(users)}, and this is {kind}; "
                          "leave it out")
-    tensors, rest = checkpoint.cut(held.tensors, prefix)
+    try:
+        tensors, rest = checkpoint.cut(held.tensors, prefix)
+    except ValueError as error:
+        raise ValueError(f"{found.name}: {error}") from error
     part = part._replace(others={name: held.tensors[name] for name in rest})
     damaged = [name for name, value in tensors.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
     if damaged:

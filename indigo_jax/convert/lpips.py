@@ -69,9 +69,27 @@ def read_lpips(source) -> dict[str, np.ndarray]:
         ValueError for a source that is not there, or not LPIPS.
     """
     path = pathlib.Path(source)
-    files = [file for file in sorted(path.iterdir()) if file.suffix in checkpoint.SUFFIXES] if path.is_dir() else [path]
-    tensors = {name: checkpoint.array(value) for file in files for name, value in checkpoint.read(file).tensors.items()}
+    tensors = _tensors(path)
     try:
+        tensors = checkpoint.cut(tensors, "")[0]
+        damaged = [name for name, value in tensors.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+        if damaged:
+            raise ValueError(f"{damaged[0]} holds NaN or infinity: the checkpoint is damaged")
         return lpips(tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def is_lpips(source) -> bool:
+    """Whether a file, or a folder without a config, has heads of LPIPS: whole, or to be missed with a clear error."""
+    path = pathlib.Path(source)
+    try:
+        return not (path.is_dir() and any(path.glob("*.json"))) and any(map(_HEAD.fullmatch, _tensors(path)))
+    except (ValueError, OSError):
+        return False
+
+
+def _tensors(path):
+    """Of a file, or of all checkpoints in a folder, not read yet where the file allows it."""
+    files = [file for file in sorted(path.iterdir()) if file.suffix in checkpoint.SUFFIXES] if path.is_dir() else [path]
+    return {name: value for file in files for name, value in checkpoint.read(file).tensors.items()}

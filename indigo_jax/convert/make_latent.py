@@ -7,7 +7,8 @@ from indigo_jax import models
 from indigo_jax.convert import checkpoint, compvis
 from indigo_jax.convert.diffusers_unet import with_added
 from indigo_jax.convert.latent_prior import empty_text, latent_prior, latent_prior_arguments
-from indigo_jax.convert.options import Converted, schedule_of
+from indigo_jax.convert.options import Converted
+from indigo_jax.convert.scheduler import schedule_of
 
 
 def make_latent_unet(tensors, part, options):
@@ -60,7 +61,7 @@ def _context(part, options, channels):
     text = part.text_encoder
     if text is not None:
         config = text.config
-        state = {name: checkpoint.array(value) for name, value in text.read().tensors.items()}
+        state = checkpoint.cut(text.read().tensors, "")[0]
         return empty_text(state, num_heads=config.get("num_attention_heads"), pad=config.get("pad"),
                           activation=config.get("hidden_act", "quick_gelu"))
     prefixes = checkpoint.under(part.others, ("text_model.embeddings.token_embedding.weight",))

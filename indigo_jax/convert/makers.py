@@ -13,7 +13,8 @@ from indigo_jax.convert.guided_diffusion import guided_diffusion, guided_diffusi
 from indigo_jax.convert.inception import inception, inception_arguments
 from indigo_jax.convert.indigo_inn import indigo_inn, indigo_inn_arguments
 from indigo_jax.convert.kdsr import SIGNATURE, kdsr, kdsr_arguments
-from indigo_jax.convert.options import Converted, first_of, schedule_of
+from indigo_jax.convert.options import Converted, first_of
+from indigo_jax.convert.scheduler import schedule_of
 from indigo_jax.convert.swinir import swinir, swinir_arguments
 from indigo_jax.convert.taef2 import taef2, taef2_arguments
 

@@ -131,7 +131,7 @@ def _from_hub(text, revision, offline):
 
 def _wanted_files(client, name, revision):
     """All small files, and of parameters that are there twice those in safetensors."""
-    names = client.HfApi().list_repo_files(name, revision=revision)
+    names = [each.rfilename for each in client.HfApi().model_info(name, revision=revision).siblings]  # asks only once
     safe = {pathlib.PurePosixPath(each).parent for each in names if each.endswith(".safetensors")}
     return [each for each in names if any(pathlib.PurePosixPath(each).match(pattern) for pattern in _PATTERNS)
             and not (each.endswith((".bin", ".pt", ".pth", ".ckpt")) and pathlib.PurePosixPath(each).parent in safe)]

@@ -79,8 +79,9 @@ def scheduler_config(info: dict) -> dict | None:
     if stored.get("name") not in ("linear", "scaled_linear", "cosine", "own") or info["prediction"] not in predictions:
         return None
     config = {"_class_name": "DDIMScheduler", "prediction_type": predictions[info["prediction"]],
-              "clip_sample": "autoencoder" not in info, "steps_offset": int(info.get("steps_offset", 0)),
-              "set_alpha_to_one": True}
+              "clip_sample": info.get("kind") != "latent prior" and "autoencoder" not in info,
+              "steps_offset": int(info.get("steps_offset", 0)), "set_alpha_to_one": info.get("set_alpha_to_one", True),
+              "timestep_spacing": info.get("timestep_spacing", "leading")}
     if stored["name"] in ("linear", "scaled_linear"):
         return {**config, "beta_schedule": stored["name"], "num_train_timesteps": stored["num_timesteps"],
                 "beta_start": stored["beta_start"], "beta_end": stored["beta_end"]}

@@ -152,7 +152,9 @@ def sampler(name_or_path, size: tuple[int, int], *, steps: int | None = None) ->
     if info["kind"] == "restorer":
         return restoration("indi", size, weights=name_or_path, steps=steps or 1)
     whole, steps = denoisers.of(lambda x, t: x, info).schedule, steps or 50
-    schedule = schedules.respace(whole, steps, "leading" if info["prediction"] == "eps" else "trailing")
+    spacing = info.get("timestep_spacing") or ("leading" if info["prediction"] == "eps" else "trailing")
+    schedule = schedules.respace(whole, steps, spacing, set_alpha_to_one=info.get("set_alpha_to_one", True),
+                                 steps_offset=info.get("steps_offset", 0) if spacing == "leading" else 0)
 
     def draw(params, z):
         denoiser = denoisers.of(lambda *inputs: module.apply(params, *inputs), info, clip=True).denoiser

@@ -196,6 +196,13 @@ def _check_prior(path, info):
     if not isinstance(info.get("learned_variance", False), bool):
         raise WeightsError(f"{show(path)}: 'learned_variance' in its info is {brief(info['learned_variance'])}, not "
                            "true or false")
+    offset, spacing = info.get("steps_offset", 0), info.get("timestep_spacing", "leading")
+    for name, good in (("steps_offset", type(offset) is int and offset >= 0),
+                       ("timestep_spacing", spacing in schedules.RESPACINGS),
+                       ("set_alpha_to_one", isinstance(info.get("set_alpha_to_one", True), bool))):
+        if not good:
+            raise WeightsError(f"{show(path)}: {name!r} in its info is {brief(info[name])}, which "
+                               "schedules.respace does not take")
 
 
 def module_of(path, info, count):
