@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from eval.configs import photo_degradations
 from eval.figures import drawing, toy
 from eval.figures import people as people_figures
 from eval.figures import photo as photo_figures
+from eval.figures import posteriors as posterior_figures
 from eval.problems import Degradation, Pictures
 from eval.speed import indi, measuring
 from eval.tables import photo
@@ -266,6 +268,29 @@ def test_a_picture_for_a_line_of_the_readme(monkeypatch, tmp_path):
         shown = np.asarray(Image.open(tmp_path / f"people_{name}.jpg")).astype(float)
         before, found, truth = (shown[:, start:start + 192] for start in (0, 196, 392))
         assert shown.shape == (192, 584, 3) and np.abs(found - truth).mean() < 3.5 < np.abs(before - truth).mean()
+
+
+def test_a_portrait_as_every_posterior_sampler_restores_it(monkeypatch, tmp_path):
+    """With a method that gives the truth, and one that gives black, in place of all: what is shown, and its PSNR."""
+    truth, asked = posterior_figures.every.damaged("inpaint", posterior_figures.face(), 0).truth, {}
+
+    def load(name, *, task, weights, **settings):
+        asked[name] = task, weights, *settings
+        found = -np.ones_like(truth) if name == "dps" else truth
+        return lambda picture, seed: (types.SimpleNamespace(pixels=found), None)
+
+    monkeypatch.setattr(posterior_figures.methods, "load", load)
+    cells = posterior_figures.cells("inpaint")
+    names = [name for _, name, _ in cells]
+    assert names == ["the input", *asked, "truth"] and len(names) == 12 and "hqs" not in names
+    assert set(asked.values()) == {("inpaint", "faces64", "mask")}
+    shown = {name: (np.asarray(picture), text) for picture, name, text in cells}
+    assert shown["pigdm"][1] == "inf dB" and (shown["the input"][0][32, 32] == 1).all()  # the hole is white
+    assert shown["dps"][1] == f"{-10 * np.log10(np.mean((truth + 1)**2) / 4):.1f} dB"
+    assert [name for _, name, _ in posterior_figures.cells("sr")][0] == "bicubic"
+    assert figures.main(["--method", "posteriors", "--figure", "sr", "-o", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "posteriors_sr.jpg") as picture:
+        assert picture.format == "JPEG" and min(picture.size) > 200
 
 
 def test_figures_of_real_pictures(files, few, tmp_path, capsys, monkeypatch):

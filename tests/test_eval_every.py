@@ -46,6 +46,7 @@ def test_every_method_that_does_a_task_has_its_lines(task, weights):
             assert {line.settings["steps"] for line in found} == {every.BUDGET}
             assert {line.settings["weights"] for line in found} == {weights}
     named = {line.method for line in lines}
+    assert named <= set(every.TITLES)
     assert {"denoise": {"once", "hqs", "bird", "indi"}, "deblur": {"hqs", "bird"}, "blind": {"blind", "bird", "indi"},
             "sr": {"hqs", "indi", "bird"}, "inpaint": {"hqs", "bird"}, "jpeg": {"indi"}}[task] <= named
     assert not named & {"deblur": {"blind", "indi"}, "blind": {"hqs", "diffpir"}}.get(task, set())

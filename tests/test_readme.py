@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from eval.figures import people
+from indigo_jax.methods import METHODS
 from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -121,3 +122,66 @@ def test_commands_of_the_pages_are_known():
             assert importlib.util.find_spec(name), f"{page}: {name}"
         for name in re.findall(r"(?:^|`)indigo (\w+)", text, flags=re.MULTILINE):
             assert name in COMMANDS, f"{page}: indigo {name}"
+
+
+# ---------------------------------------------------------------------------------------------------- pages of methods
+
+def headings(page):
+    """``{anchor: text}`` of a page's headings, anchors as MkDocs makes them."""
+    text = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()): heading for heading in found}
+
+
+def section(page, anchor):
+    """The text from a heading to the next of its rank or above; "" for none: the whole page."""
+    if not anchor:
+        return PAGES[page]
+    mark, rest = re.search(rf"^(#+) {re.escape(headings(page)[anchor])}$(.*)", PAGES[page],
+                           flags=re.MULTILINE | re.DOTALL).groups()
+    return re.split(rf"^#{{1,{len(mark)}}} ", rest, flags=re.MULTILINE)[0]
+
+
+METHOD_ROWS = re.findall(r"^\| \[([\w-]+)\]\((\w+\.md)#?([\w-]*)\) \| [^|]+ \| ([^|]+) \|",
+                         PAGES["docs/methods/index.md"], flags=re.MULTILINE)
+
+
+def test_the_page_of_all_methods_has_each_with_its_tasks():
+    assert [(name, tasks) for name, _, _, tasks in METHOD_ROWS] == [
+        (name, ", ".join(method.tasks)) for name, method in METHODS.items()]
+
+
+@pytest.mark.parametrize("name, page, anchor, tasks", METHOD_ROWS, ids=[row[0] for row in METHOD_ROWS])
+def test_every_method_has_a_heading_equations_settings_and_its_wins_and_losses(name, page, anchor, tasks):
+    found, text = headings(f"docs/methods/{page}"), section(f"docs/methods/{page}", anchor)
+    heading = found[anchor] if anchor else next(iter(found.values()))
+    assert heading.split()[0].strip(":").lower() == name
+    for part in ("**It wins**", "**It loses**", "**Settings**"):
+        assert part in text, part
+    assert name == "look" or re.search(r"^    .*(=|<-|minimise|\|A x - y)", text, flags=re.MULTILINE)
+    for flag in re.findall(r"`--([\w-]+)", text.split("**Settings**")[1].split("**It wins**")[0]):
+        known = {*METHODS[name].Settings.__dataclass_fields__, "scale", "task"}
+        assert flag.replace("-", "_") in known, flag
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_links_to_headings_lead_to_one(page):
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", PAGES[page]):
+        other = (ROOT / page).parent.joinpath(target).resolve() if target else ROOT / page
+        assert anchor in headings(other.relative_to(ROOT).as_posix()), anchor
+
+
+def test_the_numbers_of_calibration_are_those_of_the_results():
+    measured = {}
+    for part in (ROOT / "eval/results/calibration.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        for line in part.splitlines()[3:]:
+            cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")]
+            if len(cells) > 5:
+                measured[(part.splitlines()[0], *cells[:3])] = cells[3:]
+    page = re.search(r"calibration:start -->\n(.*)<!-- calibration:end", PAGES["docs/methods/posteriors.md"], re.DOTALL)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.group(1).splitlines()[2:]]
+    assert len(rows) == 10
+    for row in rows:
+        parts = [measured[(problem, *row[:3])] for problem in (
+            "Gaussian, average pooling", "Gaussian, inpainting", "Gaussian, blur", "two modes, inpainting")]
+        assert row[3:] == [*(", ".join(part[:2]) for part in parts), parts[3][3]]

@@ -113,15 +113,17 @@ def gaussian_posterior(count=384, side=8, sigma=0.1, std=0.3):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, settings", [("pigdm", {"prior_std": 0.3}), ("tmpd", {}), ("ddnm", {})])
-def test_no_method_is_calibrated_as_a_whole(weights, name, settings):
-    """The samplers can be (see the table of calibration); as methods they clip and take evenly spaced levels, and come
-    out more than 10 % too narrow, or wide. If one does not, :data:`spread.NAME` may say more of it."""
+@pytest.mark.parametrize("name, settings, low, high", [
+    ("pigdm", {"prior_std": 0.3}, 0.9, 1.0), ("tmpd", {}, 0.9, 1.0), ("daps", {"prior_std": 0.3}, 0.95, 1.05),
+    ("ddnm", {}, 0.5, 0.8)])
+def test_the_spread_of_methods_with_an_exact_denoiser(weights, name, settings, low, high):
+    """As the command line has them: within 10 % of the exact one, but for DDNM, which takes the measurement for exact.
+    A network is no exact denoiser, so that :data:`spread.NAME` says no more of any."""
     prior, given, exact = gaussian_posterior()
     method = methods.load(name, task="sr", scale=2, weights=weights, **settings)
     x = np.asarray(method.restore(prior, given).x, np.float64).reshape(given.y.shape[0], -1)
     ratio = np.sqrt(np.mean(x.var(axis=0)) / np.mean(np.diag(exact.covariance)))
-    assert 0.1 < abs(ratio - 1) < 0.5
+    assert low < ratio < high
 
 
 # ---------------------------------------------------------------- coverage

@@ -3,6 +3,7 @@
     python -m eval.figures [--figure toy|perception-distortion|all] [-o FOLDER]
     python -m eval.figures --method bird --weights PRIOR [--figure iterations|kernels|levels|wrong-kernel|all]
     python -m eval.figures --method people [--figure noise|jpeg|sr|...|all] [-o docs/tasks]
+    python -m eval.figures --method posteriors [--figure inpaint|sr|all] [-o docs/methods]
     python -m eval.figures --method indigo|latent-indigo [--prior P] [--inn I] [--figure decomposition|path|drift|all]
 
 toy.png                      exact restorers in the plane: paths from observations to data, one step against many
@@ -28,16 +29,22 @@ and a picture for every line of "Which method?" in the README, before | after | 
 
 people_noise.jpg, ...        damage as in `python -m eval.tables --method people`, photographs of scikit-image
 
+and one portrait as each method restores it that draws from a prior or goes down to its mode:
+
+posteriors_inpaint.jpg, _sr  a hole, and a quarter of the size, with the bundled `faces64`
+
 Paper: Delbracio & Milanfar, Inversion by Direct Iteration, TMLR 2023 (arXiv 2303.11435).
 """
 import pathlib
 
 from eval import command, problems
-from eval.figures import bird, indigo, people, photo
+from eval.figures import bird, indigo, people, photo, posteriors
 
-OF_METHOD = {"indi": photo.FIGURES, "bird": bird.FIGURES, "people": tuple(people.FIGURES), **indigo.OF_METHOD}
+OF_METHOD = {"indi": photo.FIGURES, "bird": bird.FIGURES, "people": tuple(people.FIGURES),
+             "posteriors": posteriors.FIGURES, **indigo.OF_METHOD}
 # by method: ``draw(args, names, folder)``: arguments of the command line, of which figures, where they go
-DRAW = {"indi": photo.draw, "bird": bird.draw, "people": people.draw, **dict.fromkeys(indigo.OF_METHOD, indigo.draw)}
+DRAW = {"indi": photo.draw, "bird": bird.draw, "people": people.draw,
+        "posteriors": posteriors.draw, **dict.fromkeys(indigo.OF_METHOD, indigo.draw)}
 
 
 def main(argv=None) -> int:

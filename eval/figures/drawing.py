@@ -1,5 +1,6 @@
 """What all figures share: matplotlib where it is installed, colours, rows of pictures, curves, files."""
 import io
+import pathlib
 
 import numpy as np
 
@@ -86,9 +87,12 @@ def curves(ax, lines, x_label: str, y_label: str, *, dashed: str = "") -> None:
 
 
 def save(figure, path) -> None:
-    """Write a figure as PNG, whole or not at all, and forget it."""
+    """Write a figure as PNG, or as the JPEG that its name says, whole or not at all, and forget it."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
+    if pathlib.Path(path).suffix == ".jpg":
+        figure.savefig(content, format="jpg", dpi=120, pil_kwargs={"quality": 90})
+    else:
+        figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
     pyplot().close(figure)
     command.write(path, content.getvalue())
     print(path)

@@ -24,8 +24,9 @@ SIGMA, BLUR_NOISE = 25.0, 2.55  # of 255
 POINT, SAMPLE, MEAN = "estimate", "sample", "mean of 4 samples"
 _MARGIN = KERNEL_SIZE // 2
 TITLES = {"input": "the picture as it is", "wiener": "Wiener", "tv": "total variation", "indi": "InDI",
-          "once": "one network call", "hqs": "half-quadratic splitting", "blind": "kernel looked for",
-          "diffpir": "DiffPIR", "bird": "BIRD", "ddnm": "DDNM", "dps": "DPS", "pigdm": "PiGDM", "tmpd": "TMPD",
+          "once": "one network call", "jpeg": "held to the file", "hqs": "half-quadratic splitting",
+          "blind": "kernel looked for", "diffpir": "DiffPIR", "bird": "BIRD", "ddnm": "DDNM", "ddrm": "DDRM",
+          "daps": "DAPS", "dps": "DPS", "pigdm": "PiGDM", "tmpd": "TMPD", "reddiff": "RED-diff", "pnp-flow": "PnP-Flow",
           "indigo": "INDIGO", "latent-indigo": "LatentINDIGO"}
 TASKS = {"denoise": "noise, sigma 25", "deblur": "known 9x9 motion, 1 % noise",
          "blind": "unknown 9x9 motion, 1 % noise", "sr": "4x smaller, means of 4x4",

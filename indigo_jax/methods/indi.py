@@ -14,7 +14,7 @@ class Indi(base.Restoration):
 
     name = "indi"
     summary = "a network that restores directly, trained on pairs"
-    when = "nothing is known but the kind of damage; fast; JPEG and 4x enlargement"
+    when = "nothing is known but the kind of damage; fast; 4x enlargement"
     needs, cost = "nothing", "--steps, 1"
     tasks = ("auto", "denoise", "deblur", "sr", "jpeg")
     border, kind_of_weights = "reflect", "restorer"

@@ -6,7 +6,7 @@ import numpy as np
 from indigo_jax import images
 
 LEVEL = 8  # grey values of a map for each grey value of spread: white is 31.9 and more
-NAME = "spread of this method"  # what may have been is another matter: no method is calibrated as a whole
+NAME = "spread of this method"  # what may have been is another matter: no network is an exact denoiser
 
 
 class Spread(NamedTuple):
