@@ -12,6 +12,7 @@ from indigo_jax import convert, models, weights
 from indigo_jax.cli import main
 from indigo_jax.convert import compvis, kinds
 from indigo_jax.convert.diffusers_unet import with_added
+from indigo_jax.convert.latent_prior import empty_text_of_xl
 from tests import foreign, guided_networks, latent_unet_reference
 
 ARGUMENTS = latent_unet_reference.SMALL
@@ -192,6 +193,110 @@ def test_what_xl_is_told_must_fit(tmp_path):
     save_file(contiguous(state), tmp_path / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match="takes one text, .* leave --prompt out"):
         kinds.load(str(tmp_path), options=kinds.Options(prompt=str(tmp_path / "text.npy")))
+
+
+def second_encoder(**options):
+    """CLIPTextModelWithProjection."""
+    projection = np.random.default_rng(7).standard_normal((7, options.get("channels", 6))).astype(np.float32)
+    return {**foreign.text_encoder(**options), "text_projection.weight": projection}
+
+
+def test_the_empty_text_of_xl_is_that_of_both_encoders():
+    """Where the last layer does nothing, what comes before it is what the norm makes the last of, and so known."""
+    first, second = foreign.text_encoder(), second_encoder(channels=8)
+    for state in (first, second):
+        for name in state:
+            if name.startswith("text_model.encoder.layers.1.") and ("out_proj" in name or "fc2" in name):
+                state[name] = np.zeros_like(state[name])
+    options, others = {"num_heads": 2}, {"num_heads": 2, "activation": "gelu", "pad": 0}
+    context, pooled = empty_text_of_xl(first, second, options, others)
+    assert context.shape == (9, 14) and pooled.shape == (7,)
+    wanted = [convert.empty_text(first, **options), convert.empty_text(
+        {name: value for name, value in second.items() if name != "text_projection.weight"}, **others)]
+    for found, normed, state in zip(np.split(context, [6], axis=1), wanted, (first, second)):
+        scale, bias = (state[f"text_model.final_layer_norm.{leaf}"] for leaf in ("weight", "bias"))
+        centred = found - found.mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * scale + bias,
+                                   normed, atol=1e-4)
+    np.testing.assert_allclose(pooled, second["text_projection.weight"] @ wanted[1][1], atol=1e-4)
+    with pytest.raises(ValueError, match="second text encoder is no CLIPTextModelWithProjection"):
+        empty_text_of_xl(first, first, options, others)
+
+
+@pytest.fixture
+def xl(tmp_path):
+    """A folder as of StableDiffusionXLPipeline.save_pretrained."""
+    folder, arguments = tmp_path / "xl", {**XL, "context_dim": 14}
+    text = {"num_attention_heads": 2, "hidden_act": "quick_gelu"}
+    parts = {"unet": ({**latent_unet_reference.config(arguments), "sample_size": 8}, foreign.latent_unet(**arguments),
+                      "diffusion_pytorch_model"),
+             "vae": ({"_class_name": "AutoencoderKL", "norm_num_groups": 4, "scaling_factor": 0.13025,
+                      "force_upcast": True}, foreign.autoencoder_kl(latent_channels=4), "diffusion_pytorch_model"),
+             "text_encoder": (text, foreign.text_encoder(), "model"),
+             "text_encoder_2": ({**text, "hidden_act": "gelu"}, second_encoder(channels=8), "model")}
+    for name, (config, state, stem) in parts.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text(json.dumps(config))
+        save_file(contiguous(state), folder / name / f"{stem}.safetensors")
+    for name in ("scheduler", "tokenizer", "tokenizer_2"):
+        (folder / name).mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({
+        "_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "beta_end": 0.012, "steps_offset": 1, "prediction_type": "epsilon", "timestep_spacing": "leading"}))
+    (folder / "tokenizer_2" / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+    write_index(folder)
+    return folder
+
+
+def write_index(folder, **changes):
+    (folder / "model_index.json").write_text(json.dumps({
+        "_class_name": "StableDiffusionXLPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "force_zeros_for_empty_prompt": True,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"], **changes}))
+
+
+def test_a_pipeline_of_xl_says_whether_its_empty_text_is_zeros(xl):
+    plain = kinds.load(str(xl), "latent-unet")
+    assert not plain.params["params"]["context"].any() and plain.params["params"]["context"].shape == (77, 14)
+    write_index(xl, force_zeros_for_empty_prompt=False)
+    found = kinds.load(str(xl), "latent-unet")
+    context, pooled = empty_text_of_xl(foreign.text_encoder(), second_encoder(channels=8),
+                                       {"num_heads": 2}, {"num_heads": 2, "activation": "gelu", "pad": 0})
+    np.testing.assert_allclose(found.params["params"]["context"], context, atol=1e-5)
+    state, config = (foreign.latent_unet(**{**XL, "context_dim": 14}),
+                     latent_unet_reference.config({**XL, "context_dim": 14}))
+    told = with_added(state, config, pooled, 64)[0]["time_embedding.linear_2.bias"]
+    np.testing.assert_allclose(found.params["params"]["unet"]["time_embed_2"]["bias"], told, atol=1e-5)
+    assert np.abs(told - plain.params["params"]["unet"]["time_embed_2"]["bias"]).max() > 0.01
+    write_index(xl, force_zeros_for_empty_prompt=False, text_encoder_2=[None, None])
+    with pytest.raises(ValueError, match="empty text is not zeros .* has no text_encoder_2 of CLIP"):
+        kinds.load(str(xl), "latent-unet")
+    write_index(xl, requires_aesthetics_score=True)
+    with pytest.raises(ValueError, match="a refiner of Stable Diffusion XL .*requires_aesthetics_score"):
+        kinds.load(str(xl), "latent-unet")
+    with pytest.raises(ValueError, match="the UNet of a refiner .* convert the base model"):
+        with_added(foreign.latent_unet(**{**XL, "told": 14 - 8}), {**config, "cross_attention_dim": 14})
+
+
+def test_an_xl_folder_restores_a_picture(xl, tmp_path, monkeypatch):
+    """From the folder of diffusers through the commands, its autoencoder first."""
+    first = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: first)
+    vae, prior, inn = (str(tmp_path / f"{name}.safetensors") for name in ("vae", "prior", "inn"))
+    assert main(["weights", "convert", str(xl), "-o", vae, "--from", "vae"]) == 0
+    assert main(["weights", "convert", str(xl), "-o", prior, "--from", "latent-unet", "--autoencoder", vae,
+                 "--image-size", "16"]) == 0
+    module, _, info = weights.load(prior, kind="latent prior")
+    assert module.transformer_depth == (2, 3) and info["image_size"] == 16
+    assert weights.load(vae, kind="autoencoder")[0].scaling_factor == 0.13025
+    guided_networks.write_inn(tmp_path / "inn.safetensors", levels=1)
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    assert main(["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--method", "latent-indigo",
+                 "--task", "sr", "--scale", "2", "--prior", prior, "--inn", inn, "--variant", "pixel", "--steps", "1"
+                 ]) == 0
+    with Image.open(tmp_path / "b.png") as picture:
+        assert picture.size == (16, 16)
 
 
 # ---------------------------------------------------------------- guided, and used

@@ -2,10 +2,12 @@
 
     python -m train.plan --config train/configs/indi_gopro.py --topology v5e:16x16 [--batch-size 2048] [--fsdp 8]
     python -m train.plan --config train/configs/diffusion_imagenet.py --topology cpu:8 --what sample --json
+    python -m train.plan --config train/configs/plan_stable_diffusion.py --topology rtx4080:1 --alone
 
 Compiles the script's real step, or a sampler, for the topology (v4, v5e, v5p or v6e of any size: needs libtpu, the
 extra "tpu", but no TPU; or cpu:N virtual devices), and at half and double the chips with as many pictures per chip.
-All flags of the config can be given. Compiling a large network takes minutes.
+All flags of the config can be given. Compiling a large network takes minutes. For a GPU (rtx4080:N, a4000:N; both of
+16 GB) there is no compiler here: the program is compiled for a CPU, so that its memory and bytes are estimates.
 
 All numbers are for one chip and one run of the program. The time is that of a roofline: the slowest of three, if
 nothing else ever waits. Operations and "bytes moved" are the compiler's counts, with loops counted as often as they
@@ -19,8 +21,9 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 
-from train import common, plan_chips, plan_programs, plan_traffic
+from train import common, loop, plan_chips, plan_guided, plan_programs, plan_traffic
 from train.plan_chips import Topology
 from train.run_config import RunConfig
 
@@ -29,7 +32,7 @@ _NUM_MOVERS = 12
 _FITS = {None: "-", True: "yes", False: "NO"}
 
 
-def plan(config, topology: Topology, *, what: str = "train", steps: int | None = None) -> dict:
+def plan(config, topology: Topology, *, what: str | None = None, steps: int | None = None) -> dict:
     """Compile a config's program for a topology and read what it costs; see the module's text.
 
     Args:
@@ -39,15 +42,24 @@ def plan(config, topology: Topology, *, what: str = "train", steps: int | None =
     Returns:
         JSON-able. Bytes, operations and seconds of one chip; "fits" is None, "seconds" and "bound" are empty where the
         chip is not known (a CPU). Of a program that the compiler refuses for its size, "fits" is False and what only a
-        compiled one has is missing.
+        compiled one has is missing. "estimated": memory and bytes are those of a CPU's program, for a GPU. "advice":
+        what to change where memory is short.
 
     Errors:
         ValueError, ImportError: see :func:`plan_chips.devices` and :func:`plan_programs.make`.
     """
-    program = plan_programs.make(config, plan_chips.devices(topology), what, steps=steps)
-    row = {"topology": str(topology), "chips": topology.count, "what": what, "fsdp": config.fsdp,
-           "pictures_per_chip": config.batch_size / topology.count, "size": config.crop, **program.facts}
+    guided = isinstance(config, plan_guided.GuidedConfig)
+    what = what or ("guided" if guided else "train")
+    program = plan_programs.make(config, plan_chips.devices(topology), what, steps=steps, platform=topology.platform)
     chip = topology.chip
+    precision = config.precision if guided else jnp.dtype(getattr(loop.network(config), "dtype", "float32")).name
+    row = {"topology": str(topology), "chips": topology.count, "what": what, "fsdp": config.fsdp,
+           "pictures_per_chip": config.batch_size / topology.count, "size": config.crop, "precision": precision,
+           "estimated": topology.platform == "gpu", **program.facts}
+
+    def advised(row):
+        return {**row, "advice": plan_guided.advice(config, row) if guided else []}
+
     began = time.perf_counter()
     try:
         compiled = program.jitted.lower(*program.arguments).compile()
@@ -56,7 +68,8 @@ def plan(config, topology: Topology, *, what: str = "train", steps: int | None =
             raise
         used = re.search(r"Used ([\d.]+)([KMGT])", str(error))
         total = float(used[1]) * 1024 ** (1 + "KMGT".index(used[2])) if used else None
-        return {**row, "fits": False, "memory": {**program.memory, "total": total, "available": chip and chip.memory}}
+        return advised({**row, "fits": False,
+                        "memory": {**program.memory, "total": total, "available": chip and chip.memory}})
     row["compile_seconds"] = time.perf_counter() - began
     stats, cost = compiled.memory_analysis(), compiled.cost_analysis()
     traffic = plan_traffic.read(compiled.as_text(), chips=topology.count)
@@ -66,23 +79,31 @@ def plan(config, topology: Topology, *, what: str = "train", steps: int | None =
               "available": chip and float(chip.memory)}
     flops, moved = (cost[name] * times for name, times in zip(("flops", "bytes accessed"), traffic.repeats))
     wire = sum(collective.wire for collective in traffic.collectives)
-    return {**row, "fits": None if chip is None else total <= chip.memory, "memory": memory, "flops": flops,
-            "bytes": moved, "memory_bytes": traffic.memory_bytes, "wire_bytes": wire, "intensity": flops / moved,
-            "memory_intensity": flops / max(traffic.memory_bytes, 1.0),
-            **roofline(chip, flops, traffic.memory_bytes, wire),
-            "collectives": [collective._asdict() for collective in traffic.collectives],
-            "movers": [mover._asdict() for mover in traffic.movers[:_NUM_MOVERS]]}
+    return advised({
+        **row, "fits": None if chip is None else total <= chip.memory, "memory": memory, "flops": flops,
+        "bytes": moved, "memory_bytes": traffic.memory_bytes, "wire_bytes": wire, "intensity": flops / moved,
+        "memory_intensity": flops / max(traffic.memory_bytes, 1.0),
+        **roofline(chip, flops, traffic.memory_bytes, wire, precision),
+        "collectives": [collective._asdict() for collective in traffic.collectives],
+        "movers": [mover._asdict() for mover in traffic.movers[:_NUM_MOVERS]]})
 
 
-def roofline(chip: plan_chips.Chip | None, flops: float, memory_bytes: float, wire_bytes: float) -> dict:
+def roofline(chip: plan_chips.Chip | None, flops: float, memory_bytes: float, wire_bytes: float,
+             precision: str = "bfloat16") -> dict:
     """The least seconds for each of the three, and which of them is the longest.
+
+    Args:
+        chip: None where it is not known.
+        flops, memory_bytes, wire_bytes: of one chip.
+        precision: of the products; see :class:`plan_chips.Chip`.
 
     >>> roofline(plan_chips.CHIPS["v5e"], 197e12, 0.819e9, 0.0)["bound"]
     'compute'
     """
     if chip is None:
         return {"seconds": {}, "bound": None}
-    seconds = {"compute": flops / chip.flops, "memory": memory_bytes / chip.bandwidth,
+    peak = (precision == "float32" and chip.flops32) or chip.flops
+    seconds = {"compute": flops / peak, "memory": memory_bytes / chip.bandwidth,
                "network": wire_bytes / chip.interconnect}
     return {"seconds": seconds, "bound": max(seconds, key=seconds.get)}
 
@@ -122,8 +143,18 @@ def to_text(name: str, rows: list[dict], main: dict) -> str:
     lines += [("bound", [row.get("bound") or "-" for row in rows]),
               ("collectives", [str(sum(each["count"] for each in row.get("collectives", []))) for row in rows])]
     widths = [max(map(len, column)) for column in zip(*(values for _, values in lines))]
-    text = [f"{name}, {main['what']}, {main['steps']} step(s), fsdp {main['fsdp']}, {main['size']} px; per chip"]
+    text = [f"{name}, {main['what']}, {main['steps']} step(s), fsdp {main['fsdp']}, {main['size']} px, "
+            f"{main['precision']}; per chip"]
     text += ["  ".join([title.ljust(18), *map(str.rjust, values, widths)]).rstrip() for title, values in lines]
+    if "calls" in main:
+        text += ["", f"{main['calls']} calls of the prior for a picture, {main['call_flops'] / 1e12:.3g} TFLOP each; "
+                     + ", ".join(f"{role} {count / 1e6:.1f} M" for role, count in main["parameters"].items())
+                     + " parameters"]
+    if main["estimated"]:
+        text += ["", f"no compiler for {main['topology']} here: memory and bytes are those of a CPU's program, an "
+                     "estimate"]
+    if main["advice"]:
+        text += ["", f"for {main['topology']}:", *(f"  {each}" for each in main["advice"])]
     if "collectives" in main:
         text += ["", f"collectives at {main['topology']}:"]
         text += [f"  {each['count']} x {each['kind']}, {each['bytes'] / 1e6:.4g} MB"
@@ -160,8 +191,10 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.plan", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="FILE", help="of a training script, as in train/configs/")
-    parser.add_argument("--topology", required=True, metavar="KIND:SIZE", help="as v5e:16x16, v4:4x4x4 or cpu:8")
-    parser.add_argument("--what", choices=plan_programs.WHAT, default="train", help="default: train")
+    parser.add_argument("--topology", required=True, metavar="KIND:SIZE",
+                        help="as v5e:16x16, v4:4x4x4, rtx4080:1 or cpu:8")
+    parser.add_argument("--what", choices=plan_programs.WHAT,
+                        help="default: guided where a config has it, else train")
     parser.add_argument("--steps", type=int, metavar="N", help="of the sampler, or iterations of BIRD")
     parser.add_argument("--alone", action="store_true", help="not at half and double the chips")
     parser.add_argument("--json", action="store_true", help="print a JSON list with one object per topology")
@@ -169,8 +202,9 @@ def main(argv=None) -> int:
     args, rest = parser.parse_known_args(argv)
     try:
         topology = plan_chips.parse(args.topology)
-        plan_chips.start_cpu(2 * topology.count if topology.kind == "cpu" else 1)
-        config = common.config_from_command_line(["--config", args.config, *rest], program="train.plan", kind=RunConfig)
+        plan_chips.start_cpu(1 if topology.platform == "tpu" else 2 * topology.count)
+        config = common.config_from_command_line(["--config", args.config, *rest], program="train.plan",
+                                                 kind=RunConfig | plan_guided.GuidedConfig)
         rows = plans(config, topology, alone=args.alone, what=args.what, steps=args.steps)
     except (ValueError, ImportError) as error:
         print(f"train.plan: {error}", file=sys.stderr)

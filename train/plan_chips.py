@@ -1,4 +1,4 @@
-"""Chips and topologies: what a TPU can do, what its slices are called, and devices of slices that one does not have."""
+"""Chips and topologies: what a TPU or GPU can do, what slices are called, and devices that one does not have."""
 import contextlib
 import importlib.util
 import math
@@ -10,16 +10,18 @@ import jax
 
 
 class Chip(NamedTuple):
-    """One TPU chip; per second and in bytes.
+    """One TPU chip or GPU; per second and in bytes.
 
     Attributes:
-        flops: peak of bfloat16 products, which float32 networks use too at jax's default precision.
-        memory: HBM.
-        bandwidth: of HBM.
+        flops: peak of bfloat16 products, which a TPU's float32 networks use too at jax's default precision.
+        memory: HBM, or a GPU's own.
+        bandwidth: of it.
         interconnect: what it can send to its neighbours over all links together.
         pod: chips in the largest slice.
         megacore: two cores that jax can show as one device.
-        axes: of its torus.
+        axes: of its torus; of GPUs, which stand in a row, 1.
+        flops32: peak of a GPU's products of float32 networks, in TensorFloat-32; None: ``flops``.
+        gpu: no TPU. There is no compiler for it here: plans are of the program that a CPU would run.
     """
 
     flops: float
@@ -29,17 +31,24 @@ class Chip(NamedTuple):
     pod: int
     megacore: bool
     axes: int
+    flops32: float | None = None
+    gpu: bool = False
 
 
 # Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", 2024: their Gbps are one way, eight bits a byte.
 CHIPS = {"v4": Chip(275e12, 32 * 2**30, 1.228e12, 2400e9 / 8, 4096, True, 3),
          "v5e": Chip(197e12, 16 * 2**30, 0.819e12, 1600e9 / 8, 256, False, 2),
          "v5p": Chip(459e12, 95 * 2**30, 2.765e12, 4800e9 / 8, 6144, True, 3),
-         "v6e": Chip(918e12, 32 * 2**30, 1.640e12, 3584e9 / 8, 256, False, 2)}
+         "v6e": Chip(918e12, 32 * 2**30, 1.640e12, 3584e9 / 8, 256, False, 2),
+         # NVIDIA's papers on the Ada and Ampere architectures: products that are added in float32, without sparsity;
+         # both have 16 GB and PCI Express 4.
+         "rtx4080": Chip(97.5e12, 16 * 2**30, 0.7168e12, 32e9, 8, False, 1, 48.7e12, True),
+         "a4000": Chip(76.7e12, 16 * 2**30, 0.448e12, 32e9, 8, False, 1, 38.3e12, True)}
 
 
 class Topology(NamedTuple):
-    """A slice of TPU chips as ``v5e:16x16`` or ``v4:4x4x8``, or ``cpu:8`` virtual devices of this machine."""
+    """A slice of TPU chips as ``v5e:16x16`` or ``v4:4x4x8``, GPUs as ``rtx4080:1``, or ``cpu:8`` virtual devices of
+    this machine."""
 
     kind: str
     sides: tuple[int, ...]
@@ -56,6 +65,11 @@ class Topology(NamedTuple):
     def chip(self) -> Chip | None:
         """What one of them can do; None for a CPU."""
         return CHIPS.get(self.kind)
+
+    @property
+    def platform(self) -> str:
+        """As jax calls it: tpu, gpu or cpu."""
+        return "cpu" if self.chip is None else "gpu" if self.chip.gpu else "tpu"
 
     def half(self) -> "Topology | None":
         """With one longest side halved; None where that is odd.
@@ -94,19 +108,19 @@ def parse(text: str) -> Topology:
     if not axes:
         raise ValueError(f"topology {text!r}: the kind before the colon is one of {', '.join([*CHIPS, 'cpu'])}")
     if not re.fullmatch(r"[1-9]\d*" + r"(x[1-9]\d*)" * (axes - 1), sides):
-        example = "cpu:8" if kind == "cpu" else f"{kind}:{'x'.join(['4'] * axes)}"
+        example = f"{kind}:{8 if kind == 'cpu' else 'x'.join(['4'] * axes)}"
         raise ValueError(f"topology {text!r}: write it as {example}")
     return Topology(kind, tuple(int(side) for side in sides.split("x")))
 
 
 def devices(topology: Topology) -> list:
-    """Devices to compile for: the virtual ones of this machine, or TPU chips that need not exist.
+    """Devices to compile for: virtual ones of this machine, also in place of GPUs, or TPU chips that need not exist.
 
     Errors:
         ImportError without libtpu; ValueError for sides that no slice has, or more virtual devices than this process
         has started with.
     """
-    if topology.kind == "cpu":
+    if topology.platform != "tpu":
         found = jax.devices("cpu")
         if len(found) < topology.count:
             raise ValueError(f"{topology}: this process has {len(found)} virtual devices")

@@ -1,6 +1,7 @@
-"""The programs that a plan compiles: a script's own train step and its sampler, or BIRD, for shapes instead of arrays.
+"""The programs that a plan compiles: a script's own train step and its sampler, BIRD, or LatentINDIGO, for shapes
+instead of arrays.
 
-See :mod:`train.loop` for how a script is found and what it has.
+See :mod:`train.loop` for how a script is found and what it has, :mod:`train.plan_guided` for LatentINDIGO.
 """
 import functools
 import math
@@ -10,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import denoisers, operators, restoration, rng, samplers, schedules, sharding
-from train import latent, loop
+from train import latent, loop, plan_guided
 
-WHAT = ("train", "sample", "bird")
+WHAT = ("train", "sample", "bird", "guided")
 
 
 class Program(NamedTuple):
@@ -31,20 +32,26 @@ class Program(NamedTuple):
     facts: dict[str, Any]
 
 
-def make(config, devices, what: str, *, steps: int | None = None) -> Program:
+def make(config, devices, what: str | None, *, steps: int | None = None, platform: str | None = None) -> Program:
     """The program of a config for devices that need not exist.
 
     Args:
         what: "train": one optimiser step. "sample": the sampler of the script's evaluation, all steps. "bird": all
-            iterations of blind deblurring with the config's prior.
+            iterations of blind deblurring with the config's prior. "guided": LatentINDIGO, all steps, of a
+            :class:`plan_guided.GuidedConfig`, which has nothing else. None: "guided" or "train".
         steps: of the sampler, or iterations of BIRD; default: the config's, or 60.
+        platform: what the program is for, where these devices only stand for it; default: their own.
 
     Errors:
         ValueError for a batch that the devices cannot share, or a config that has no such program.
     """
     mesh = sharding.mesh(devices, fsdp=config.fsdp)
     sharding.check_batch_size(config.batch_size, mesh, parts=config.accumulate)
-    if what == "train":
+    if isinstance(config, plan_guided.GuidedConfig):
+        if what in (None, "guided"):
+            return _guided(config, mesh, steps, platform or devices[0].platform)
+        raise ValueError(f"{what}: a {type(config).__name__} has no such program; leave --what out")
+    if what in (None, "train"):
         return _train(config, mesh)
     if what == "sample" and hasattr(config, "noise"):
         return _indi(config, mesh, steps or config.eval_steps)
@@ -100,7 +107,16 @@ def _sampler(config, mesh, function, **facts):
     pictures or latents x."""
     state = jax.eval_shape(functools.partial(loop.init_state, config, loop.make_optimizer(config)))
     batch = _pictures(config), jax.eval_shape(lambda: rng.image_keys(0, jnp.arange(config.batch_size)))
-    params, batch = _on(state.params, sharding.replicated(mesh)), _on(batch, sharding.batch_sharding(mesh))
+    return _per_device(mesh, function, state.params, batch, facts)
+
+
+def _guided(config, mesh, steps, platform):
+    """LatentINDIGO, each device for its own pictures."""
+    return _per_device(mesh, *plan_guided.make(config, steps=steps, platform=platform))
+
+
+def _per_device(mesh, function, params, batch, facts):
+    params, batch = _on(params, sharding.replicated(mesh)), _on(batch, sharding.batch_sharding(mesh))
     program = jax.jit(sharding.per_device(lambda params, batch: function(params, *batch), mesh))
     return Program(program, (params, batch), {"parameters": bytes_per_chip(params), "batch": bytes_per_chip(batch)},
                    facts)

@@ -133,6 +133,9 @@ def with_added(state_dict: dict[str, np.ndarray], config: dict[str, Any], pooled
     if config["addition_embed_type"] != "text_time" or first is None or first.shape[1] < 6 * features:
         raise ValueError(f"a UNet with addition_embed_type = {config['addition_embed_type']!r} in its config cannot be "
                          "converted, only one with 'text_time' and its add_embedding, or None")
+    if first.shape[1] - 5 * features == config.get("cross_attention_dim", 1280):  # one encoder gives text and whole
+        raise ValueError("the UNet of a refiner of Stable Diffusion XL, which is told a score beside the size: that is "
+                         "not read here; convert the base model")
     pooled = np.zeros(first.shape[1] - 6 * features) if pooled is None else np.asarray(pooled, np.float64)
     if pooled.shape != (first.shape[1] - 6 * features,):
         raise ValueError(f"the text as a whole is {list(pooled.shape)}, the network takes "

@@ -73,6 +73,41 @@ def empty_text(state_dict: dict[str, np.ndarray], *, num_heads: int | None = Non
     Source: Radford et al., Learning transferable visual models from natural language supervision, ICML 2021
     (arXiv 2103.00020), section 2.4: a causal transformer with layer normalisation before each part.
     """
+    return _encoded(state_dict, num_heads, activation, pad)[1]
+
+
+def empty_text_of_xl(first: dict[str, np.ndarray], second: dict[str, np.ndarray], options: dict, others: dict
+                     ) -> tuple[np.ndarray, np.ndarray]:
+    """The embedding of the empty text as Stable Diffusion XL has it, of both of its encoders.
+
+    Of each encoder what its last layer but one gives, side by side; and of the second, which has a projection, the end
+    of the text after the last layer, projected: the text as a whole.
+
+    Args:
+        first, second: of ``CLIPTextModel`` and ``CLIPTextModelWithProjection``, as for :func:`empty_text`.
+        options, others: those of :func:`empty_text` for the first and for the second.
+
+    Returns:
+        context ``[L, D1 + D2]``, pooled ``[P]``, float32.
+
+    Errors:
+        ValueError as :func:`empty_text`, or for a second encoder without a projection.
+
+    Source: Podell et al., SDXL, 2023 (arXiv 2307.01952), section 2.1.
+    """
+    projection = second.get("text_projection.weight")
+    if projection is None:
+        raise ValueError("the second text encoder is no CLIPTextModelWithProjection: no text_projection.weight among "
+                         f"its {len(second)} names")
+    inner = {name: value for name, value in second.items() if name != "text_projection.weight"}
+    defaults = {"num_heads": None, "activation": "quick_gelu", "pad": None}
+    (one, _), (two, last) = (_encoded(state, **{**defaults, **given})
+                             for state, given in ((first, options), (inner, others)))
+    return np.concatenate([one, two], axis=1), np.asarray(projection, np.float32) @ last[1]
+
+
+def _encoded(state_dict, num_heads, activation, pad):
+    """Before the last layer, and after all of them and the norm."""
     state = {re.sub(r"^text_model\.", "", name): jnp.asarray(value, jnp.float32) for name, value in state_dict.items()}
     words, places = (state.get(f"embeddings.{name}_embedding.weight") for name in ("token", "position"))
     if words is None or places is None or "final_layer_norm.weight" not in state:
@@ -86,10 +121,12 @@ def empty_text(state_dict: dict[str, np.ndarray], *, num_heads: int | None = Non
     x = words[tokens] + places[:length]
     layers = 1 + max((int(match[1]) for name in state if (match := re.match(r"encoder\.layers\.(\d+)\.", name))),
                      default=-1)
+    before = x
     try:
         for layer in range(layers):
+            before = x
             x = _layer(state, f"encoder.layers.{layer}", x, num_heads or max(x.shape[1] // 64, 1), activation)
-        return np.asarray(_norm(state, "final_layer_norm", x))
+        return np.asarray(before), np.asarray(_norm(state, "final_layer_norm", x))
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a whole CLIPTextModel ({error})") from error
 

@@ -6,7 +6,7 @@ import numpy as np
 from indigo_jax import models
 from indigo_jax.convert import checkpoint, compvis
 from indigo_jax.convert.diffusers_unet import with_added
-from indigo_jax.convert.latent_prior import empty_text, latent_prior, latent_prior_arguments
+from indigo_jax.convert.latent_prior import empty_text, empty_text_of_xl, latent_prior, latent_prior_arguments
 from indigo_jax.convert.options import Converted
 from indigo_jax.convert.scheduler import schedule_of
 
@@ -26,8 +26,8 @@ def make_latent_unet(tensors, part, options):
     usual = 128 if "add_embedding.linear_1.weight" in tensors else 64
     side, channels = options.image_size or 8 * (config.get("sample_size") or usual), config.get(
         "cross_attention_dim", 1280)
-    if config.get("addition_embed_type") is not None:  # of XL, whose empty text is nothing but zeros
-        context, pooled = _embedding(options.context) if options.context else (np.zeros((77, channels)), None)
+    if config.get("addition_embed_type") is not None:
+        context, pooled = _context_of_xl(part, options, channels)
         if options.prompt is not None:
             raise ValueError("a UNet of Stable Diffusion XL takes one text, with nothing to guide away from: give it "
                              "with --context FILE.npz, and leave --prompt out")
@@ -60,15 +60,39 @@ def _context(part, options, channels):
         return _embedding(options.context)[0]
     text = part.text_encoder
     if text is not None:
-        config = text.config
-        state = checkpoint.cut(text.read().tensors, "")[0]
-        return empty_text(state, num_heads=config.get("num_attention_heads"), pad=config.get("pad"),
-                          activation=config.get("hidden_act", "quick_gelu"))
+        return empty_text(_tensors(text), **_about(text))
     prefixes = checkpoint.under(part.others, ("text_model.embeddings.token_embedding.weight",))
     if prefixes:
         return empty_text(checkpoint.cut(part.others, prefixes[0])[0])
     raise ValueError("a prior that was made for texts, and no text encoder of CLIP (CLIPTextModel) beside it: give the "
                      f"whole pipeline, or the embedding of the empty text [77, {channels}] with --context FILE.npy")
+
+
+def _context_of_xl(part, options, channels):
+    """``(context, pooled)`` of the empty text of XL: zeros and None, unless its pipeline says that they are not."""
+    if part.pipeline.get("requires_aesthetics_score"):
+        raise ValueError("a refiner of Stable Diffusion XL (its pipeline says requires_aesthetics_score): it is told a "
+                         "score beside the size, which is not read here; convert the base model")
+    if options.context:
+        return _embedding(options.context)
+    if part.pipeline.get("force_zeros_for_empty_prompt", True):
+        return np.zeros((77, channels)), None
+    texts = part.text_encoder, part.text_encoder_2
+    missing = [name for name, text in zip(("text_encoder", "text_encoder_2"), texts) if text is None]
+    if missing:
+        raise ValueError("its pipeline says that the empty text is not zeros (force_zeros_for_empty_prompt), and has "
+                         f"no {' and no '.join(missing)} of CLIP: give its embedding with --context FILE.npz")
+    return empty_text_of_xl(*map(_tensors, texts), *map(_about, texts))
+
+
+def _tensors(text):
+    return {name: checkpoint.array(value) for name, value in text.read().tensors.items()}
+
+
+def _about(text):
+    """What :func:`empty_text` must know of an encoder."""
+    return {"num_heads": text.config.get("num_attention_heads"), "pad": text.config.get("pad"),
+            "activation": text.config.get("hidden_act", "quick_gelu")}
 
 
 def _embedding(path):

@@ -43,6 +43,8 @@ class Part(NamedTuple):
         config: its config.json, or {}.
         scheduler: the scheduler's config of the same pipeline, or None.
         text_encoder: that of the same pipeline, or None; its config has the entry "pad", the word of the padding.
+        text_encoder_2: of Stable Diffusion XL the other one, which also embeds a text as a whole.
+        pipeline: the pipeline's model_index.json, or {}.
         others: tensors of other networks in the same file, filled when it is read.
     """
 
@@ -52,6 +54,8 @@ class Part(NamedTuple):
     config: dict[str, Any]
     scheduler: dict[str, Any] | None = None
     text_encoder: Any = None
+    text_encoder_2: Any = None
+    pipeline: dict[str, Any] = {}
     others: dict[str, Any] = {}
 
     def read(self, *, raw: bool = False) -> Checkpoint:
@@ -175,8 +179,8 @@ def parts(source: Source) -> list[Part]:
         found = [part for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2
                  and entry[1] in CLASSES for part in [_of_folder(path, name, entry[1])] if part]
         if found:
-            text = _text_encoder(path, index)
-            return [part._replace(text_encoder=text) for part in found]
+            texts = {name: _text_encoder(path, index, name, kind) for name, kind in _TEXT_ENCODERS.items()}
+            return [part._replace(**texts, pipeline=index) for part in found]
         classes = [str(entry[1]) for entry in index.values() if isinstance(entry, list) and len(entry) == 2]
         raise ValueError(f"{source.name}: a pipeline of {', '.join(classes) or 'nothing'}; of these classes one can be "
                          f"converted: {', '.join(CLASSES)}")
@@ -204,18 +208,22 @@ def _of_folder(path, name, class_name):
     return _part(name, files, {"_class_name": class_name, **config}, _scheduler(path))
 
 
-def _text_encoder(path, index):
-    """The first text encoder of a pipeline, by the word with which its tokenizer pads."""
-    if (index.get("text_encoder") or [None, None])[1] != "CLIPTextModel":
+_TEXT_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
+
+
+def _text_encoder(path, index, name, class_name):
+    """A text encoder of a pipeline, by the word with which its tokenizer pads."""
+    if (index.get(name) or [None, None])[1] != class_name:
         return None
-    files, config = _weights_files(path / "text_encoder"), _json(path / "text_encoder" / "config.json")
+    files, config = _weights_files(path / name), _json(path / name / "config.json")
     if not files or config is None:
         return None
-    pad = (_json(path / "tokenizer" / "special_tokens_map.json") or {}).get("pad_token")
+    tokenizer = name.replace("text_encoder", "tokenizer")
+    pad = (_json(path / tokenizer / "special_tokens_map.json") or {}).get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
     if pad == "!":  # the first word of CLIP's vocabulary, of Stable Diffusion 2
         config = {**config, "pad": 0}
-    return Part("text_encoder", None, files, config)
+    return Part(name, None, files, config)
 
 
 def _part(name, files, config, scheduler):

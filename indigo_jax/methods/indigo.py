@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import pathlib
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -69,6 +70,8 @@ class Settings:
     unconditional: bool = flag(False, "do not tell the invertible network how this picture is damaged")
     no_color_fix: bool = flag(False, "leave the colours as they come; else the low frequencies are those of the first "
                                      "estimate")
+    precision: str = flag("float32", "in which the prior and the autoencoder compute and their weights are held; "
+                                     "bfloat16 halves them", choices=("float32", "bfloat16"))
     same_size: bool = flag(False, "the picture has its wanted size already; so with --task denoise, deblur and jpeg")
 
 
@@ -145,6 +148,9 @@ class Indigo(base.Restoration):
         self.learned = max(learned // self.factor, 1) * self.factor
         if settings.tile is not None:
             self._check_tile(settings.tile)
+        if settings.precision == "bfloat16":
+            halved = {role: _in_bfloat16(network) for role, network in self.networks.items() if role != "inn"}
+            self.networks = {**self.networks, **halved}
         self.chain = resolve(settings, self.variant)
         visited(schedules.from_json(prior.info["schedule"]), self.chain.steps, self.chain.start)
         if settings.distance == "lpips":
@@ -241,7 +247,7 @@ class Indigo(base.Restoration):
             estimate = pictures if keeps else jnp.clip(operators.upsample(factor)(pictures), -1, 1)
         cond = _embedding(inn, params[1], y / 2 + 0.5) if chain.conditional else None
         large = {"reversible": True} if plan.canvas[0] * plan.canvas[1] > _LARGE else {}
-        network = _invertible(_fast(inn, **large), params[1])
+        network = _invertible(self._fast(inn, **large), params[1])
         denoiser, levels = self._prior(params[0], plan)
         zeta = np.float32(chain.guidance * math.sqrt(math.prod(plan.canvas) / factor**2 / _REFERENCE))
         options = dict(cond=cond, scale=zeta if chain.guidance > 0 else 0.0, weights=chain.weights, eta=chain.eta,
@@ -264,10 +270,22 @@ class Indigo(base.Restoration):
     def _kernel(self, denoiser, levels, network, y, estimate, params, options):
         return estimate, restoration.indigo(denoiser, levels, network, y, **options)
 
+    @property
+    def platform(self) -> str:
+        """Of the devices that it is compiled for."""
+        return self.devices[0].platform
+
+    def _fast(self, module, **changes):
+        """The network with the convolution whose gradient is fast in loops on a CPU: the same numbers, but for
+        rounding."""
+        if self.platform == "cpu" and hasattr(module, "convolution"):
+            changes["convolution"] = "flipped"
+        return module.clone(**changes) if changes else module
+
     def _prior(self, params, plan):
         """Denoiser and the levels that the chain visits."""
         module, _, info = self.networks["prior"]
-        network = tiles.by_plan(functools.partial(_fast(module).apply, params), plan, factor=self.factor)
+        network = tiles.by_plan(functools.partial(self._fast(module).apply, params), plan, factor=self.factor)
         prior = denoisers.of(network, info)
         with jax.ensure_compile_time_eval():  # numbers, not part of the program
             return prior.denoiser, visited(prior.schedule, self.chain.steps, self.chain.start)
@@ -320,22 +338,16 @@ class LatentIndigo(Indigo):
     @classmethod
     def named_weights(cls, settings, task):
         inn = settings.inn or ("inn-pixel" if settings.variant == "pixel" else "inn-latent")
-        own = (weights.info_of(settings.prior) or {}).get("autoencoder") or {}
-        names = {**super().named_weights(settings, task), "inn": inn}
-        return names if "autoencoder" in names or "name" not in own else {**names, "autoencoder": own["name"]}
+        autoencoder = _autoencoder_of(settings)
+        return {**super().named_weights(settings, task), "inn": inn,
+                **({} if autoencoder is None else {"autoencoder": autoencoder})}
 
     def load(self):
-        settings = self.settings
-        inn = self.named_weights(settings, self.task)["inn"]
-        self.settings = settings = dataclasses.replace(settings, inn=inn)
-        prior = base.open_network(settings.prior, self.kind_of_prior)
-        name = settings.autoencoder
-        if name is None and "autoencoder" not in prior.info:
-            raise WeightsError(f"{settings.prior}: does not say of which autoencoder its latents are; give the "
-                               "autoencoder")
-        name = name or prior.info["autoencoder"]["name"]
-        self.networks = {"prior": prior, "inn": base.open_network(inn, "inn"),
-                         "autoencoder": base.open_network(name, "autoencoder")}
+        self.settings = settings = dataclasses.replace(
+            self.settings, inn=self.named_weights(self.settings, self.task)["inn"])
+        self.networks = self.opened()
+        prior, inn = self.networks["prior"], settings.inn
+        name = settings.autoencoder or self.networks["autoencoder"].name
         self.variant = self._check_networks((settings.variant,) if settings.variant else ("pixel", "latent"))
         self.space = space = latents.from_module(*self.networks["autoencoder"])
         self.factor = space.factor
@@ -350,8 +362,19 @@ class LatentIndigo(Indigo):
                 raise WeightsError(f"{path}: for latents of {channels} channels; those of {name} have {space.channels}")
         self._finish()
 
+    def opened(self) -> dict[str, base.Network]:
+        """Its networks by role, from their files."""
+        settings = self.settings
+        prior = base.open_network(settings.prior, self.kind_of_prior)
+        name = _autoencoder_of(settings)
+        if name is None:
+            raise WeightsError(f"{settings.prior}: does not say of which autoencoder its latents are; give the "
+                               "autoencoder")
+        return {"prior": prior, "inn": base.open_network(settings.inn, "inn"),
+                "autoencoder": base.open_network(name, "autoencoder")}
+
     def autoencoder(self, params):
-        space = latents.from_module(_fast(self.networks["autoencoder"].module), params[2], {})
+        space = latents.from_module(self._fast(self.networks["autoencoder"].module), params[2], {})
         side = _LATENT_TILE if self.settings.tile is None else self.settings.tile // self.factor
         return tiles.tiled_autoencoder(space.autoencoder, factor=space.factor, tile=side, overlap=side // 4)
 
@@ -360,6 +383,15 @@ class LatentIndigo(Indigo):
         kernel = restoration.latent_indigo(denoiser, levels, network, y, space, self.variant, **options,
                                            guide_every=self.chain.guide_every, regularizer=self.chain.regularizer)
         return space.encode(estimate), kernel
+
+
+def _autoencoder_of(settings):
+    """That of the settings, or the one that the prior names: beside its file, or among the weights; None."""
+    name = settings.autoencoder or ((weights.info_of(settings.prior) or {}).get("autoencoder") or {}).get("name")
+    if settings.autoencoder or not name or pathlib.Path(name).name != name:
+        return name
+    beside = pathlib.Path(settings.prior).with_name(f"{name}.safetensors")
+    return str(beside) if pathlib.Path(settings.prior).is_file() and beside.is_file() else name
 
 
 def resolve(settings: Settings, variant: str | None) -> Chain:
@@ -424,11 +456,20 @@ def _lpips(path, variant):
     return base.Network(None, params, {"name": "lpips-alex-v0.1", "sha256": state.hexdigest()})
 
 
-def _fast(module, **changes):
-    """The network with the convolution whose gradient is fast in loops on a CPU: the same numbers, but for rounding."""
-    if jax.default_backend() == "cpu" and hasattr(module, "convolution"):
-        changes["convolution"] = "flipped"
-    return module.clone(**changes) if changes else module
+def _in_bfloat16(network):
+    """A network that computes in bfloat16, and holds so what it would round at every use: the same numbers."""
+    if not hasattr(network.module, "dtype"):
+        raise WeightsError(f"precision bfloat16: {network.name}, a {type(network.module).__name__}, has one precision "
+                           "of its own; use float32")
+
+    def half(leaf):
+        if leaf.ndim < 2:  # norms and biases, which are added in float32
+            return leaf
+        shape = isinstance(leaf, jax.ShapeDtypeStruct)  # all that a plan has
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16) if shape else leaf.astype(jnp.bfloat16)
+
+    return network._replace(module=network.module.clone(dtype=jnp.bfloat16),
+                            params=jax.tree.map(half, network.params))
 
 
 def _invertible(module, params):
