@@ -173,20 +173,6 @@ def test_gibbs_ddrm_with_a_known_blur_is_ddrm():
         KEYS[:2], start) for chain in chains), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_an_image_alone_one_trace_and_keys(name):
-    traces, exact, y = [], PICTURES.denoiser(WHOLE), repeated(3) + jnp.arange(3.0)[:, None, None, None]
-
-    def results(rows, keys=KEYS):
-        kernel = MAKERS[name](lambda x, t: traces.append(1) or exact(x, t), y[rows])
-        return jax.jit(lambda keys, z: samplers.sample(kernel, keys, z)[0])(keys[rows], NOISE[rows])
-
-    every = results(slice(0, 3))
-    assert len(traces) == 1 and np.isfinite(every).all()
-    np.testing.assert_allclose(results(slice(1, 2)), every[1:2], atol=1e-5)
-    assert (results(slice(0, 3), KEYS[3:6]) != every).any()
-
-
 @pytest.mark.parametrize("call, words", [
     (lambda: restoration.blind_dps(None, FEW, None, WHOLE, NOISE, size=3), "both diffusions take the same steps"),
     (lambda: restoration.blind_dps(None, FEW, None, FEW, NOISE, size=3, sparsity=-1), "sparsity must be at least 0"),

@@ -105,18 +105,6 @@ def test_resample_ends_where_the_measurement_is_explained():
     np.testing.assert_allclose(np.asarray(z).reshape(4, 2), np.tile(wanted, (4, 1)), atol=1e-3)
 
 
-MAKERS = {"psld": restoration.psld, "resample": lambda *given: restoration.resample(*given, every=2)}
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_an_image_alone_and_one_trace(name):
-    traces, exact = [], GAUSSIAN.denoiser(WHOLE)
-    every = run(MAKERS[name], NOISE[:3], KEYS[:3], lambda x, t: traces.append(1) or exact(x, t))
-    assert len(traces) == 1
-    np.testing.assert_allclose(run(MAKERS[name], NOISE[1:2], KEYS[1:2]), every[1:2], atol=1e-5)
-    assert (run(MAKERS[name], NOISE[:3], KEYS[3:6]) != every).any()
-
-
 @pytest.mark.parametrize("known", [{"every": 0}, {"begin": 0.2, "switch": 0.5}, {"gamma": -1.0}])
 def test_refusals(known):
     with pytest.raises(ValueError, match="every must be at least 1"):

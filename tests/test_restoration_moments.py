@@ -8,6 +8,7 @@ import pytest
 
 from indigo_jax import operators, restoration, rng, samplers, schedules
 from indigo_jax.restoration.moments import explained
+from tests.laws import affine_law
 from tests.oracles import GaussianDiffusion
 
 GAUSSIAN, SIGMA, COUNT = GaussianDiffusion(0.2, 0.4), 0.15, 4096
@@ -32,32 +33,24 @@ def posterior():
     return mean, GAUSSIAN.std**2 * (np.eye(8) - gain @ a)
 
 
-@pytest.mark.slow
+@functools.cache
+def solved(name, sampler, num_steps, spacing, eta=None):
+    """Largest errors of the mean and of the covariance, without chance."""
+    levels, options = schedules.respace(WHOLE, num_steps, spacing), {} if eta is None else {"eta": eta}
+    found = affine_law(lambda y: METHODS[name](GAUSSIAN.denoiser(WHOLE), levels, y, sampler=sampler, **options),
+                       np.zeros((2, 4, 1)), 1.0, Y[:1])
+    mean, covariance = posterior()
+    return abs(found.mean - mean).max(), abs(found.covariance - covariance).max()
+
+
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("eta, tolerance", [(0.0, 0.015), (1.0, 0.03)])  # noise in each step needs many more of them
-def test_samples_have_the_mean_and_the_covariance_of_the_posterior(name, eta, tolerance):
-    kernel = METHODS[name](GAUSSIAN.denoiser(WHOLE), SCHEDULE, Y, eta=eta)
-    x, _ = jax.jit(lambda keys, z: samplers.sample(kernel, keys, z))(KEYS, NOISE)
-    x = np.asarray(x, np.float64).reshape(COUNT, 8)
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_law_is_the_posterior_to_first_order(name, eta):
+    """Twice as many steps halve the error of the covariance. The mean is right at once; what is left is the start's."""
+    few, many = (solved(name, None, num_steps, "log_snr", eta) for num_steps in (30, 60))
     mean, covariance = posterior()
     assert abs(mean[0] - GAUSSIAN.mean) > 0.2 and covariance[0, 1] < -0.02  # the measurement tells something
-    np.testing.assert_allclose(x.mean(0), mean, atol=4 * GAUSSIAN.std / COUNT**0.5)
-    np.testing.assert_allclose(np.cov(x.T), covariance, atol=tolerance)
-    seen = x[:, [0, 1, 4, 5]].mean(1)
-    wanted = covariance[np.ix_([0, 1, 4, 5], [0, 1, 4, 5])].mean()
-    assert abs(seen.std() / wanted**0.5 - 1) < 4 * tolerance
-
-
-@functools.cache
-def solved(name, sampler, num_steps, spacing):
-    """Largest errors of the mean and of a pixel's spread. All is affine in the noise, so no draws are needed."""
-    levels = schedules.respace(WHOLE, num_steps, spacing)
-    kernel = METHODS[name](GAUSSIAN.denoiser(WHOLE), levels, Y[:9], sampler=sampler)
-    start = jnp.concatenate([jnp.zeros((1, 8)), jnp.eye(8)]).reshape(9, 2, 4, 1)
-    x, _ = jax.jit(lambda keys, z: samplers.sample(kernel, keys, z))(KEYS[:9], start)
-    x = np.asarray(x, np.float64).reshape(9, 8)
-    mean, covariance = posterior()
-    return abs(x[0] - mean).max(), abs(np.linalg.norm(x[1:] - x[0], axis=0) - np.diag(covariance)**0.5).max()
+    assert max(few[0], many[0]) < 0.01 and many[1] < 0.05 and abs(np.log2(few[1] / many[1]) - 1) < 0.15, (few, many)
 
 
 @pytest.mark.parametrize("name, sampler, num_steps, spacing", [
@@ -65,10 +58,9 @@ def solved(name, sampler, num_steps, spacing):
     ("tmpd", samplers.dpm_solver, 20, "log_snr")])
 def test_a_second_order_solver_reaches_the_posterior_in_a_quarter_of_ddims_evaluations(name, sampler, num_steps,
                                                                                        spacing):
-    slow = solved("pigdm", samplers.ddim, 100, spacing)
+    slow = solved("pigdm", None, 100, spacing, 0.0)
     fast = solved(name, sampler, num_steps, spacing)
-    assert max(fast[0], slow[0]) < 0.006 and fast[1] < 0.0055
-    assert fast[1] < 0.7 * slow[1], (fast, slow)
+    assert max(fast[0], slow[0]) < 0.006 and fast[1] < 0.7 * slow[1], (fast, slow)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -114,19 +106,6 @@ def test_estimate_and_noise_agree():
     x_t, k = NOISE[:3], jnp.array([200, 900, 1700])
     prediction, a = guided(x_t, WHOLE.timesteps[k]), WHOLE.alpha_bar[k][:, None, None, None]
     np.testing.assert_allclose(jnp.sqrt(a) * prediction.x0 + jnp.sqrt(1 - a) * prediction.eps, x_t, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_an_image_alone_is_the_same(name):
-    schedule = schedules.respace(WHOLE, 5, "karras")
-    sigma = jnp.array([0.1, 0.2, 0.3])
-
-    def run(rows):
-        method = getattr(restoration, name)
-        kernel = method(GAUSSIAN.denoiser(WHOLE), schedule, OPERATOR, Y[rows], sigma[rows])
-        return jax.jit(lambda keys, z: samplers.sample(kernel, keys, z)[0])(KEYS[rows], NOISE[rows])
-
-    np.testing.assert_allclose(run(slice(1, 2)), run(slice(0, 3))[1:2], atol=1e-5)
 
 
 def test_refusals():

@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from indigo_jax import operators, restoration, rng, samplers, schedules
+from tests.laws import affine_law
 from tests.oracles import GaussianDiffusion
 
 GAUSSIAN, SIGMA, COUNT = GaussianDiffusion(0.2, 0.4), 0.15, 4096
@@ -46,22 +47,32 @@ def dense(name):
     return a, np.ravel(MEASURED[name]).astype(np.float64)
 
 
-def close(x, mean, covariance, tolerance=4.0):
-    """Mean and covariance of draws, to so many times their own chance."""
-    std = np.sqrt(np.diag(covariance))
-    np.testing.assert_array_less(abs(x.mean(0) - mean), tolerance * std / COUNT**0.5 + 1e-4)
-    chance = 1.5 * np.outer(std, std) / COUNT**0.5
-    np.testing.assert_array_less(abs(np.cov(x.T) - covariance), tolerance * chance + 1e-4)
+def posterior(a, y, sigma=SIGMA):
+    """Mean and covariance of white Gaussian pictures given ``y = a x + sigma n``."""
+    gain = GAUSSIAN.std**2 * a.T @ np.linalg.inv(GAUSSIAN.std**2 * a @ a.T + sigma**2 * np.eye(len(a)))
+    return 0.2 + gain @ (y - a @ np.full(a.shape[1], 0.2)), GAUSSIAN.std**2 * (np.eye(a.shape[1]) - gain @ a)
+
+
+def law(make, name, mean=np.zeros(SHAPE), std=1.0):
+    """Of the results, without chance."""
+    return affine_law(lambda y: make(GAUSSIAN.denoiser(WHOLE), OPERATORS[name], y, SIGMA), mean, std, MEASURED[name])
+
+
+def close(found, mean, covariance):
+    np.testing.assert_allclose(found.mean, mean, atol=5e-4)
+    np.testing.assert_allclose(found.covariance, covariance, atol=2e-4)
 
 
 # ---------------------------------------------------------------- DAPS: the posterior itself
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_daps_draws_from_the_posterior_of_white_pictures(name):
-    a, y = dense(name)
-    gain = GAUSSIAN.std**2 * a.T @ np.linalg.inv(GAUSSIAN.std**2 * a @ a.T + SIGMA**2 * np.eye(len(a)))
-    x = run(lambda d, operator, y, sigma: restoration.daps(d, FEW, operator, y, sigma, prior_std=GAUSSIAN.std), name)
-    close(x, 0.2 + gain @ (y - a @ np.full(8, 0.2)), GAUSSIAN.std**2 * (np.eye(8) - gain @ a))
+@pytest.mark.parametrize("num_steps", [2, 6])
+def test_daps_draws_from_the_posterior_of_white_pictures(name, num_steps):
+    """Exactly, however few the steps are."""
+    levels = schedules.respace(WHOLE, num_steps, "karras")
+    found = law(lambda d, operator, y, sigma: restoration.daps(d, levels, operator, y, sigma, prior_std=GAUSSIAN.std),
+                name)
+    close(found, *posterior(*dense(name)))
 
 
 def test_langevin_draws_nearly_the_same():
@@ -133,7 +144,7 @@ def test_ddrm_has_the_law_of_its_equations(name, eta, eta_b):
         svd = of_blur if name == "blur" else restoration.isometry(operator, NOISE[:1])
         return restoration.ddrm(d, FEW, operator, y, sigma, svd=svd, eta=eta, eta_b=eta_b)
 
-    close(run(make, name), right.T @ mean, right.T * variance @ right)
+    close(law(make, name), right.T @ mean, right.T * variance @ right)
 
 
 def test_ddrm_keeps_what_was_measured_without_noise():
@@ -141,6 +152,35 @@ def test_ddrm_keeps_what_was_measured_without_noise():
         d, FEW, operator, y, 0.0, svd=restoration.isometry(operator, NOISE[:1])), "pool", NOISE[:4], KEYS[:4])
     np.testing.assert_allclose(OPERATORS["pool"](jnp.asarray(x, jnp.float32).reshape(4, *SHAPE)),
                                jnp.repeat(MEASURED["pool"], 4, axis=0), atol=1e-5)
+
+
+KERNEL, COLUMNS = operators.gaussian_kernel(0.8, 3), jnp.array([0.0, 1, 1, 1, 0])
+MASK = jnp.broadcast_to(COLUMNS, (4, 5)).at[0, 3].set(0.0)  # of k-space; one frequency is seen, its opposite is not
+SCENE = jnp.asarray(0.2 + 0.4 * np.random.default_rng(1).standard_normal((1, 4, 5, 1)), jnp.float32)
+SCANS = {"blur": (operators.blur(KERNEL, boundary="periodic"), restoration.fourier_svd(KERNEL, 4, 5)),
+         "mri": (operators.mri(MASK, channels=1), None)}  # that one has its own singular values
+
+
+def ddrm_beside_the_posterior(name, num_steps, **options):
+    """Without noise: the law of its results, and mean and covariance of the exact posterior."""
+    operator, svd = SCANS[name]
+    y, levels = operator(SCENE), schedules.respace(WHOLE, num_steps, "log_snr")
+    a = np.asarray(operator(jnp.eye(20).reshape(20, 4, 5, 1)), np.float64).reshape(20, -1).T
+    found = affine_law(lambda y: restoration.ddrm(GAUSSIAN.denoiser(WHOLE), levels, operator, y, 0.0, svd=svd,
+                                                  **options), np.zeros((4, 5, 1)), 1.0, y)
+    return found, *posterior(a, np.ravel(y).astype(np.float64), 1e-5)
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_ddrm_of_eta_0_without_noise_is_the_posterior_to_first_order(name):
+    """What was measured is kept; of the rest, twice as many levels halve the error of the spread."""
+    errors = []
+    for num_steps in (10, 20):
+        found, mean, covariance = ddrm_beside_the_posterior(name, num_steps, eta=0.0)
+        np.testing.assert_allclose(found.mean, mean, atol=5e-3)
+        errors.append((np.trace(covariance)**0.5 - np.trace(found.covariance)**0.5) / 20**0.5)
+    assert abs(errors[1]) < 0.05
+    assert name == "blur" or abs(np.log2(errors[0] / errors[1]) - 1) < 0.15, errors  # a blur leaves nothing unseen
 
 
 # ---------------------------------------------------------------- RED-diff and PnP-Flow: affine recursions
@@ -156,16 +196,13 @@ def test_red_diff_with_plain_descent_has_the_law_of_its_recursion(name):
         move = np.eye(8) - rate * (a.T @ a + weight * slope * np.eye(8))
         mean = move @ mean + rate * (a.T @ y + weight * slope * 0.2)
         covariance = move @ covariance @ move.T + (rate * weight * drawn)**2 * np.eye(8)
-    x = run(lambda d, operator, y, sigma: restoration.reddiff(d, FEW, operator, y, optax.sgd(rate), weight=weight),
-            name, jnp.repeat(jnp.asarray(X), COUNT, axis=0))
-    close(x, mean, covariance)
+    close(law(lambda d, operator, y, sigma: restoration.reddiff(d, FEW, operator, y, optax.sgd(rate), weight=weight),
+              name, X[0], 0.0), mean, covariance)
 
 
 def test_red_diff_is_a_point_near_the_posterior_mean():
     """With the weight of Bayes' rule; Adam's default makes noise of its own."""
-    a, y = dense("blur")
-    wanted = 0.2 + GAUSSIAN.std**2 * a.T @ np.linalg.solve(GAUSSIAN.std**2 * a @ a.T + SIGMA**2 * np.eye(8),
-                                                           y - a @ np.full(8, 0.2))
+    wanted, _ = posterior(*dense("blur"))
     noisy = schedules.respace(schedules.karras(500, 2.0, 40.0), 400, "log_snr")
     start, y = jnp.zeros((64, *SHAPE)), jnp.repeat(MEASURED["blur"], 64, axis=0)
     denoiser = GAUSSIAN.denoiser(schedules.karras(500, 2.0, 40.0))
@@ -184,35 +221,8 @@ def test_pnp_flow_has_the_law_of_its_recursion(name, draws):
         move = np.eye(8) - 0.9 * (level / (1 + level))**0.8 * a.T @ a
         mean = 0.2 + share * (move @ mean + 0.9 * (level / (1 + level))**0.8 * a.T @ y - 0.2)
         covariance = share**2 * (move @ covariance @ move.T + level**2 / draws * np.eye(8))
-    x = run(lambda d, operator, y, sigma: restoration.pnp_flow(
-        d, FEW, operator, y, rate=0.9, power=0.8, num_draws=draws), name, jnp.repeat(jnp.asarray(X), COUNT, axis=0))
-    close(x, mean, covariance)
-
-
-# ---------------------------------------------------------------- as of every kernel
-
-MAKERS = {
-    "daps": lambda d, a, y, sigma: restoration.daps(d, FEW, a, y, sigma),
-    "daps, langevin": lambda d, a, y, sigma: restoration.daps(d, FEW, a, y, sigma, ode_steps=2, langevin=3),
-    "ddrm": lambda d, a, y, sigma: restoration.ddrm(
-        d, FEW, a, y, sigma, svd=restoration.isometry(a, jnp.zeros((len(y), *SHAPE)))),
-    "reddiff": lambda d, a, y, sigma: restoration.reddiff(d, FEW, a, y),
-    "pnp_flow": lambda d, a, y, sigma: restoration.pnp_flow(d, FEW, a, y),
-}
-
-
-@pytest.mark.parametrize("name", MAKERS)
-def test_an_image_alone_is_the_same_and_keys_matter(name):
-    y = MEASURED["pool"] + jnp.arange(3.0)[:, None, None, None]
-    sigma = jnp.array([0.1, 0.2, 0.3])
-
-    def results(rows, keys=KEYS):
-        kernel = MAKERS[name](GAUSSIAN.denoiser(WHOLE), OPERATORS["pool"], y[rows], sigma[rows])
-        return jax.jit(lambda keys, z: samplers.sample(kernel, keys, z)[0])(keys[rows], NOISE[rows])
-
-    every = results(slice(0, 3))
-    np.testing.assert_allclose(results(slice(1, 2)), every[1:2], atol=1e-5)
-    assert (results(slice(0, 3), KEYS[3:6]) != every).any() and np.isfinite(every).all()
+    close(law(lambda d, operator, y, sigma: restoration.pnp_flow(
+        d, FEW, operator, y, rate=0.9, power=0.8, num_draws=draws), name, X[0], 0.0), mean, covariance)
 
 
 @pytest.mark.parametrize("call, words", [

@@ -135,22 +135,6 @@ def test_the_papers_times():
     assert times[0] == 1 and times[-1] == 0
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_an_image_alone_one_trace_and_eight_devices(name):
-    traces, times = [], np.array([1, 0.6, 0.3, 0.0])
-    kernel = KERNELS[name](times, lambda x, t: traces.append(1) or F[name](x, t))
-    solve = jax.jit(lambda keys, y: samplers.sample(kernel, keys, y)[0])
-    split = jax.sharding.NamedSharding(jax.make_mesh((8,), ("b",), axis_types=(jax.sharding.AxisType.Auto,)),
-                                       jax.sharding.PartitionSpec("b"))
-    every = solve(KEYS[:8], START[:8])
-    np.testing.assert_array_equal(every, solve(KEYS[:8], START[:8]))
-    assert len(traces) == 1
-    np.testing.assert_allclose(solve(KEYS[5:6], START[5:6]), every[5:6], atol=1e-6)
-    over = solve(*jax.device_put((KEYS[:8], START[:8]), split))
-    np.testing.assert_allclose(over, every, atol=1e-6)
-    assert len(over.sharding.device_set) == 8
-
-
 @pytest.mark.parametrize("call, words", [
     (lambda: samplers.i2sb(None, 4, eps=-1.0), "eps must be finite and at least 0"),
     (lambda: samplers.i2sb_times(4, beta_min=0.0), "must be above 0"),

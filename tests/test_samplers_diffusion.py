@@ -73,14 +73,6 @@ def test_ddpm_uses_the_learned_variance():
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_without_noise_keys_do_not_matter_and_with_noise_they_do():
-    schedule = schedules.respace(schedules.linear(), 5)
-    for eta, same in ((0.0, True), (0.5, False)):
-        kernel = samplers.ddim(GAUSSIAN.denoiser(schedule), schedule, eta=eta)
-        a, b = (samplers.sample(kernel, keys, NOISE[:4])[0] for keys in (KEYS[:4], KEYS[4:8]))
-        assert bool((a == b).all()) is same
-
-
 @pytest.mark.parametrize("name", ["ddim 1", "ddpm small"])
 def test_one_image_alone_in_a_batch_and_on_eight_devices(name):
     schedule = schedules.respace(schedules.linear(), 6)

@@ -1,4 +1,4 @@
-"""Heun, DPM-Solver++ and Euler against a Gaussian: exact laws, orders of convergence, and priors of every kind.
+"""Heun, DPM-Solver++ and Euler against their papers' algorithms on a Gaussian, and what the second order is worth.
 
 The laws come from the papers' algorithms in float64, run on affine forms ``mean + coefficients . normals``: for a
 Gaussian every step is affine.
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import denoisers, guidance, operators, restoration, rng, samplers, schedules, weights
-from tests.oracles import GaussianDiffusion, per_image
+from indigo_jax import denoisers, guidance, rng, samplers, schedules, weights
+from tests.oracles import GaussianDiffusion
 
 GAUSSIAN = GaussianDiffusion(mean=0.3, std=0.5)
 NUM, SIZE = 4096, 8
@@ -146,28 +146,7 @@ def test_many_steps_reach_the_data(name):
     assert abs(mean - GAUSSIAN.mean) < 0.02 and abs(std - GAUSSIAN.std) < 0.05
 
 
-# ---------------------------------------------------------------- orders, and what they are worth
-
-def flow_error(kernel, schedule):
-    """Distance at ``x_T = 1`` from the exact probability flow, ``u - mean ~ sqrt(std^2 + sigma^2)``, to sigma = 0."""
-    x, _ = jax.jit(lambda keys, z: samplers.sample(kernel, keys, z))(KEYS[:1], jnp.ones((1, 1)))
-    a = float(schedule.alpha_bar[-1])
-    start = 1 / a**0.5 - GAUSSIAN.mean
-    exact = GAUSSIAN.mean + start * GAUSSIAN.std / np.sqrt(GAUSSIAN.std**2 + 1 / a - 1)
-    return abs(float(x[0, 0]) - exact)
-
-
-@pytest.mark.parametrize("name, order", [("ddim", 1), ("euler", 1), ("heun", 2), ("2M", 2)])
-def test_order_of_convergence(name, order):
-    """Halving the steps divides the error by 2 to the order."""
-    errors = []
-    for num_steps in (20, 40, 80):
-        schedule = schedules.karras(num_steps, 0.01, 10.0)
-        make = {"ddim": samplers.ddim, **MAKERS}[name]
-        errors.append(flow_error(make(GAUSSIAN.denoiser(schedule), schedule), schedule))
-    rates = np.log2(np.array(errors[:-1]) / errors[1:])
-    assert (np.abs(rates - order) < (0.15 if order == 1 else 0.45)).all(), (errors, rates)
-
+# ---------------------------------------------------------------- what the second order is worth
 
 def worst_error(algorithm, schedule, gaussian):
     """Largest distance from the exact probability flow for ``|x_T| <= 2``, in closed form: all is affine."""
@@ -220,13 +199,6 @@ def test_second_order_comes_nearer_to_the_exact_flow_of_faces_than_ddim_with_100
 
 # ---------------------------------------------------------------- as of every kernel
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_keys_matter_where_there_is_noise(name):
-    kernel = MAKERS[name](GAUSSIAN.denoiser(WHOLE), SHORT)
-    run = jax.jit(lambda keys, z: samplers.sample(kernel, keys, z)[0])
-    assert bool((run(KEYS[:4], NOISE[:4]) == run(KEYS[4:8], NOISE[:4])).all()) is (name in DETERMINISTIC)
-
-
 @pytest.mark.parametrize("name", ["heun, churn", "SDE-2M"])
 def test_an_image_alone_and_a_loop_of_ones_own(name):
     kernel = MAKERS[name](GAUSSIAN.denoiser(WHOLE), SHORT)
@@ -238,15 +210,6 @@ def test_an_image_alone_and_a_loop_of_ones_own(name):
         state, info = step(KEYS[:8], state, i)
     np.testing.assert_allclose(state.x, batch, atol=1e-6)
     assert info.x0.shape == batch.shape
-
-
-@pytest.mark.parametrize("name, places", [("heun", 2), ("2M", 1), ("ancestral", 1)])
-def test_one_trace_of_the_denoiser_for_each_place_where_it_is_called(name, places):
-    exact, traces = GAUSSIAN.denoiser(WHOLE), []
-    kernel = MAKERS[name](lambda x, t: traces.append(name) or exact(x, t), SHORT)
-    run = jax.jit(lambda keys, z: samplers.sample(kernel, keys, z)[0])
-    np.testing.assert_array_equal(run(KEYS[:2], NOISE[:2]), run(KEYS[:2], NOISE[:2]))
-    assert len(traces) == places
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -273,61 +236,3 @@ def test_one_step_is_the_mean():
 def test_refusals(call, words):
     with pytest.raises(ValueError, match=words):
         call()
-
-
-# ---------------------------------------------------------------- a prior is a prior
-
-LEVELS = schedules.flow(60, shift=2.0)
-FEW = schedules.respace(LEVELS, 8, "linspace")
-PICTURES, P_KEYS = rng.normal(KEYS[:2], jnp.zeros((2, 8, 8, 3))), KEYS[:2]
-Y = 0.3 + 0.5 * PICTURES[..., ::-1]
-BLUR = operators.blur(operators.gaussian_kernel(1.0, 5))
-
-
-def velocity(f, told):
-    """``E[z - x | (1 - t) x + t z = f]`` of the Gaussian: ``z - x`` and f are jointly normal."""
-    t, m, s = per_image(told / 1000, f), GAUSSIAN.mean, GAUSSIAN.std
-    return -m + (t - (1 - t) * s**2) / ((1 - t)**2 * s**2 + t**2) * (f - (1 - t) * m)
-
-
-def raw(x, c_noise, sigma_data=0.8):
-    """EDM's F for ``D(u, sigma) = E[x | u]``, from its definition ``(D - c_skip u) / c_out``."""
-    sigma = per_image(jnp.exp(4 * c_noise), x)
-    total = sigma**2 + sigma_data**2
-    u = x * jnp.sqrt(total)
-    clean = GAUSSIAN.mean + GAUSSIAN.std**2 / (GAUSSIAN.std**2 + sigma**2) * (u - GAUSSIAN.mean)
-    return (clean - sigma_data**2 / total * u) * jnp.sqrt(total) / (sigma * sigma_data)
-
-
-PRIORS = {"flow": denoisers.from_flow(velocity, LEVELS), "edm": denoisers.from_edm(raw, LEVELS, sigma_data=0.8)}
-WAYS = {
-    "ddim": lambda d: samplers.ddim(d, FEW, 0.5), "ddpm": lambda d: samplers.ddpm(d, FEW),
-    "heun": lambda d: samplers.heun(d, FEW, churn=2.0, levels=LEVELS),
-    "dpm_solver": lambda d: samplers.dpm_solver(d, FEW, 1.0),
-    "dps": lambda d: restoration.dps(d, FEW, BLUR, Y), "diffpir": lambda d: restoration.diffpir(d, FEW, BLUR, Y, 0.1),
-    "ddnm": lambda d: restoration.ddnm(d, FEW, BLUR, Y, num_iterations=2),
-    "hqs": lambda d: restoration.hqs(d, LEVELS, BLUR, Y, 0.1, num_steps=4),
-    "bird": lambda d: restoration.bird(d, schedules.truncate(FEW, 0.02), BLUR, Y, restoration.bird_optimizer(),
-                                       num_iterations=3),
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_every_parametrisation_gives_the_same_samples(way):
-    wanted, *found = (jax.jit(lambda keys, z, kernel=WAYS[way](denoiser): samplers.sample(kernel, keys, z)[0])(
-        P_KEYS, PICTURES) for denoiser in (GAUSSIAN.denoiser(LEVELS), *PRIORS.values()))
-    for other in found:
-        # the noise of the first levels, 1 - alpha_bar in float32, is right to 1e-4; hqs, which ends there, shows it
-        np.testing.assert_allclose(other, wanted, atol=2e-3 if way == "hqs" else 5e-4)
-
-
-@pytest.mark.parametrize("name", PRIORS)
-@pytest.mark.parametrize("clip", [False, True])
-def test_prediction_is_exact_at_every_level_and_consistent(name, clip):
-    make = {"flow": denoisers.from_flow(velocity, LEVELS, clip=clip),
-            "edm": denoisers.from_edm(raw, LEVELS, clip=clip, sigma_data=0.8)}[name]
-    x_t = jax.random.normal(jax.random.key(0), (60, 4, 4, 3))
-    found, wanted = (denoiser(x_t, LEVELS.timesteps) for denoiser in (make, GAUSSIAN.denoiser(LEVELS)))
-    np.testing.assert_allclose(found.x0, jnp.clip(wanted.x0, -1, 1) if clip else wanted.x0, atol=2e-4)
-    signal, noise = (jnp.sqrt(a)[:, None, None, None] for a in (LEVELS.alpha_bar, 1 - LEVELS.alpha_bar))
-    np.testing.assert_allclose(signal * found.x0 + noise * found.eps, x_t, atol=2e-4)

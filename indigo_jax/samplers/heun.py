@@ -20,8 +20,9 @@ def heun(denoiser: Denoiser, schedule: NoiseSchedule, *, churn: float = 0.0,
         ``d' = (u' - x0(u', sigma')) / sigma',  u' <- u^ + (sigma' - sigma^) (d + d') / 2``
 
     with ``gamma = min(churn / N, sqrt(2) - 1)`` inside of the range, else 0. The last step, to sigma' = 0, stays
-    Euler's: N steps are 2 N - 1 evaluations. Without churn the result does not depend on the keys. Where guidance gives
-    a drift, that of the first evaluation is added to ``x_s``.
+    Euler's: N steps are 2 N - 1 evaluations. Of second order; with churn, too, in the
+    law of the results. Without churn the result does not depend on the keys. Where guidance gives a drift, that of the
+    first evaluation is added to ``x_s``.
 
     Args:
         denoiser: ``denoiser(x_t [B, H, W, C], t [B]) -> Prediction``; its x0 is used.
@@ -77,12 +78,12 @@ def heun(denoiser: Denoiser, schedule: NoiseSchedule, *, churn: float = 0.0,
             added = jnp.sqrt(jnp.maximum(raised[k]**2 - sigma[k]**2, 0.0))
             u = u + churn_noise * added * rng.normal(keys, u)
         d, prediction = slope(u, raised[k], a_raised[k], t_raised[k])
-        length = below[k] - raised[k]
-        euler = u + length * d
+        # u + length d, and the mean of both slopes, without the difference of two large numbers
+        euler = prediction.x0 + below[k] / raised[k] * (u - prediction.x0)
 
         def corrected():
             after, _ = slope(euler, below[k], a_s[k], schedule.timesteps[k - 1])
-            return u + length * 0.5 * (d + after)
+            return euler + 0.5 * (below[k] - raised[k]) * (after - d)
 
         u = jax.lax.cond(k > 0, corrected, lambda: euler)
         return State(jnp.sqrt(a_s[k]) * u + prediction.drift), Info(t_raised[k], prediction.x0)

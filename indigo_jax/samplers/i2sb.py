@@ -22,7 +22,8 @@ def i2sb(restorer: Restorer, times, *, eps: float) -> Kernel:
     Args:
         restorer: ``restorer(x_t, t) -> x0`` for ``[B, H, W, C]`` and ``[B]``, trained on that path
             (``train.indi --noise bridge``).
-        times: as for :func:`samplers.indi`.
+        times: as for :func:`samplers.indi`. On Gaussian pictures ``paths.indi_times(N, "dense_near_0")`` errs a third
+            less than even steps, whose error falls a little more slowly than 1 / N.
         eps: root of the paper's whole variance S, in [-1, 1] units.
 
     Returns:

@@ -23,7 +23,8 @@ def ir_sde(restorer: Restorer, times, *, spread: float = 10 / 127.5) -> Kernel:
         restorer: ``restorer(x_t, t) -> x0`` for ``[B, H, W, C]`` and ``[B]``; in the paper it sees y, too
             (``denoisers.restorer(..., y=y)``). Trained on the path of ``paths.custom_noise(lambda t: spread * ((2 - t)
             / t)**0.5)``.
-        times: as for :func:`samplers.indi`: ``1 - exp(-theta)`` of the paper's times, down from 1.
+        times: as for :func:`samplers.indi`: ``1 - exp(-theta)`` of the paper's times, down from 1. For their spacing
+            see :func:`i2sb`.
         spread: lambda, standard deviation of the noise about y where the walk starts, in [-1, 1] units; the paper's
             is 10 of 255.
 
