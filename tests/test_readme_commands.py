@@ -110,6 +110,8 @@ def test_commands_of_the_pages_run(page, words, tmp_path, monkeypatch):
         if flag in ("weights", "prior", "inn", "autoencoder") and str(value).endswith(".safetensors"):
             pathlib.Path(value).write_bytes((ROOT / "indigo_jax/weights/photo.safetensors").read_bytes())
     assert cli.main(words) == 0 and made
-    assert os.path.exists(args.output)
+    output = pathlib.Path(args.output)
+    assert (output.with_stem(f"{output.stem}-1") if args.samples > 1 else output).exists()
     for flag in ("report", "compare"):
-        assert os.path.exists(getattr(args, flag, args.output))
+        if flag in vars(args):
+            assert os.path.exists(getattr(args, flag))
