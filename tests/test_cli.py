@@ -288,6 +288,7 @@ def test_alone_in_a_folder_and_under_another_name_gives_the_same_bytes(indigo):
     assert pathlib.Path("alone.png").read_bytes() != pathlib.Path("seed.png").read_bytes()
 
 
+@pytest.mark.slow  # test_methods.py asks the same of every method
 def test_one_and_eight_devices_give_the_same_bytes(net):
     for i in range(2):
         photo(f"in/{i}.png", 60, 40 + 4 * i, seed=i)

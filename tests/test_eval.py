@@ -332,6 +332,7 @@ KEYS = {"benchmark", "task", "network", "parameters", "batch", "image_size", "nu
         "repeats", "images_per_second", "flops_per_image", "peak_bytes", "temporary_bytes", "jax_version"}
 
 
+@pytest.mark.slow  # a minute of compilation
 def test_benchmark_prints_json(monkeypatch, capsys):
     monkeypatch.setattr(indi, "networks", lambda large: {"tiny": models.RestorationUNet(**TINY)})
     monkeypatch.setattr(indi.operators, "photo_mixture", lambda: operators.random_gaussian_noise())

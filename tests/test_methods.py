@@ -36,7 +36,8 @@ ROWS = {  # method: task and settings that take a second; @name is the file of a
     "indigo": dict(task="auto", prior="@prior", inn="@half", steps=3),
     "latent-indigo": dict(task="auto", prior="@latents", inn="@latent_inn", steps=3)}
 DRAWS_NOTHING = {"once", "look", "hqs", "blind"}  # their results are means, the same for every seed
-SLOW = {"ddrm", "daps", "reddiff", "pnp-flow", "tmpd", "latent-indigo"}  # as pigdm, as indigo; with tests of their own
+SLOW = {"ddrm", "ddnm", "dps", "daps", "reddiff", "pnp-flow", "tmpd",
+        "latent-indigo"}  # as pigdm, as indigo; with tests of their own
 every = pytest.mark.parametrize("name", [
     pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in METHODS])
 RANDOM = np.random.default_rng(0)

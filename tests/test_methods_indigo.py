@@ -358,7 +358,8 @@ def portrait(side):
 
 
 @pytest.mark.parametrize("name, steps, gain", [
-    ("latent-indigo", 20, 0.2), pytest.param("indigo", 50, 0.5, marks=pytest.mark.slow)])
+    ("latent-indigo", 20, 0.2), ("indigo", 50, 0.5)])
+@pytest.mark.slow  # a minute and two
 def test_guidance_beats_the_prior_alone(name, steps, gain):
     """With the weights that ship: by decibels, and with less than half of the residual."""
     def restore(**settings):

@@ -166,7 +166,8 @@ def _assert_same_picture(name, a, b):
         np.testing.assert_allclose(a, b, atol=3e-6)
 
 
-matrix = pytest.mark.parametrize("name, size", PAIRS, ids=str)
+matrix = pytest.mark.parametrize("name, size", [
+    pytest.param(*pair, marks=[pytest.mark.slow] if pair[1] == SIZES[-1] else []) for pair in PAIRS], ids=str)
 every = pytest.mark.parametrize("name", list(CASES))
 
 

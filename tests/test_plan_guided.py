@@ -70,6 +70,7 @@ def test_what_is_planned_is_what_runs(restoring, settings):
     assert program.memory["batch"] == 4 * 8 * 8 * 3 + 8  # the measurement, and a key
 
 
+@pytest.mark.slow  # half a minute of compilation
 def test_bfloat16_computes_the_same_with_half_of_the_weights(restoring):
     """What is held in bfloat16 is what would be rounded to it at every use."""
     exact, method = restoring(), restoring(precision="bfloat16")

@@ -113,6 +113,7 @@ def test_restored_parameters_are_the_average_and_match_the_config(uninterrupted)
     assert module.apply(checkpoints.restore_params(workdir), x, np.ones(1, np.float32)).shape == x.shape
 
 
+@pytest.mark.slow  # half a minute of compilation
 def test_evaluation_writes_pictures_and_scores(pictures, tmp_path):
     indi.train(tiny(pictures, tmp_path, num_steps=2, eval_every=2, eval_steps=3))
     with Image.open(tmp_path / "pictures" / "0000002.png") as picture:
@@ -120,6 +121,7 @@ def test_evaluation_writes_pictures_and_scores(pictures, tmp_path):
     assert np.isfinite(logged(tmp_path, "eval_psnr")[2])
 
 
+@pytest.mark.slow  # half a minute of compilation
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(pictures, tmp_path):
     config = tiny(pictures, tmp_path, learning_rate=1e30, clip_norm=1e30, warmup_steps=1, checkpoint_every=1)
     with pytest.raises(FloatingPointError, match=r"not finite at step \d+.*Lower --learning-rate"):
