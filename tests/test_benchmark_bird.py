@@ -50,6 +50,7 @@ def test_the_peer_stands_beside_the_same_work_only():
     assert peer("default") == peer("official", size=32) == peer("official", batch=2) == (None, None)
 
 
+@pytest.mark.slow  # half a minute
 def test_large_is_the_network_of_celeba_hq_in_two_precisions():
     class Arguments:
         large, batch, iterations, sizes = True, [1], 1, [64]

@@ -87,6 +87,7 @@ def test_bfloat16_computes_the_same_with_half_of_the_weights(restoring):
         restoring(precision="float16")
 
 
+@pytest.mark.slow  # most of a minute of compilation
 def test_plan_for_a_gpu(tmp_path, capsys):
     """Through the command: twice the time of bfloat16 in float32, memory called an estimate."""
     path = tmp_path / "tiny.py"

@@ -36,6 +36,7 @@ def find():
     return jax.jit(restoration.sparse_kernel, static_argnums=1)
 
 
+@pytest.mark.slow  # most of a minute
 def test_the_kernel_of_a_picture_of_few_edges_is_found(find):
     y = np.concatenate([rectangles(seed) for seed in range(3)])
     found = np.asarray(find(y, SIZE))
@@ -48,6 +49,7 @@ def test_the_kernel_of_a_picture_of_few_edges_is_found(find):
     np.testing.assert_allclose(find(y[1:2], SIZE)[0], found[1], atol=2e-3)  # alone as in a batch
 
 
+@pytest.mark.slow  # half a minute
 def test_what_was_not_seen_does_not_count(find):
     y = rectangles(0)
     canvas = np.pad(y, [(0, 0), (12, 12), (12, 12), (0, 0)], mode="symmetric")
