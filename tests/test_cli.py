@@ -94,6 +94,7 @@ def wrong_usage(run, *argv):
     ("restore a.png -o b.png --task restoration", "There is: auto, denoise, deblur, nonuniform, sr, jpeg"),
     ("restore a.png -o b.png --method indi --task ct", "--task ct is for --method diffpir; add that"),
     ("restore a.png -o b.png --method bird", "--method bird needs a --task. There is: deblur, nonuniform, sr"),
+    ("restore a.png -o b.png --strenght 1", "unknown option --strenght; did you mean '--strength'? --help has all"),
     ("restore a.png -o b.png --method brid", "There is: auto, indi, once, look"),
     ("restore a.png -o b.png --method auto --mask m.png", "--mask is for --task inpaint; add that, or leave it out"),
     ("restore a.png -o b.png --method auto --kernel k.npy --task jpeg", "--kernel is for --task deblur; add that"),

@@ -54,6 +54,7 @@ def test_strength_is_the_share_of_the_change_that_is_made(tmp_path):
     y = picture(photograph(40))
     whole, half, none = (restore.told(strength=strength)(y)[0].pixels for strength in (1.0, 0.5, 0.0))
     np.testing.assert_array_equal(none, y.pixels)
+    restore.told(angles=np.arange(3.0))  # arrays can be compared, too
     inside = np.abs(whole) < 1  # of what is clipped nothing can be said
     assert inside.mean() > 0.3 and np.abs(whole - y.pixels)[inside].max() > 0.02
     np.testing.assert_allclose(half[inside], (whole + y.pixels)[inside] / 2, atol=1e-5)

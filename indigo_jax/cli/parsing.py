@@ -29,8 +29,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(word, choices):
-    """The nearest of the choices, and all of them."""
+    """The nearest of the choices, and all of them, or where there are very many the nearest alone."""
     close = difflib.get_close_matches(word, choices, n=1)
+    if close and len(choices) > 25:
+        return f"did you mean {close[0]!r}? --help has all"
     return (f"did you mean {close[0]!r}? " if close else "") + f"There is: {', '.join(choices)}"
 
 

@@ -204,7 +204,7 @@ class Restoration:
         other = copy.copy(self)
         other.settings = dataclasses.replace(self.settings, **settings)
         before = {name: getattr(self.settings, name) for name in settings}
-        if any((before[name] is None) != (value is None) if name in GIVEN else before[name] != value
+        if any((before[name] is None) != (value is None) if name in GIVEN else not np.array_equal(before[name], value)
                for name, value in settings.items()):
             other._compile()
         return other
