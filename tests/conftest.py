@@ -1,7 +1,6 @@
 """Strict by default: eight virtual CPU devices, no silent dtype promotion, warnings are errors (setup.cfg).
 
-Machine code is not optimised: most of the time of these tests is compilation, and that takes a third of it. (Without
-MLIR's emitters of fused loops it would be half of that; but then the programs of INDIGO take half an hour.)
+Most of the time of these tests is compilation: machine code is not optimised, and fused loops are written without MLIR.
 A test that starts a process of its own inherits the environment set here.
 """
 import atexit
@@ -10,7 +9,8 @@ import shutil
 import tempfile
 
 _FLAGS = {"--xla_force_host_platform_device_count": 8, "--xla_backend_optimization_level": 0,
-          "--xla_llvm_disable_expensive_passes": "true", "--xla_cpu_parallel_codegen_split_count": 1}
+          "--xla_llvm_disable_expensive_passes": "true", "--xla_cpu_parallel_codegen_split_count": 1,
+          "--xla_cpu_use_fusion_emitters": "false"}
 for _name, _value in _FLAGS.items():  # read once, when jax starts its backend
     if _name not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_name}={_value}".strip()

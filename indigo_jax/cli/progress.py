@@ -6,7 +6,7 @@ import threading
 
 from indigo_jax.cli.messages import UsageError
 
-LONG = {"cpu": 3e12}  # parameters x pixels x calls of a picture with progress: from about ten seconds on two cores
+LONG = {"cpu": 1.2e13}  # parameters x pixels x calls of a picture with progress: from about six seconds on two cores
 _LONG_ELSEWHERE = 1e14
 _MEASURED = 5.0  # times as much in all: from there on the time is estimated
 _ASKED = 600  # seconds from which on it is said
