@@ -1,12 +1,14 @@
 """The table of calibration: its exact posteriors against brute force, its measures, its Markdown and its command."""
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eval import tables
 from eval.posteriors import Mixture, matrix, smooth_covariance
-from eval.tables import calibration
+from eval.tables import calibration, posterior_samplers
 from eval.tables.posterior_samplers import LINES, SIGMA, WHOLE
+from indigo_jax import restoration, rng, samplers
 
 RANDOM = np.random.default_rng(0)
 PLANE = Mixture(np.array([0.7, 0.3]), np.array([[0.5, 0.0], [-0.4, 0.3]]), np.array([[0.05, 0.03], [0.03, 0.08]]),
@@ -112,6 +114,21 @@ def test_two_samplers_are_calibrated_and_one_is_not(monkeypatch):
         ("PiGDM", "p true, eta 1"), ("DAPS", "p true, mean, exact draws"), ("half-quadratic splitting", "8 steps"))]
     np.testing.assert_allclose(ratios[:2], 1, atol=0.1)
     assert ratios[2] < 0.1
+
+
+@pytest.mark.parametrize("gluing", [0.0, 0.5])
+def test_latents_that_are_turned_pictures_change_nothing(monkeypatch, gluing):
+    """Without noise of its own, and without its second term, PSLD is DPS in other axes."""
+    monkeypatch.setattr(calibration, "DRAWS", 3)
+    case, levels = calibration.problems(0)[0], posterior_samplers.levels(20)
+    keys, start = rng.image_keys(0, np.arange(3)), np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype("float32")
+    psld = posterior_samplers.in_latents(case, lambda denoiser: restoration.psld(
+        denoiser, levels, case.operator, case.y, posterior_samplers.HAAR, scale=0.3, gluing=gluing, eta=0.0))
+    dps = restoration.dps(case.denoiser, levels, case.operator, case.y, 0.3,
+                          sampler=lambda denoiser, schedule: samplers.ddim(denoiser, schedule, 0.0))
+    one, other = (jax.jit(lambda kernel=kernel: samplers.sample(kernel, keys, start)[0])() for kernel in (psld, dps))
+    difference = float(jnp.abs(one - other).max())
+    assert difference < 1e-4 if gluing == 0 else difference > 1e-2
 
 
 def test_the_command_writes_its_table(monkeypatch, tmp_path, capsys):

@@ -3,14 +3,13 @@
 The laws come from the papers' algorithms in float64, run on affine forms ``mean + coefficients . normals``: for a
 Gaussian every step is affine.
 """
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import denoisers, guidance, rng, samplers, schedules, weights
+from indigo_jax import guidance, rng, samplers, schedules
 from tests.oracles import GaussianDiffusion
 
 GAUSSIAN = GaussianDiffusion(mean=0.3, std=0.5)
@@ -170,31 +169,6 @@ def test_second_order_reaches_the_error_of_ddim_100_with_25_evaluations(whole, s
     assert 0.01 < wanted < 0.03
     assert error(edm, 13, "asinh") < wanted < error(edm, 13, "karras")
     assert error(ALGORITHMS["2M"], 20, "log_snr") < wanted
-
-
-@pytest.mark.slow
-def test_second_order_comes_nearer_to_the_exact_flow_of_faces_than_ddim_with_100_steps():
-    """``faces64`` from the same noise; the exact flow is 200 steps of 2M. In PSNR of the pictures."""
-    module, params, info = weights.load("faces64")
-    whole = schedules.truncate(schedules.from_json(dict(info["schedule"])), 1e-4)
-    keys = rng.image_keys(0, np.arange(2))
-    start = rng.normal(rng.init_keys(keys), jnp.zeros((2, 64, 64, 3)))
-
-    def run(make, num_steps, spacing):
-        def solve(params, keys, z):
-            prior = denoisers.of(functools.partial(module.apply, params), info)
-            return samplers.sample(make(prior.denoiser, levels), keys, z)[0]
-
-        levels = schedules.respace(whole, num_steps, spacing)
-        return np.asarray(jax.jit(solve)(params, keys, start))
-
-    exact = run(samplers.dpm_solver, 200, "log_snr")
-
-    def psnr(x):
-        return 10 * np.log10(4 / np.mean((x - exact)**2))
-
-    wanted = max(psnr(run(samplers.ddim, 100, spacing)) for spacing in ("trailing", "log_snr"))
-    assert psnr(run(samplers.dpm_solver, 25, "log_snr")) > wanted
 
 
 # ---------------------------------------------------------------- as of every kernel

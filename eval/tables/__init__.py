@@ -6,6 +6,7 @@
     python -m eval.tables --method people [--data FOLDER] [--limit N] [--lpips FILE]
     python -m eval.tables --method all [--data PHOTOGRAPHS] [--faces FOLDER] [--limit N] [--tasks ...] [--methods ...]
     python -m eval.tables --method coverage [--data FOLDER] [--limit N]
+    python -m eval.tables --method solvers [--data FOLDER] [--limit N]
     python -m eval.tables --method opponents --weights PRIOR [--data FOLDER] [--limit N]
     python -m eval.tables --method conditional --weights FILE [--against indi-photo] [--steps 1 2 5 10 20]
     python -m eval.tables --method calibration|mri [--seed 0]
@@ -30,6 +31,9 @@ bundled prior. Both take no pictures and no weights.
 their mean is, and how far they lie apart. --method reproduction writes the published numbers of eval/reference/ and,
 from the files of results, ours beside them; it measures nothing.
 
+--method solvers asks how many evaluations Heun's method and DPM-Solver++ need to come as near to the exact flow as DDIM
+with a hundred: for Gaussian pictures, and with the bundled prior of faces, from noise and in a restoration.
+
 --method conditional compares InDI with a diffusion given y (train.diffusion --condition y) at each number of steps.
 
 --method opponents compares BIRD with the methods of its paper's tables at equal evaluations: GDP, BlindDPS, GibbsDDRM,
@@ -48,7 +52,7 @@ import shlex
 from eval import command, problems
 from eval.command import guided_methods, write, write_csv
 from eval.tables import (
-    calibration, conditional, coverage, every, guided, known, mri, opponents, people, photo, reproduction)
+    calibration, conditional, coverage, every, guided, known, mri, opponents, people, photo, reproduction, solvers)
 from indigo_jax.methods import METHODS
 
 
@@ -58,6 +62,7 @@ _GUIDED = guided_methods()
 TABLES = {"indi": photo.table, "bird": known.table, "people": people.table, "all": every.table,
           "opponents": opponents.table, "conditional": conditional.table, "coverage": coverage.table,
           "calibration": calibration.table, "mri": mri.table, "reproduction": reproduction.table,
+          "solvers": solvers.table,
           **dict.fromkeys(_GUIDED, guided.table)}
 _NO_PICTURES = ("calibration", "mri", "reproduction")
 _PICTURES = tuple(method for method in TABLES if method not in _NO_PICTURES)
@@ -137,7 +142,8 @@ def _work(args, parser):
     names = ("phantom.png",) if "ct" in args.tasks else None
     pictures = args.method in _PICTURES and problems.open_pictures(args.data, limit=args.limit, names=names)
     main = args.prior or METHODS[args.method].Settings().prior if args.method in _GUIDED else args.weights
-    main = {"people": "photographs", "all": "methods", "coverage": coverage.WEIGHTS}.get(args.method, main)
+    main = {"people": "photographs", "all": "methods", "coverage": coverage.WEIGHTS,
+            "solvers": solvers.WEIGHTS}.get(args.method, main)
     stem = re.sub(r"\W+", "_", pathlib.Path(main).stem) + ("" if args.data else "_scikit_image")
     stem = stem if args.method == "indi" else f"{stem}_{args.method.replace('-', '_')}"
     path = pathlib.Path(args.output) / (stem if args.method in _PICTURES else args.method)

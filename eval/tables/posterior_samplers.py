@@ -4,8 +4,9 @@ from typing import Callable, NamedTuple
 import jax.numpy as jnp
 
 from eval.posteriors import Mixture
-from indigo_jax import restoration, samplers, schedules
-from indigo_jax.typing import Array, Denoiser, Kernel, Operator
+from indigo_jax import restoration, samplers, schedules, wavelets
+from indigo_jax.denoisers import Prediction
+from indigo_jax.typing import Array, Autoencoder, Denoiser, Kernel, Operator
 
 SIGMA = 0.1  # noise of the measurements
 WHOLE = schedules.linear()
@@ -69,6 +70,47 @@ def _daps(p, **options):
     return restoration.daps(p.denoiser, levels(), p.operator, p.y, SIGMA, **options)
 
 
+def _encode(x):
+    coarse, details = wavelets.split(x, "haar")
+    return jnp.concatenate([coarse, *details], axis=-1)
+
+
+def _decode(z):
+    coarse, *details = jnp.split(z, 4, axis=-1)
+    return wavelets.merge(coarse, tuple(details), "haar")
+
+
+HAAR = Autoencoder(_encode, _decode)  # orthonormal on even sides: latents have the laws of pictures, turned
+
+
+def in_latents(p: Problem, make: Callable[[Denoiser], Kernel]) -> Kernel:
+    """A kernel on latents of :data:`HAAR`, whose state is the picture: it starts from noise and ends with a draw."""
+    def denoiser(z, t):
+        prediction = p.denoiser(_decode(z), t)
+        return Prediction(_encode(prediction.x0), _encode(prediction.eps))
+
+    kernel = make(denoiser)
+
+    def init(x_init, keys):
+        state = kernel.init(_encode(x_init), keys)
+        return state._replace(x=_decode(state.x))
+
+    def step(keys, state, i):
+        state, info = kernel.step(keys, state._replace(x=_encode(state.x)), i)
+        return state._replace(x=_decode(state.x)), info
+
+    return Kernel(init, step, kernel.num_steps)
+
+
+def _psld(p, scale):
+    return in_latents(p, lambda denoiser: restoration.psld(denoiser, WHOLE, p.operator, p.y, HAAR, scale=scale))
+
+
+def _resample(p, num_steps):
+    return in_latents(p, lambda denoiser: restoration.resample(
+        denoiser, levels(num_steps), p.operator, p.y, HAAR, rho=(SIGMA / p.prior.spread)**2))
+
+
 LINES = (
     Line("exact posterior score", "DDIM, eta 1", 100, lambda p: _exact(p, 1.0)),
     Line("exact posterior score", "DDIM, eta 0", 100, lambda p: _exact(p, 0.0)),
@@ -87,6 +129,10 @@ LINES = (
     Line("DDNM", "eta 0.85", 100, lambda p: restoration.ddnm(p.denoiser, levels(), p.operator, p.y)),
     Line("DPS", "scale 1", 1000, lambda p: restoration.dps(p.denoiser, WHOLE, p.operator, p.y)),
     Line("DPS", "scale 0.3", 1000, lambda p: restoration.dps(p.denoiser, WHOLE, p.operator, p.y, 0.3)),
+    Line("PSLD", "scale 1, gluing 0.1", 1000, lambda p: _psld(p, 1.0)),
+    Line("PSLD", "scale 0.3, gluing 0.1", 1000, lambda p: _psld(p, 0.3)),
+    Line("ReSample", "rho true, every 5", 100, lambda p: _resample(p, 100)),
+    Line("ReSample", "rho true, every 5", 500, lambda p: _resample(p, 500)),
     Line("BIRD", "60 iterations of 5 steps", 300, lambda p: restoration.bird(
         p.denoiser, levels(5, "linspace"), p.operator, p.y, restoration.bird_optimizer())),
     Line("RED-diff", "Adam 0.1, weight 0.25", 1000, lambda p: restoration.reddiff(
