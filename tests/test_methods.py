@@ -124,10 +124,12 @@ def test_its_help_has_its_settings_and_no_others(name, capsys):
 
 @every
 def test_alone_on_one_device_as_in_a_batch_on_eight(name, made):
+    """To rounding, which BIRD's optimiser enlarges where a gradient is nearly nothing: a pixel in some thousands moves
+    by up to 1e-3, all others by 1e-6."""
     method = made(name)
     plan = method.plan(16, 16)
     sides = [side // method.scale for side in plan.canvas]
-    y = RANDOM.uniform(-1, 1, (8, *sides, 3)).astype(np.float32)
+    y = np.random.default_rng(0).uniform(-1, 1, (8, *sides, 3)).astype(np.float32)
     keys = rng.image_keys(0, np.arange(8))
     solve = jax.jit(method.solve, static_argnames="plan")
     known = method.given(y[0], lambda array, **_: jnp.asarray(array[None], jnp.float32))
@@ -141,7 +143,9 @@ def test_alone_on_one_device_as_in_a_batch_on_eight(name, made):
     assert len(batch.x.sharding.device_set) == 8 and batch.x.shape == (8, *plan.canvas, 3)
     for i in (0, 7):
         alone = restored(y[i:i + 1], keys[i:i + 1])
-        jax.tree.map(lambda one, all_: np.testing.assert_allclose(one[0], all_[i], atol=1e-4), alone, batch)
+        for one, of_all in zip(jax.tree.leaves(alone), jax.tree.leaves(batch)):
+            np.testing.assert_allclose(one[0], of_all[i], atol=2e-3 if name == "bird" else 1e-4)
+            assert np.median(np.abs(one[0] - of_all[i])) < 1e-5
 
 
 @every
