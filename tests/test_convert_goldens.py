@@ -29,10 +29,6 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max(), rtol=1e-4)
 
 
-def moved(x, axis):
-    return np.moveaxis(np.asarray(x), axis, -1 - axis) if np.ndim(x) == 4 else x
-
-
 @pytest.mark.parametrize("name", [name for name in goldens.NAMES if name != "text"])
 def test_a_converted_network_answers_as_the_original(tmp_path, name):
     golden = goldens.load(name)
