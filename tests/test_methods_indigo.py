@@ -10,6 +10,7 @@ from skimage import data, transform
 
 from indigo_jax import images, methods, metrics, models, operators, restoration, rng, samplers, schedules, tiles
 from indigo_jax.methods import base, indigo
+from indigo_jax.methods.guided_chain import REGULARIZERS, resolve, visited
 from indigo_jax.methods.indi import Indi
 from indigo_jax.weights import latents
 from tests import guided_networks
@@ -145,7 +146,7 @@ def test_mixed_sizes_share_programs_and_do_not_touch_one_another(tiny):
 
 def test_without_guidance_it_is_ddim_from_the_bicubic_estimate():
     y, keys = jnp.asarray(RANDOM.uniform(-1, 1, (1, 8, 8, 3)), jnp.float32), rng.image_keys(3, [5])
-    levels = indigo.visited(schedules.from_json(SCHEDULE), STEPS, 0.199)
+    levels = visited(schedules.from_json(SCHEDULE), STEPS, 0.199)
     estimate = jnp.clip(operators.upsample(2)(y), -1, 1)
 
     @jax.jit
@@ -293,25 +294,25 @@ def test_where_lpips_cannot_be_the_distance(lpips_weights, monkeypatch):
 
 def test_settings_become_numbers():
     pixels, of_latents = methods.METHODS["indigo"].Settings, methods.METHODS["latent-indigo"].Settings
-    chain = indigo.resolve(pixels(), None)
+    chain = resolve(pixels(), None)
     assert (chain.guidance, chain.refine, chain.regularizer) == (3.5, 0.0, None)
     np.testing.assert_allclose(chain.weights, (2.5, 0.08 / 1.4), rtol=1e-6)
-    assert indigo.resolve(pixels(distance="lpips"), None).weights == (2.5, 1.0)
-    chain = indigo.resolve(of_latents(preset="real", guidance=2), "latent")
+    assert resolve(pixels(distance="lpips"), None).weights == (2.5, 1.0)
+    chain = resolve(of_latents(preset="real", guidance=2), "latent")
     assert (chain.guidance, chain.weights, chain.refine) == (2.0, (1.0, 0.5), 0.0)
     assert chain.regularizer == restoration.LatentRegularizer(radius=1.0) and chain.evaluations == 100
-    assert indigo.resolve(of_latents(regularizer="resample"), "latent").evaluations == 120
-    assert indigo.resolve(of_latents(), "latent").guidance == 1.0 and indigo.resolve(of_latents(), "pixel").start == 0.5
-    assert indigo.resolve(of_latents(regularizer="none"), "pixel").regularizer == indigo.REGULARIZERS["none"]
-    assert indigo.resolve(pixels(from_noise=True), None).start == 1e-3
+    assert resolve(of_latents(regularizer="resample"), "latent").evaluations == 120
+    assert resolve(of_latents(), "latent").guidance == 1.0 and resolve(of_latents(), "pixel").start == 0.5
+    assert resolve(of_latents(regularizer="none"), "pixel").regularizer == REGULARIZERS["none"]
+    assert resolve(pixels(from_noise=True), None).start == 1e-3
 
 
 def test_levels_are_those_of_indigo_plus():
-    assert indigo.visited(schedules.linear(), 100, 0.199).timesteps.tolist() == list(range(0, 400, 4))
-    assert indigo.visited(schedules.linear(), 4, 0.199).timesteps.tolist() == [0, 132, 264, 396]
-    assert indigo.visited(schedules.linear(), 1, 0.199).timesteps.tolist() == [396]
-    assert 1e-3 <= indigo.visited(schedules.linear(), 5, 1e-3).alpha_bar[-1] < 1.1e-3
-    np.testing.assert_allclose(indigo.visited(schedules.cosine(1000), 7, 0.199).alpha_bar[-1], 0.2, atol=2e-3)
+    assert visited(schedules.linear(), 100, 0.199).timesteps.tolist() == list(range(0, 400, 4))
+    assert visited(schedules.linear(), 4, 0.199).timesteps.tolist() == [0, 132, 264, 396]
+    assert visited(schedules.linear(), 1, 0.199).timesteps.tolist() == [396]
+    assert 1e-3 <= visited(schedules.linear(), 5, 1e-3).alpha_bar[-1] < 1.1e-3
+    np.testing.assert_allclose(visited(schedules.cosine(1000), 7, 0.199).alpha_bar[-1], 0.2, atol=2e-3)
 
 
 # ---------------------------------------------------------------------------------------------------- slow

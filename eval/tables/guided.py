@@ -10,7 +10,7 @@ from eval.command import guided_settings
 from eval.measure import PSNR, Cache, Group, about, grouped, lpips_of, markdown, mean, measure, psnr_of, weights_of
 from eval.problems import LEARNED, Case, Pictures
 from indigo_jax import arrays, methods, operators, restoration
-from indigo_jax.methods.indigo import REGULARIZERS
+from indigo_jax.methods.guided_chain import REGULARIZERS
 from indigo_jax.typing import Array
 
 LPIPS, RESIDUAL = "lpips-alex-v0.1", "residual"

@@ -16,8 +16,9 @@ from indigo_jax.methods.diffpir import Diffpir
 from indigo_jax.methods.dps import Dps
 from indigo_jax.methods.hqs import Hqs
 from indigo_jax.methods.indi import Indi
-from indigo_jax.methods.indigo import Indigo, LatentIndigo
+from indigo_jax.methods.indigo import Indigo
 from indigo_jax.methods.jpeg import Jpeg
+from indigo_jax.methods.latent_indigo import LatentIndigo
 from indigo_jax.methods.look import Look
 from indigo_jax.methods.once import Once
 from indigo_jax.methods.pigdm import Pigdm
