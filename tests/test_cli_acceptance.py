@@ -137,7 +137,6 @@ def test_no_device_is_started_for_what_cannot_be_read():
     assert code == 1 and out.startswith(f"nothing to do: {len(made)} of ") and err.count("\n") == 2
 
 
-@pytest.mark.slow
 def test_killed_at_ten_moments_in_a_folder_of_every_kind():
     made = {f"{half}/{name}": kind for half in "ab" for name, kind in kinds(f"in/{half}", (2000, 3000)).items()}
     assert jobs.survives_kills(kills=10, seconds=0.5, code=1, XLA_FLAGS="") == 10

@@ -243,7 +243,6 @@ def test_killed_twice_and_started_again():
     survives_kills(kills=2, seconds=0.1)
 
 
-@pytest.mark.slow
 def test_killed_at_ten_moments_and_started_again():
     _big("in", 40)
     survives_kills(kills=10, seconds=0.1)

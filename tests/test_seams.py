@@ -43,11 +43,11 @@ def borders(plan: tiles.Plan, axis: int, scale: int = 1) -> set[int]:
 def steps(x: np.ndarray, plan: tiles.Plan, *, cut: int = 0) -> tuple[float, float]:
     """Mean absolute difference of neighbouring rows and columns: the largest at borders of tiles, and elsewhere.
 
-    The picture begins ``cut`` pixels from the top left of the plan's canvas, and may end before it.
+    The pictures ``[..., H, W, C]`` begin ``cut`` pixels from the top left of the plan's canvas, and may end before it.
     """
-    at, elsewhere = [], []
+    at, elsewhere, x = [], [], x.reshape(-1, *x.shape[-3:])
     for axis in (0, 1):
-        found = np.abs(np.diff(x, axis=axis)).mean(axis=(1 - axis, 2))
+        found = np.abs(np.diff(x, axis=1 + axis)).mean(axis=(0, 2 - axis, 3))
         places = {place - cut for place in borders(plan, axis)}
         assert places & set(range(1, len(found) + 1)), "no border of a tile lies in the picture"
         near = {place + shift for place in places for shift in (-1, 0, 1)}
@@ -63,14 +63,12 @@ def tiled(name, files, **changes):
     method = methods.load(name, task=task, scale=scale,
                           **{key: from_file(files, value) for key, value in given.items()})
     method.largest = 64
+    if name == "look":
+        method.jpeg.largest = 64
     return method
 
 
-QUICK = {"indi", "once"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
-                                  for name in METHODS])
+@pytest.mark.parametrize("name", METHODS)
 def test_a_ramp_has_no_seams(name, files):
     method = tiled(name, files)
     any_size = method.takes_any_size
@@ -78,8 +76,9 @@ def test_a_ramp_has_no_seams(name, files):
     y = ramp(height // method.scale, width // method.scale)
     plan = method.plan(*(side + 2 * method.margin() for side in (height, width)))
     assert plan.count > 1, "a picture in one piece shows nothing"
-    x, report = method(images.Picture(y, grey=False))
-    at, elsewhere = steps(x.pixels, report.plan, cut=method.margin())
+    seeds = range(24) if name == "bird" else range(1)  # its results are noise where its network is
+    found = [method(images.Picture(y, grey=False), seed=seed) for seed in seeds]
+    at, elsewhere = steps(np.stack([x.pixels for x, _ in found]), found[0][1].plan, cut=method.margin())
     assert at <= 1.05 * elsewhere, (at, elsewhere)
 
 
