@@ -6,7 +6,6 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 import tifffile
 from PIL import Image
 

@@ -182,3 +182,24 @@ def test_statistics_of_references_that_cannot_be_read_are_not_kept(folders, netw
     err = capsys.readouterr().err
     assert "true/b.png: a truncated" in err and "a.npz: not written, as 1 could not be read" in err
     assert not pathlib.Path("a.npz").exists()
+
+
+def test_a_metric_that_a_picture_is_too_small_for_leaves_the_others(folders, capsys):
+    for folder in ("true", "got"):
+        Image.fromarray(picture(7, (64, 64), 1.0)).save(f"{folder}/b.png")
+    assert evaluate("--metrics", "psnr,niqe", "-o", "scores.csv") == 1
+    said = capsys.readouterr()
+    assert "got/b.png: NIQE needs at least two blocks" in said.err and said.err.count("\n") == 1
+    *rows, mean = csv.DictReader(pathlib.Path("scores.csv").read_text().splitlines())
+    niqe = "niqe-bsds400-gray-crop0"
+    assert [row["name"] for row in rows] == ["a", "b", "c"] and rows[1][niqe] == "" and rows[1]["psnr-rgb-crop0-u8"]
+    assert float(mean[niqe]) == pytest.approx((float(rows[0][niqe]) + float(rows[2][niqe])) / 2)
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_the_work(folders, network, capsys, monkeypatch):
+    monkeypatch.setattr(metrics, "score_pairs", lambda *_: pytest.fail("measured"))
+    pathlib.Path("file").touch()
+    for more in (["--metrics", "psnr", "-o", "file/scores.csv"],
+                 ["--metrics", "fid", "--inception", network, "--save-statistics", "file/a.npz"]):
+        assert evaluate(*more) == 2
+        assert "file is no folder" in capsys.readouterr().err

@@ -377,6 +377,7 @@ def test_outputs_that_cannot_be_written(refused, monkeypatch):
     photo("in/a.png")
     pathlib.Path("file").touch()
     assert "file/out: file is no folder" in refused("in", "-o", "file/out")
+    assert "--compare file/c: file is no folder" in refused("in", "-o", "out", "--compare", "file/c")
     pathlib.Path("out/a.png").mkdir(parents=True)
     assert "out/a.png, where its result goes, is a folder" in refused("in", "-o", "out", code=1)
     opened = os.open
@@ -388,6 +389,12 @@ def test_outputs_that_cannot_be_written(refused, monkeypatch):
     monkeypatch.setattr(os, "open", read_only)
     assert "cannot be written to (Read-only file system)" in refused("in", "-o", "new/folder")
     assert "--report new/r.json" in refused("in", "-o", "out", "--report", "new/r.json")
+
+
+def test_a_comparison_that_its_format_does_not_hold(refused):
+    photo("a.png", width=8300, height=8)
+    assert "c.webp: WEBP holds at most 16,383 pixels a side, not 166" in refused(
+        "a.png", "-o", "b.png", "--compare", "c.webp", code=1)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

@@ -445,6 +445,22 @@ def test_pictures_of_a_folder_are_known_by_what_they_are(tmp_path):
     assert images.find_pictures(tmp_path, extensions=[".npy"]).pictures == [tmp_path / "model.npy"]
 
 
+def test_pipes_and_links_to_folders_are_left_out_and_said(tmp_path):
+    """Whoever opens a pipe waits for ever; a link to a folder may lead back."""
+    (tmp_path / "other").mkdir()
+    for name in ("a.png", "other/b.png"):
+        (tmp_path / name).write_bytes(encoded(Image.fromarray(random_levels(8, 8, 3))))
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "back").symlink_to(tmp_path)
+    (tmp_path / "same.png").symlink_to(tmp_path / "a.png")
+    listing = images.find_pictures(tmp_path)
+    assert [path.name for path in listing.pictures] == ["a.png", "b.png", "same.png"]
+    assert [(path.name, reason.partition(": ")[2]) for path, reason in listing.left_out] == [
+        ("back", "a link to a folder, left out; give it as an input of its own"),
+        ("pipe.png", "a pipe or a device, left out"), ("zero.png", "a pipe or a device, left out")]
+
+
 @needs_cases
 def test_the_folder_of_names():
     listing = images.find_pictures(CASES / "folder_of_names")

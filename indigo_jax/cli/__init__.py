@@ -4,6 +4,7 @@ Exit codes: 0 all done; 1 some file failed, each named with its reason, the othe
 says what to type instead. No device is started before something has to be computed.
 """
 import os
+import signal
 import sys
 
 from indigo_jax import __version__
@@ -20,7 +21,10 @@ def main(argv=None) -> int:
         prog = args.parser.prog
         if unknown:
             raise UsageError(unknown_arguments(args.parser, unknown))
-        return args.run(args)
+        code = args.run(args)
+        if argv is None:  # all is said, so a late Ctrl-C has nothing to interrupt
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return code
     except UsageError as error:
         print(f"{error.prog or prog}: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ import sys
 
 from indigo_jax.cli import statistics
 from indigo_jax.cli.messages import UsageError, one_line, show, some, write_text
+from indigo_jax.cli.outputs import check_writable
 from indigo_jax.cli.parsing import add_command
 
 
@@ -23,6 +24,9 @@ def run(args):
     if len(set(names)) < len(names):
         raise UsageError(f"--metrics {args.metrics}: each metric once")
     known, wanted = statistics.of_reference(args, protocols, of_sets), statistics.check_wanted(args, of_sets)
+    for flag in ("output", "save_statistics"):
+        if hasattr(args, flag):
+            check_writable(getattr(args, flag), f"--{flag.replace('_', '-')}")
     if not hasattr(args, "restored"):
         return statistics.alone(args, wanted, network)
     pairs, failed, extra = _pairs(args) if known is None else _unpaired(args)
@@ -36,8 +40,11 @@ def run(args):
     if not rows:
         print(f"{args.parser.prog}: nothing could be measured", file=sys.stderr)
         return 1
-    mean = {"name": "mean", **{protocol.name: math.fsum(row[protocol.name] for row in rows) / len(rows)
-                               for protocol in protocols}}
+    mean = {"name": "mean"}
+    for name in names:
+        values = [row[name] for row in rows if name in row]
+        if values:
+            mean[name] = math.fsum(values) / len(values)
     try:
         for protocol in of_sets:
             got, true = map(np.array, features[protocol.resize])
@@ -70,7 +77,15 @@ def _measure(args, pairs, protocols, resizes, network):
         try:
             a, b, visible = _read(restored, reference or restored, args.parser.prog,
                                   any(protocol.needs_reference for protocol in protocols))
-            row = metrics.score_pairs([(name, a, b, visible)], protocols).rows[0] if protocols else {"name": name}
+            row = {"name": name}
+            for protocol in protocols:  # one that a picture is too small for leaves the others
+                try:
+                    score, = metrics.score_pairs([(show(restored), a, b, visible)], [protocol]).rows
+                    row[protocol.name] = score[protocol.name]
+                except ValueError as error:
+                    failed.append(one_line(error))
+            if protocols and len(row) == 1:
+                continue
             sides = (a,) if reference is None else (a, b)
             found = {resize: [network.features(x[None], resize=resize)[0] for x in sides] for resize in resizes}
             rows.append(row)

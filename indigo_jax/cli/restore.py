@@ -90,6 +90,8 @@ def run(args):
         "version": __version__, "method": args.method, "task": args.task, "seed": args.seed, "samples": args.samples})
     report.facts["scale"] = getattr(args, "scale", 4) if args.task == "sr" else None
     check_writable(args.output, "--output")
+    if comparisons:
+        check_writable(args.compare, "--compare")
     ledger = Ledger(args, places, comparisons, masks, report, _fingerprint(args, owners, given, values))
 
     def read(path):
@@ -137,7 +139,12 @@ class Restore:
         return 0
 
     def _notes(self, job, picture):
+        from indigo_jax import images
         warning = self.method.warning(picture)
+        if self.comparisons and isinstance(picture, images.Picture):
+            file, = self.comparisons.of(job)
+            height, width = (self.method.scale * side for side in picture.pixels.shape[:2])
+            images.check_size(file, height + 60, (1 + self.args.samples) * (width + 4))  # with labels and gaps
         return [*notes_of(job, picture, self.places, self.method.scale), *[warning] * bool(warning)]
 
     def _work(self, job, picture, device, tick):

@@ -10,8 +10,8 @@ from indigo_jax.images.picture import EXTENSIONS, ImageError, Picture
 from indigo_jax.images.reading import MAX_PIXELS, read, read_rgb8
 from indigo_jax.images.sizes import enlarged_by, shrunk_by
 from indigo_jax.images.transparency import fill_hidden, resize_alpha, to_measure
-from indigo_jax.images.writing import check_target, write
+from indigo_jax.images.writing import check_size, check_target, write
 
-__all__ = ["EXTENSIONS", "ImageError", "Listing", "MAX_PIXELS", "Picture", "by_stem", "check", "check_target",
-           "enlarged_by", "fill_hidden", "find_pictures", "grid", "list_pictures", "read", "read_rgb8", "resize_alpha",
-           "shrunk_by", "side_by_side", "to_measure", "write"]
+__all__ = ["EXTENSIONS", "ImageError", "Listing", "MAX_PIXELS", "Picture", "by_stem", "check", "check_size",
+           "check_target", "enlarged_by", "fill_hidden", "find_pictures", "grid", "list_pictures", "read", "read_rgb8",
+           "resize_alpha", "shrunk_by", "side_by_side", "to_measure", "write"]

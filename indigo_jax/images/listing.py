@@ -26,7 +26,8 @@ def find_pictures(path, *, exclude=None, extensions=EXTENSIONS) -> Listing:
     """The picture files of a folder and of its subfolders; a file gives itself.
 
     A file with a picture's extension counts as one and is not opened; any other is judged by its first bytes. Names
-    that begin with a dot are passed over. Links to folders are not followed, so a loop of links ends.
+    that begin with a dot are passed over. Links to folders are not followed, so a loop of links ends: they are left
+    out, and so are pipes and devices with a picture's name.
 
     Args:
         path: a folder or a file.
@@ -50,12 +51,18 @@ def find_pictures(path, *, exclude=None, extensions=EXTENSIONS) -> Listing:
         folder = pathlib.Path(folder)
         folders[:] = [name for name in folders
                       if not name.startswith(".") and (exclude is None or (folder / name).resolve() != exclude)]
+        listing.left_out.extend((folder / name, f"{show(folder / name)}: a link to a folder, left out; give it as an "
+                                                "input of its own") for name in folders
+                                if of_pictures and (folder / name).is_symlink())
         for name in files:
             suffix = os.path.splitext(name)[1].lower()
             if name.startswith(".") or not (of_pictures or suffix in extensions):
                 continue
             if not of_pictures or suffix in EXTENSIONS + _ALIASES:
-                listing.pictures.append(folder / name)
+                if _is_special(folder / name):
+                    listing.left_out.append((folder / name, f"{show(folder / name)}: a pipe or a device, left out"))
+                else:
+                    listing.pictures.append(folder / name)
                 continue
             is_picture, reason = _judge(folder / name)
             if is_picture:
@@ -99,6 +106,14 @@ def _judge(file):
         return False, f"{words or 'a file'} that cannot be opened ({error.strerror}); check its permissions"
     is_picture, words = kinds.kind_in_folder(head, file.name)
     return is_picture, words and f"{words}, left out; {kinds.advice(words)}"
+
+
+def _is_special(file):
+    """Whether reading might never end. What is not there is told of by whoever reads it."""
+    try:
+        return not stat.S_ISREG(os.stat(file).st_mode)
+    except OSError:
+        return False
 
 
 def _unreadable(error):

@@ -88,14 +88,19 @@ def check_target(path, picture: Picture | None = None, *, times: int = 1) -> tup
         return ()
     if format_ in ("JPEG", "BMP") and not _is_opaque(picture.alpha):
         raise _no_transparency(path, format_)
-    height, width = (times * side for side in np.shape(picture.pixels)[:2])
-    if max(height, width) > _LARGEST_SIDE.get(format_, math.inf):
-        raise ImageError(f"{show(path)}: {format_} holds at most {_LARGEST_SIDE[format_]:,} pixels a side, not "
-                         f"{width} x {height}; write .png or .tif instead")
+    check_size(path, *(times * side for side in np.shape(picture.pixels)[:2]))
     notes = _kept(picture, format_, picture.grey and format_ != "WEBP")[1]
     if picture.sixteen_bit and format_ not in _SIXTEEN:
         notes.append("of its 16 bits a channel 8 are kept")
     return tuple(notes)
+
+
+def check_size(path, height: int, width: int) -> None:
+    """Refuse (:class:`ImageError`) a picture that is too large for the format of its name."""
+    format_ = _format_of(pathlib.Path(path))
+    if max(height, width) > _LARGEST_SIDE.get(format_, math.inf):
+        raise ImageError(f"{show(path)}: {format_} holds at most {_LARGEST_SIDE[format_]:,} pixels a side, not "
+                         f"{width} x {height}; write .png or .tif instead")
 
 
 def _format_of(path):

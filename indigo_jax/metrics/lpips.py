@@ -36,8 +36,8 @@ def load_lpips(path: str | os.PathLike | None = None, *, network: str = "alex") 
     if network not in NETWORKS:
         raise ValueError(f"LPIPS has no network {network!r}; use {', '.join(NETWORKS)}")
     given = os.environ.get("INDIGO_LPIPS") if path is None else os.fspath(path)
-    fix = (f"LPIPS weights are not bundled: set INDIGO_LPIPS=/path/to/lpips_{network}_v0.1.npz, or pass "
-           "load_lpips(path), or leave lpips out of the metrics")
+    fix = (f"LPIPS weights are not bundled: set INDIGO_LPIPS=/path/to/lpips_{network}_v0.1.npz (in "
+           "Python: load_lpips(path)), or leave lpips out of the metrics")
     if not given:
         raise FileNotFoundError(f"no LPIPS weights given; {fix}")
     files = [given] if os.path.isfile(given) else [each for each in given.split(os.pathsep) if each]
