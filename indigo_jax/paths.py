@@ -70,7 +70,7 @@ class NoiseMode(NamedTuple):
     """How much noise the path carries: the noise in ``x_t`` has standard deviation ``t eps_t`` (Eq. 7).
 
     Attributes:
-        name: "none", "constant", "brownian", "bridge" or "custom".
+        name: "none", "constant", "brownian", "bridge", "reverting" or "custom".
         eps: the level, in ``[-1, 1]`` units; 0 for "none", ``fn(1)`` for "custom".
         fn: ``fn(t) -> eps_t`` for "custom", else None.
     """
@@ -85,6 +85,8 @@ class NoiseMode(NamedTuple):
             return self.fn(t)
         if self.name == "bridge":
             return self.eps * ((1 - t) / t)**0.5
+        if self.name == "reverting":
+            return self.eps * ((2 - t) / t)**0.5
         return self.eps / t**0.5 if self.name == "brownian" else self.eps + 0.0 * t
 
     def std(self, t):
@@ -93,6 +95,8 @@ class NoiseMode(NamedTuple):
             return self.eps * t**0.5
         if self.name == "bridge":
             return self.eps * (t * (1 - t))**0.5
+        if self.name == "reverting":
+            return self.eps * (t * (2 - t))**0.5
         if self.name == "custom":
             xp = np if isinstance(t, (float, np.ndarray, np.floating)) else jnp
             return xp.where(t > 0, t * self.fn(xp.where(t > 0, t, 1.0)), 0.0)
@@ -103,6 +107,8 @@ class NoiseMode(NamedTuple):
         s = 0."""
         if self.name in ("brownian", "bridge"):
             return self.eps * (s * (t - s) / t) ** 0.5
+        if self.name == "reverting":
+            return self.eps * (2 * s * (t - s) / t) ** 0.5
         if self.name == "custom":
             xp = np if isinstance(t, (float, np.ndarray, np.floating)) else jnp
             eps_s = self.fn(xp.where(s > 0, s, t))
@@ -131,6 +137,12 @@ def bridge_noise(eps: float = 0.01) -> NoiseMode:
     return _checked("bridge", eps)
 
 
+def reverting_noise(eps: float = 10 / 127.5) -> NoiseMode:
+    """``eps_t = eps sqrt((2 - t) / t)``: the path of :func:`samplers.ir_sde`, which returns to y as to its mean; eps is
+    its spread."""
+    return _checked("reverting", eps)
+
+
 def custom_noise(fn: Callable) -> NoiseMode:
     """Any function ``fn(t) -> eps_t`` of times t in (0, 1], not increasing with t, written for arrays.
 
@@ -151,7 +163,7 @@ def custom_noise(fn: Callable) -> NoiseMode:
 def noise_to_json(noise: NoiseMode) -> dict:
     """``{"name": ..., "eps": ...}``, for files. A custom mode is a function and cannot be stored."""
     if noise.name == "custom":
-        raise ValueError("a custom noise mode cannot be written into a file: train with constant or brownian noise")
+        raise ValueError("a custom noise mode cannot be written into a file: train with one that has a name")
     return {"name": noise.name, "eps": noise.eps}
 
 
@@ -162,7 +174,7 @@ def noise_from_json(stored: dict) -> NoiseMode:
     True
     """
     makers = {"none": lambda eps: no_noise(), "constant": constant_noise, "brownian": brownian_noise,
-              "bridge": bridge_noise}
+              "bridge": bridge_noise, "reverting": reverting_noise}
     if stored.get("name") not in makers:
         raise ValueError(f"unknown noise mode {stored.get('name')!r}; known: {', '.join(makers)}")
     return makers[stored["name"]](stored.get("eps", 0.0))

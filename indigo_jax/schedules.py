@@ -314,6 +314,10 @@ def _from_betas(betas):
 def _from_alpha_bar(alpha_bar, timesteps=None):
     """Of float64 numbers; the timesteps count the levels where none are given."""
     timesteps = np.arange(len(alpha_bar)) if timesteps is None else timesteps
+    if np.float32(np.max(alpha_bar)) == 1:
+        raise ValueError(f"the first level has a noise of sigma = {np.sqrt(1 / np.max(alpha_bar) - 1):.2g}, which "
+                         "float32 cannot tell from none; begin at 5e-4 or more: fewer levels, a larger sigma_min, "
+                         "another shift")
     return NoiseSchedule(*(jnp.asarray(values, jnp.float32)
                            for values in (timesteps, alpha_bar, np.append(1.0, alpha_bar[:-1]))))
 

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from indigo_jax import operators, restoration, rng, samplers, schedules
+from indigo_jax import denoisers, operators, restoration, rng, samplers, schedules
 from tests.laws import affine_law
 from tests.oracles import GaussianDiffusion
 
@@ -181,6 +181,26 @@ def test_ddrm_of_eta_0_without_noise_is_the_posterior_to_first_order(name):
         errors.append((np.trace(covariance)**0.5 - np.trace(found.covariance)**0.5) / 20**0.5)
     assert abs(errors[1]) < 0.05
     assert name == "blur" or abs(np.log2(errors[0] / errors[1]) - 1) < 0.15, errors  # a blur leaves nothing unseen
+
+
+def test_what_ddrm_takes_for_unseen_depends_on_the_picture_alone():
+    """Gains of 1e-3 are weak beside one of 2e3, but belong to another picture of the batch."""
+    gains = jnp.array([1e-3, 2e3]).reshape(2, 1, 1, 1)
+    keys, x = rng.image_keys(0, [0, 1]), np.random.default_rng(0).normal(size=(2, 2, 2, 1)).astype(np.float32)
+
+    def restored(gain, keys, x):
+        def dot(u):
+            return gain * u
+
+        operator = operators.linear(dot, dot, svd=(jnp.broadcast_to(gain, x.shape), lambda u: u, lambda c: c))
+        levels = schedules.respace(schedules.linear(), 5, "log_snr")
+        prior = denoisers.from_x0(lambda x_t, t: 0.5 * x_t, schedules.linear())
+        kernel = restoration.ddrm(prior, levels, operator, gain * x, 1e-4)
+        return samplers.sample(kernel, keys, x)[0]
+
+    both = restored(gains, keys, x)
+    for i in range(2):
+        np.testing.assert_allclose(restored(gains[i:i + 1], keys[i:i + 1], x[i:i + 1]), both[i:i + 1], atol=1e-5)
 
 
 # ---------------------------------------------------------------- RED-diff and PnP-Flow: affine recursions

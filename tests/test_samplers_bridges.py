@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import paths, rng, samplers
+from indigo_jax import denoisers, paths, rng, samplers
 from tests.oracles import per_image
 
 NUM, EPS, SPREAD = 4096, 0.4, 0.3
@@ -125,6 +125,27 @@ def test_the_bridge_has_no_noise_at_its_ends_and_travels():
     np.testing.assert_allclose(mode.step_std(0.6, 0.2)**2, mode.std(0.2)**2 - (0.2 / 0.6 * mode.std(0.6))**2)
     assert paths.noise_from_json(paths.noise_to_json(mode)) == mode
     assert (samplers.indi(F["i2sb"], 3, noise=mode).init(START[:2], KEYS[:2]).x == Y).all()
+
+
+def test_the_mode_of_ir_sde_travels_and_is_checked():
+    mode, t = paths.reverting_noise(0.3), np.linspace(0, 1, 11)
+    np.testing.assert_allclose(mode.std(t), 0.3 * np.sqrt(t * (2 - t)))
+    np.testing.assert_allclose(t[1:] * mode.eps_t(t[1:]), mode.std(t[1:]), atol=1e-12)
+    np.testing.assert_allclose(mode.step_std(0.6, 0.2)**2, mode.std(0.2)**2 - (0.2 / 0.6 * mode.std(0.6))**2)
+    assert paths.noise_from_json(paths.noise_to_json(mode)) == mode
+    custom = paths.custom_noise(lambda t: 0.3 * ((2 - t) / t)**0.5)
+    for noise in (mode, custom):
+        samplers.ir_sde(denoisers.restorer(F["ir_sde"], noise=noise), 3, spread=0.3)
+    for noise in (paths.reverting_noise(0.2), paths.bridge_noise(0.3)):
+        with pytest.raises(ValueError, match="trained with .* and this walk is that of reverting noise"):
+            samplers.ir_sde(denoisers.restorer(F["ir_sde"], noise=noise), 3, spread=0.3)
+
+
+def test_indi_on_the_path_of_ir_sde_reaches_the_data():
+    """Its steps add the mode's own noise: the law of x_t stays that of the path."""
+    kernel = samplers.indi(F["ir_sde"], 200, noise=paths.reverting_noise(SPREAD))
+    x = run(kernel)
+    assert abs(float(x.mean()) - M) < 0.02 and abs(float(x.std()) / P - 1) < 0.04
 
 
 def test_the_papers_times():

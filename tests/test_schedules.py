@@ -425,3 +425,19 @@ def test_offsets_that_leave_the_schedule(options, message):
 def test_variances_where_a_step_adds_nothing_are_finite():
     levels = schedules.respace(schedules.linear(), 5, set_alpha_to_one=False)  # ends at the level that it starts from
     assert all(np.isfinite(bound).all() for bound in schedules.log_variances(levels))
+
+
+@pytest.mark.parametrize("make", [lambda: schedules.flow(1000, shift=0.3), lambda: schedules.flow(4000),
+                                  lambda: schedules.karras(1000, 1e-4), lambda: schedules.geometric(1000, 1e-4),
+                                  lambda: schedules.own([0.99999999, 0.5])])
+def test_a_level_that_float32_cannot_tell_from_none_is_refused(make):
+    """Its sigma would be 0, and every sampler's result nan."""
+    with pytest.raises(ValueError, match=r"the first level has a noise of sigma = [\d.e-]+, which float32 cannot"):
+        make()
+
+
+@pytest.mark.parametrize("schedule", [schedules.flow(1000), schedules.karras(1000), schedules.karras(1000, 5e-4),
+                                      schedules.linear(), schedules.cosine(4000), schedules.geometric(1000)])
+def test_sigmas_are_above_nothing_and_ascend(schedule):
+    sigma = np.asarray(schedules.sigmas(schedule))
+    assert sigma[0] > 3e-4 and (np.diff(sigma) >= 0).all()

@@ -127,7 +127,6 @@ def test_a_run_becomes_weights_that_load(pictures, uninterrupted, tmp_path):
         diffusion.train(dataclasses.replace(config, model=models.DDPMUNet(**{**MODEL, "channels": 16})))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prediction, schedule", [("flow", "flow"), ("edm", "karras")])
 def test_flows_and_edm_are_trained_and_travel(prediction, schedule, pictures, tmp_path):
     config = tiny(pictures, tmp_path / "run", prediction=prediction, num_steps=2, eval_every=2, sigma_data=0.4,
@@ -156,7 +155,6 @@ def conditional(pictures, workdir):
                 schedule=schedules.to_json("flow", num_timesteps=20, time_scale=1.0))
 
 
-@pytest.mark.slow
 def test_a_diffusion_given_y_is_trained_and_travels(pictures, tmp_path):
     config = conditional(pictures, tmp_path / "run")
     diffusion.train(config)

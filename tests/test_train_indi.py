@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indigo_jax import checkpoints, images, models, operators, rng, sharding, weights
+from indigo_jax import checkpoints, denoisers, images, models, operators, rng, samplers, sharding, weights
 from tests import networks, tiny_training
 from tests.paths import ROOT
 from train import common, indi, loop
@@ -299,3 +299,19 @@ def test_killed_between_and_during_checkpoints(pictures, tmp_path):
     assert _start(pictures, workdir).wait() == 0
     for ema in (True, False):
         assert_same_state(checkpoints.restore_params(workdir, ema=ema), reference.ema if ema else reference.params)
+
+
+@pytest.mark.parametrize("noise", ["bridge", "reverting"])
+def test_the_neighbours_of_indi_are_trained_and_sampled(noise, pictures, tmp_path):
+    """I2SB and IR-SDE: the noise of their paths travels with the weights, and their samplers take no other."""
+    indi.train(tiny(pictures, tmp_path, noise=noise, eps=0.1, num_steps=2, warmup_steps=1, checkpoint_every=2))
+    info, params = checkpoints.read_config(tmp_path), checkpoints.restore_params(tmp_path)
+    module = tiny(pictures, tmp_path).model
+    assert info["noise"] == {"name": noise, "eps": 0.1}
+    restorer = denoisers.of(lambda x, t: module.apply(params, x, t), info)
+    make = {"bridge": lambda f: samplers.i2sb(f, 3, eps=0.1), "reverting": lambda f: samplers.ir_sde(f, 3, spread=0.1)}
+    y, keys = jnp.full((2, 16, 16, 3), 0.3), rng.image_keys(0, [0, 1])
+    x = jax.jit(lambda y: samplers.sample(make[noise](restorer), keys, y)[0])(y)
+    assert x.shape == y.shape and bool(jnp.isfinite(x).all())
+    with pytest.raises(ValueError, match="the restorer was trained with"):
+        next(make[other] for other in make if other != noise)(restorer)

@@ -35,8 +35,8 @@ class IndiConfig(RunConfig):
     """Pixels around the crop that are degraded with it and cut off afterwards, so that no border is learned."""
     grey: float = 0.0
     """Share of the pictures that lose their colour before they are degraded: noisy or compressed grey files."""
-    noise: Literal["none", "constant", "brownian", "bridge"] = "constant"
-    """The path's noise mode; "bridge" is that of I2SB. It travels with the weights."""
+    noise: Literal["none", "constant", "brownian", "bridge", "reverting"] = "constant"
+    """The path's noise mode; "bridge" is that of I2SB, "reverting" that of IR-SDE. It travels with the weights."""
     eps: float = 0.01
     """Its level, in [-1, 1] units."""
     loss: Literal["l1", "l2"] = "l1"

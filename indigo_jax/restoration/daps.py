@@ -52,7 +52,7 @@ def daps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         raise ValueError(f"prior_std must be above 0, ode_steps at least 1 and langevin at least 0, got {prior_std}, "
                          f"{ode_steps} and {langevin}")
     num_steps, levels = schedule.timesteps.shape[0], schedules.sigmas(schedule)
-    below = jnp.concatenate([jnp.zeros(1), levels[:-1]])
+    below = jnp.sqrt(1 / schedule.alpha_bar_prev - 1)
     noise = jnp.broadcast_to(jnp.maximum(jnp.asarray(sigma, jnp.float32), 1e-3), y.shape[:1])
 
     def flow(x_t, k):

@@ -55,9 +55,9 @@ def ddrm(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         raise ValueError("ddrm needs the operator's singular values: operators.linear(..., svd=...), or svd=, as "
                          "restoration.isometry(operator, x) for masks and average pooling")
     num_steps, levels, a_s = schedule.timesteps.shape[0], schedules.sigmas(schedule), schedule.alpha_bar_prev
-    below = jnp.concatenate([jnp.zeros(1), levels[:-1]])
+    below = jnp.sqrt(1 / schedule.alpha_bar_prev - 1)
     values, to_basis, from_basis = _in_reals(svd)
-    kept = values > 1e-6 * jnp.max(values)
+    kept = values > 1e-6 * jnp.max(values, axis=tuple(range(1, values.ndim)), keepdims=True)  # of each picture
     safe = jnp.where(kept, values, 1.0)
 
     def measured(x):

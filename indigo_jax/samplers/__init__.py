@@ -8,11 +8,12 @@ from indigo_jax.samplers.heun import heun
 from indigo_jax.samplers.i2sb import i2sb, i2sb_times
 from indigo_jax.samplers.indi import indi
 from indigo_jax.samplers.ir_sde import ir_sde
-from indigo_jax.paths import NoiseMode, bridge_noise, brownian_noise, constant_noise, custom_noise, no_noise
+from indigo_jax.paths import (
+    NoiseMode, bridge_noise, brownian_noise, constant_noise, custom_noise, no_noise, reverting_noise)
 from indigo_jax.typing import Kernel
 
 __all__ = [
     "Info", "Kernel", "NoiseMode", "SampleInfo", "Sampler", "State", "Trace", "bridge_noise", "brownian_noise",
     "constant_noise", "custom_noise", "ddim", "ddpm", "dpm_solver", "euler_ancestral", "heun", "i2sb", "i2sb_times",
-    "indi", "ir_sde", "no_noise", "own_keys", "sample",
+    "indi", "ir_sde", "no_noise", "own_keys", "reverting_noise", "sample",
 ]

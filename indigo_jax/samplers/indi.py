@@ -14,6 +14,8 @@ from indigo_jax.samplers.base import Info, State, in_float32, own_keys
 from indigo_jax.paths import NoiseMode, constant_noise
 from indigo_jax.typing import Array, Kernel, Restorer
 
+_NOISY = ("brownian", "bridge", "reverting", "custom")  # modes whose steps add noise
+
 
 def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), solver: str = "euler",
          start: Callable[[Array], Array] | None = None, measurement_noise: float | None = None) -> Kernel:
@@ -57,7 +59,7 @@ def indi(restorer: Restorer, times, *, noise: NoiseMode = constant_noise(0.01), 
     num_steps = len(times) - 1
     _check(restorer, num_steps, noise, solver, measurement_noise)
     std = jnp.asarray(_step_std(noise, times), jnp.float32)
-    noisy = noise.name in ("brownian", "bridge", "custom")
+    noisy = noise.name in _NOISY
     times = jnp.asarray(times, jnp.float32)
 
     def init(y: Array, keys) -> State:
@@ -101,14 +103,14 @@ def _step_std(noise, times):
 def _check(restorer, num_steps, noise, solver, measurement_noise):
     if solver not in ("euler", "heun"):
         raise ValueError(f"solver must be 'euler' or 'heun', got {solver!r}")
-    if solver == "heun" and noise.name in ("brownian", "bridge", "custom"):
+    if solver == "heun" and noise.name in _NOISY:
         raise ValueError(f"heun integrates a walk without noise, but {noise.name} noise adds some in each step: use "
                          "solver='euler', or constant noise")
     trained = getattr(restorer, "noise", None)
     if trained is not None and trained != noise:
         raise ValueError(f"the restorer was trained with {trained.name} noise of eps = {trained.eps:g}, but sampling "
                          f"asks for {noise.name} noise of eps = {noise.eps:g}: pass noise=restorer.noise")
-    noiseless = noise.name in ("none", "constant", "brownian", "bridge") and noise.eps == 0
+    noiseless = noise.name != "custom" and noise.eps == 0
     if noiseless and measurement_noise == 0 and num_steps > 1:
         raise ValueError("degenerate: neither the measurement nor the path has noise, so that several steps follow "
                          "lines on which F is not defined: use constant_noise(0.01) or more, or one step")

@@ -21,8 +21,8 @@ def ir_sde(restorer: Restorer, times, *, spread: float = 10 / 127.5) -> Kernel:
 
     Args:
         restorer: ``restorer(x_t, t) -> x0`` for ``[B, H, W, C]`` and ``[B]``; in the paper it sees y, too
-            (``denoisers.restorer(..., y=y)``). Trained on the path of ``paths.custom_noise(lambda t: spread * ((2 - t)
-            / t)**0.5)``.
+            (``denoisers.restorer(..., y=y)``). Trained with :func:`paths.reverting_noise` of this spread
+            (``train.indi --noise reverting --eps SPREAD``).
         times: as for :func:`samplers.indi`: ``1 - exp(-theta)`` of the paper's times, down from 1. For their spacing
             see :func:`i2sb`.
         spread: lambda, standard deviation of the noise about y where the walk starts, in [-1, 1] units; the paper's
@@ -32,7 +32,8 @@ def ir_sde(restorer: Restorer, times, *, spread: float = 10 / 127.5) -> Kernel:
         ``Kernel(init, step, num_steps)``; ``extra`` of the state is y, the info's ``x0`` is ``F(x_t, t)``.
 
     Errors:
-        ValueError for a spread that is not above 0, or a bad grid.
+        ValueError for a spread that is not above 0, a bad grid, or a restorer that was trained with other noise
+        (``restorer.noise``).
 
     Differs from the reference in: the posterior of a whole step, where the paper integrates its reverse equation by
     Euler's method (its successor, Refusion, offers both); x0 is predicted, the paper's network predicts noise; the
@@ -49,6 +50,11 @@ def ir_sde(restorer: Restorer, times, *, spread: float = 10 / 127.5) -> Kernel:
     """
     if not spread > 0:
         raise ValueError(f"spread must be above 0, got {spread}")
+    trained = getattr(restorer, "noise", None)
+    if trained is not None and trained.name != "custom" and trained != paths.reverting_noise(spread):
+        raise ValueError(f"the restorer was trained with {trained.name} noise of eps = {trained.eps:g}, and this walk "
+                         f"is that of reverting noise with eps = spread = {spread:g}: train with --noise reverting, "
+                         "or sample with samplers.indi and noise=restorer.noise")
     times = paths.check_times(times)
     num_steps, t = len(times) - 1, jnp.asarray(times, jnp.float32)
     a_t, a_s = 1 - t[:-1], 1 - t[1:]
