@@ -12,6 +12,7 @@ from PIL import Image
 from eval.tables import people
 from indigo_jax import cli, images, methods, metrics, operators, weights
 from tests import networks
+from tests.test_images_files import CASES, needs_cases
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -98,12 +99,30 @@ def test_a_kernel_that_does_not_explain_the_picture_is_noticed(blurred, which, i
 
 
 @pytest.mark.slow
-def test_a_turned_kernel_is_told_from_its_own_by_auto(blurred):
-    """What is left of y hardly tells: both have the same spectrum. The smaller of the two does."""
+@pytest.mark.parametrize("sigma_255", [None, 2.0, 2.6])
+def test_a_turned_kernel_is_told_from_its_own_by_auto(blurred, sigma_255):
+    """What is left of y hardly tells: both have the same spectrum. The edges of what explains it do."""
     y, kernel = blurred
     for given, kind in ((kernel, "convolution"), (kernel[::-1, ::-1], "correlation")):
-        _, report = methods.load("hqs", task="deblur", kernel=given, kernel_is="auto")(picture(y))
+        _, report = methods.load("hqs", task="deblur", kernel=given, kernel_is="auto", sigma_255=sigma_255)(picture(y))
         assert f"the kernel is that of a {kind}" in report.note
+
+
+@needs_cases
+@pytest.mark.parametrize("sigma_255", [None, 2.56])
+def test_a_turned_kernel_of_a_portrait_is_told_or_not_told(sigma_255):
+    """Never the wrong one: the two hardly differ."""
+    kernel = np.load(CASES / "k9.npy")
+    for kind, wrong in (("conv", "a correlation"), ("corr", "a convolution")):
+        found = images.read(CASES / f"face64_{kind}.png")
+        _, report = methods.load("hqs", task="deblur", kernel=kernel, kernel_is="auto", sigma_255=sigma_255)(found)
+        assert not report.note.startswith(f"the kernel is that of {wrong}")
+        assert report.note.startswith(("the kernel is that of a", "whether the kernel is that of a convolution or"))
+
+
+def test_a_kernel_that_is_not_there_is_not_turned():
+    with pytest.raises(ValueError, match="kernel_is correlation says how a kernel was used; give the kernel"):
+        methods.load("blind", task="deblur", kernel_is="correlation")
 
 
 @pytest.mark.parametrize("task", [task for task in methods.TASKS if task != "nonuniform"])  # which bird alone does
