@@ -95,7 +95,7 @@ def random_state(arguments, seed=0):
     return state
 
 
-def forward(state, arguments, x, t):
+def forward(state, arguments, x, t, order="legacy"):
     """x ``[B, 3, H, W]``, t ``[B]`` -> ``[B, out_channels, H, W]``."""
     state = {name: np.asarray(value, np.float64) for name, value in state.items()}
 
@@ -142,7 +142,8 @@ def forward(state, arguments, x, t):
         qkv = np.einsum("oi,bin->bon", state[f"{prefix}.qkv.weight"][..., 0], h) + state[f"{prefix}.qkv.bias"][:, None]
         heads = []
         for start in range(0, 3 * c, 3 * d):  # one head after the other: its q, its k, its v
-            q, k, v = (qkv[:, start + part * d:start + (part + 1) * d] for part in range(3))
+            first, apart = (start, d) if order == "legacy" else (start // 3, c)  # new: all q, then all k, then all v
+            q, k, v = (qkv[:, first + part * apart:first + part * apart + d] for part in range(3))
             weights = np.exp(np.einsum("bdt,bds->bts", q, k) / math.sqrt(d))
             heads.append(np.einsum("bts,bds->bdt", weights / weights.sum(-1, keepdims=True), v))
         h = np.einsum("oi,bin->bon", state[f"{prefix}.proj_out.weight"][..., 0], np.concatenate(heads, 1))

@@ -148,6 +148,19 @@ LAYOUTS = {
 }
 
 
+def test_averages_without_names_follow_the_parameters():
+    """A list in their order, in which what is computed on the way, as running means, has no place."""
+    state = {"mean": np.full(3, 7.0, np.float32), **STATE}
+    tree = {"model": state, "ema": {"decay": 0.999, "num_updates": 4, "shadow_params": list(OTHER.values())}}
+    found = checkpoint.choose(tree)
+    same(found, {"mean": state["mean"], **OTHER})
+    assert "averaged one (ema)" in found.notes[0]
+    same(checkpoint.choose(tree, raw=True), state)
+    tree["ema"]["shadow_params"].append(np.zeros((9, 9), np.float32))
+    with pytest.raises(ValueError, match="averages without names, which do not follow the .* parameters beside it"):
+        checkpoint.choose(tree)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_average_is_taken_and_said(layout):
     found = checkpoint.choose(LAYOUTS[layout])

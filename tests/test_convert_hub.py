@@ -74,7 +74,7 @@ def endpoint():
     server.server_close()
 
 
-def test_a_repository_is_fetched_once_and_then_read_without_the_network(endpoint, tmp_path, monkeypatch):
+def test_a_repository_is_fetched_once_and_then_read_without_the_network(endpoint, tmp_path, monkeypatch, capsys):
     """First by two processes at once, which share a cache."""
     def start(*words):
         variables = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1",
@@ -101,6 +101,10 @@ def test_a_repository_is_fetched_once_and_then_read_without_the_network(endpoint
     for words in (["--offline"], ["--revision", COMMIT]):
         assert main(["weights", "convert", f"hf:{NAME}", "-o", str(out), *words]) == 0
     assert len(Hub.fetched) == count
+    blobs = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}" / "blobs"
+    (blobs / "abc.incomplete").touch()  # as a download leaves that is stopped
+    assert main(["weights", "convert", f"hf:{NAME}", "-o", str(out), "--offline"]) == 2
+    assert "only a part of it is in the cache of the hub" in capsys.readouterr().err
 
     absent = start("hf:someone/absent", "-o", str(out))
     errors = absent.communicate(timeout=600)[1]

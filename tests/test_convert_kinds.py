@@ -269,6 +269,25 @@ def test_any_number_of_heads(changes, heads):
     np.testing.assert_allclose(np.moveaxis(found, -1, 1), expected, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("heads", [dict(num_head_channels=16), dict(num_heads=2)])
+def test_both_orders_of_attention(tmp_path, heads):
+    """Names and shapes of both are the same, so one who does not say is told that one was assumed."""
+    arguments = {**adm_reference.SMALL, "num_head_channels": 16 if "num_head_channels" in heads else 32}
+    state = adm_reference.random_state(arguments)
+    save_file({name: np.asarray(value, np.float32) for name, value in state.items()}, tmp_path / "net.safetensors")
+    x, t = np.random.default_rng(1).standard_normal((1, 3, 8, 8)), np.array([37.0])
+    said = {"heads": heads.get("num_heads"), "head_channels": heads.get("num_head_channels"), "image_size": 16}
+    for order in ("legacy", "new"):
+        converted = kinds.load(str(tmp_path / "net.safetensors"), options=kinds.Options(**said, attention_order=order))
+        expected = adm_reference.forward(state, arguments, x, t, order)
+        found = jax.jit(converted.module.apply)(converted.params, jnp.moveaxis(jnp.float32(x), 1, -1), jnp.float32(t))
+        np.testing.assert_allclose(np.moveaxis(found, -1, 1), expected, atol=2e-5 * np.abs(expected).max())
+        assert not any("attention" in note or "px" in note for note in converted.notes)
+    converted = kinds.load(str(tmp_path / "net.safetensors"), options=kinds.Options(heads=2))
+    assert sum("--attention-order new" in note for note in converted.notes) == 1
+    assert sum("taken to be of 16 px" in note for note in converted.notes) == 1
+
+
 @pytest.mark.parametrize("label, row", [(2, 2), ("mean", None)])
 def test_a_class_is_added_to_the_time(label, row):
     state = foreign.adm()

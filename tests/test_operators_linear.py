@@ -124,12 +124,23 @@ def test_what_is_not_linear_is_refused():
         operators.linear(lambda x: x + 1.0)(X)
     with pytest.raises(ValueError, match="not 2 A"):
         operators.linear(lambda x: jnp.clip(x, -0.5, 0.5), input_shape=SHAPE)
+    with pytest.raises(ValueError, match="A\\(x - z\\) is not"):
+        operators.linear(jnp.abs, input_shape=SHAPE)
     with pytest.raises(ValueError, match="without the batch"):
         operators.linear(lambda x: x, input_shape=(1, 2, 3, 4))
     with pytest.raises(ValueError, match="for pictures"):
         custom()(X[:, 1:])
     with pytest.raises(ValueError, match="needs shape="):
         operators.linear(lambda x: x).adjoint(X)
+
+
+def test_a_callback_without_an_adjoint_says_what_to_give():
+    def other(x):
+        return jax.pure_callback(lambda x: 2 * np.asarray(x), jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    with pytest.raises(ValueError, match=r"cannot differentiate a callback .* operators.linear\(function, ad"):
+        operators.check_adjoint(operators.linear(other, input_shape=SHAPE), (1, *SHAPE))
+    assert operators.check_adjoint(operators.linear(other, other, input_shape=SHAPE), (1, *SHAPE)) < 1e-5
 
 
 def test_a_wrong_adjoint_is_found():

@@ -93,6 +93,8 @@ def test_what_cannot_be_registered():
         weights.register("a:b", Denoiser)
     with pytest.raises(ValueError, match="unknown kind 'oracle'; there are restorer, prior"):
         weights.register("Denoiser", Denoiser, kind="oracle")
+    with pytest.raises(ValueError, match="takes the class of Mine, not one of its objects"):
+        weights.register("Mine", Denoiser())
 
 
 def test_wrong_tensors_of_a_registered_network_are_named(tmp_path, params):

@@ -177,8 +177,8 @@ _FOREIGN = {
     "inception": "InceptionV3 of FID and KID (pt_inception-2015-12-05)",
 }
 KINDS = ("auto", *_OWN, *_FOREIGN)
-_OPTIONS = ("image_size", "schedule", "prediction", "heads", "head_channels", "num_groups", "label", "scaling_factor",
-            "shift_factor", "context", "autoencoder", "encoder", "prompt", "prompt_scale")
+_OPTIONS = ("image_size", "schedule", "prediction", "heads", "head_channels", "attention_order", "num_groups", "label",
+            "scaling_factor", "shift_factor", "context", "autoencoder", "encoder", "prompt", "prompt_scale")
 
 
 def _label(text):
@@ -227,6 +227,8 @@ def add(commands):
         "adm, latent-unet: heads of attention on every level"), **known)
     make.add_argument("--head-channels", type=number(int, 1, 4096), metavar="N", help=(
         "adm: channels of each head of attention (default: 64)"), **known)
+    make.add_argument("--attention-order", choices=("legacy", "new"), help=(
+        "adm: new where it was trained with use_new_attention_order (default: legacy)"), **known)
     make.add_argument("--label", type=_label, metavar="N|mean", help=(
         "adm, diffusers-unet: of a network with classes, the one that it is to believe in"), **known)
     make.add_argument("--context", metavar="FILE.npy", help=(

@@ -102,10 +102,10 @@ def _tree(path) -> Any:
         return _read_npz(path)
     if torch_file.looks_like(head):
         return torch_file.read(path)
-    if path.suffix.lower() == ".safetensors" or head[8:9] == b"{":
-        return read_safetensors(path)
     if head.startswith((b"version https://git-lfs", b"<!DOCTYPE", b"<html")):
         raise torch_file.DamagedFile("a text that stands for the file, not the file itself; download it again")
+    if path.suffix.lower() == ".safetensors" or head[8:9] == b"{":
+        return read_safetensors(path)
     if path.suffix.lower() in SUFFIXES:
         raise torch_file.DamagedFile("a damaged file, or one of another format; it may have been downloaded in part")
     raise torch_file.DamagedFile(f"no checkpoint; give a file {', '.join(SUFFIXES)}")
@@ -132,7 +132,7 @@ def choose(tree: Any, *, raw: bool = False) -> Checkpoint:
     Errors:
         ValueError where there are none, or not the raw ones that are asked for.
     """
-    average, other = _split(tree)
+    average, other = _split(tree if raw else _named_shadows(tree))
     if raw and other is None and average is not None:
         raise ValueError("it holds averaged parameters alone; leave --raw out")
     chosen, taken = (other, False) if raw or average is None else (average, True)
@@ -148,6 +148,32 @@ def choose(tree: Any, *, raw: bool = False) -> Checkpoint:
         notes.append(f"its parameters are averaged ones ({where})")
     flat = dict(_flatten(values))
     return Checkpoint({name: value for name, value in flat.items() if not _BUFFERS.fullmatch(name)}, tuple(notes))
+
+
+def _named_shadows(tree):
+    """The same with names for averages that are a list in the order of the parameters: ``{"shadow_params": [...]}``.
+
+    Errors:
+        ValueError where the list fits no set of parameters beside it.
+    """
+    if not isinstance(tree, Mapping):
+        return tree
+    found = {name: value["shadow_params"] for name, value in tree.items()
+             if isinstance(value, Mapping) and isinstance(value.get("shadow_params"), (list, tuple))}
+    other = next((tree[name] for name in OTHERS if _has_arrays(tree.get(name))), None)
+    if not found or other is None:
+        return tree
+    flat, named = {name: value for name, value in _flatten(other) if not _BUFFERS.fullmatch(name)}, dict(tree)
+    for where, shadows in found.items():
+        left, values = list(shadows), {}
+        for name, value in flat.items():  # what is not a parameter, as running means, has no average
+            if left and left[0].shape == value.shape:
+                values[name] = left.pop(0)
+        if left:
+            raise ValueError(f"{where}.shadow_params has {len(shadows)} averages without names, which do not follow "
+                             f"the {len(flat)} parameters beside it; --raw takes those")
+        named[where] = {**flat, **values}
+    return named
 
 
 def _split(tree, depth=0):

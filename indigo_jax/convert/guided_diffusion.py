@@ -48,6 +48,25 @@ def guided_diffusion(state_dict: dict[str, np.ndarray], *, image_size: int | Non
     return strict.check(strict.nest(tensors), module, size=size, source="the state_dict")
 
 
+def legacy_order(state_dict: dict[str, np.ndarray], *, num_heads: int = 0, num_head_channels: int = 64
+                 ) -> dict[str, np.ndarray]:
+    """The parameters of a network with ``use_new_attention_order`` for one without, which computes the same.
+
+    The rows of ``qkv`` of the new order are q, k, v, each by head; here they are by head, each q, k, v. Names and
+    shapes are the same, so a checkpoint does not say which it has.
+
+    Args:
+        state_dict: as for :func:`guided_diffusion`.
+        num_heads, num_head_channels: as for :func:`guided_diffusion_arguments`.
+    """
+    def by_head(value):
+        heads = num_heads or value.shape[0] // 3 // num_head_channels
+        return np.reshape(np.moveaxis(np.reshape(value, (3, heads, -1, *value.shape[1:])), 0, 1), value.shape)
+
+    return {name: by_head(np.asarray(value)) if re.search(r"\.qkv\.(weight|bias)$", name) else value
+            for name, value in state_dict.items()}
+
+
 def guided_diffusion_arguments(state_dict: dict[str, np.ndarray], *, image_size: int | None = None,
                                num_head_channels: int = 64, num_heads: int = 0) -> dict:
     """The constructor arguments of :class:`models.ADMUNet` that a checkpoint's names and shapes tell.
@@ -56,8 +75,8 @@ def guided_diffusion_arguments(state_dict: dict[str, np.ndarray], *, image_size:
         state_dict: as for :func:`guided_diffusion`.
         image_size: side of the pictures of its training; default: such that its last level is 8 x 8, as in all
             released networks.
-        num_head_channels: width of one head of attention, of which a checkpoint says nothing; default: that of all
-            released networks for pictures of 64 px and more.
+        num_head_channels: width of one head of attention, of which a checkpoint says nothing; default: that of most
+            released networks.
         num_heads: heads on every level, in the place of their width; 0 where the width counts.
 
     Errors:

@@ -132,7 +132,8 @@ KINDS: dict[str, Kind] = {
             *_PRIOR, "num_groups"), makers.make_ddpm),
     "adm": Kind("the UNet of guided diffusion, with classes or without", (
         ("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight"),), (
-            *_PRIOR, "heads", "head_channels", "label"), makers.make_adm, ("!.transformer_blocks.",)),
+            *_PRIOR, "heads", "head_channels", "attention_order", "label"), makers.make_adm, (
+                "!.transformer_blocks.",)),
     "diffusers-unet": Kind("UNet2DModel of diffusers, or a DDPMPipeline with one", (
         ("time_embedding.linear_1.weight", "conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),), (
             *_PRIOR, "label"), makers.make_unet2d, ("!.transformer_blocks.",)),

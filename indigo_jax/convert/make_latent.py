@@ -23,6 +23,10 @@ def make_latent_unet(tensors, part, options):
     elif not config:
         raise ValueError("a UNet of diffusers, whose config.json tells what its names do not: give the folder that has "
                          "both")
+    ins, outs = (config.get(name, 4) for name in ("in_channels", "out_channels"))
+    if ins > outs:
+        raise ValueError(f"a UNet that is told more than its latents ({ins} channels go in, {outs} come out), as for "
+                         "inpainting or enlarging; the one of texts alone can be a prior")
     usual = 128 if "add_embedding.linear_1.weight" in tensors else 64
     side, channels = options.image_size or 8 * (config.get("sample_size") or usual), config.get(
         "cross_attention_dim", 1280)

@@ -9,7 +9,7 @@ from indigo_jax.convert.ddpm_unet import ddpm_unet, ddpm_unet_arguments
 from indigo_jax.convert.diffusers_unet2d import diffusers_unet2d, diffusers_unet2d_arguments
 from indigo_jax.convert.diffusers_vae import completed, diffusers_vae, diffusers_vae_arguments
 from indigo_jax.convert.drunet import drunet, drunet_arguments
-from indigo_jax.convert.guided_diffusion import guided_diffusion, guided_diffusion_arguments
+from indigo_jax.convert.guided_diffusion import guided_diffusion, guided_diffusion_arguments, legacy_order
 from indigo_jax.convert.inception import inception, inception_arguments
 from indigo_jax.convert.indigo_inn import indigo_inn, indigo_inn_arguments
 from indigo_jax.convert.kdsr import SIGNATURE, kdsr, kdsr_arguments
@@ -46,9 +46,18 @@ def make_adm(tensors, part, options):
     _pictures(tensors["input_blocks.0.0.weight"].shape[1])
     info, notes = schedule_of(part.scheduler, options)
     if options.heads is None and options.head_channels is None:
-        notes.append("nothing says how many heads its attention has: taken to be of 64 channels each, as in the "
+        notes.append("nothing says how many heads its attention has: taken to be of 64 channels each, as in most "
                      "released networks (--heads, --head-channels)")
+    if options.attention_order is None:
+        notes.append("nothing says in which order its attention has q, k and v: taken to be by head; say "
+                     "--attention-order new where it was trained with use_new_attention_order, as the released one of "
+                     "64 px was")
+    elif options.attention_order == "new":
+        tensors = legacy_order(tensors, **heads)
     module = models.ADMUNet(**arguments)
+    if options.image_size is None:
+        notes.append(f"its pictures are taken to be of {module.image_size} px, so that its last level is 8 x 8 "
+                     "(--image-size)")
     params = guided_diffusion(tensors, image_size=options.image_size, label=options.label, **heads)
     learned = {"learned_variance": True} if module.out_channels == 6 else {}
     chosen = {"label": options.label} if options.label is not None else {}

@@ -14,6 +14,7 @@ class Options:
         schedule: of the noise, over 1000 steps: linear, scaled_linear or cosine.
         prediction: eps, x0 or v.
         heads, head_channels: of attention: their number on every level, or their width.
+        attention_order: of guided diffusion, how the rows of q, k and v lie: "legacy", by head, or "new".
         num_groups: of every GroupNorm.
         label: of a network with classes, the one to believe in, from 0; "mean" for the mean of all.
         scaling_factor, shift_factor: of an autoencoder: diffusion works on ``scaling_factor (z - shift_factor)``.
@@ -30,6 +31,7 @@ class Options:
     prediction: str | None = None
     heads: int | None = None
     head_channels: int | None = None
+    attention_order: str | None = None
     num_groups: int | None = None
     label: int | str | None = None
     scaling_factor: float | None = None

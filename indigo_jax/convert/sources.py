@@ -113,8 +113,12 @@ def _from_hub(text, revision, offline):
         raise ValueError(f"{text}: the revision {wanted!r} is not a commit, a branch or a tag")
     cached = _cached(name, wanted)
     pinned = re.fullmatch(r"[0-9a-f]{40}", wanted)
-    if cached is not None and (offline or pinned):
+    is_whole = cached is not None and not any((cached.parents[1] / "blobs").glob("*.incomplete"))
+    if is_whole and (offline or pinned):
         return Source(cached, text, cached.name)
+    if offline and cached is not None:
+        raise ValueError(f"{text}: only a part of it is in the cache of the hub ({_hub_cache()}); fetch it once "
+                         "without --offline")
     if offline:
         raise ValueError(f"{text}: not in the cache of the hub at revision {wanted} ({_hub_cache()}), and the network "
                          "is not to be used; fetch it once without --offline")

@@ -191,7 +191,13 @@ def adjoint_of(function, x: Array):
             back = function.adjoint(y, **size)
             return back if jnp.iscomplexobj(x) else jnp.real(back)
     else:
-        _, pullback = jax.vjp(function, x)
+        try:
+            _, pullback = jax.vjp(function, x)
+        except ValueError as error:
+            if "callback" not in str(error):
+                raise
+            raise ValueError("jax cannot differentiate a callback into another program, so this operator has no "
+                             "adjoint: give it as operators.linear(function, adjoint)") from error
 
         def adjoint(y):
             return jnp.conj(pullback(jnp.conj(y))[0])

@@ -231,11 +231,13 @@ def _pair(forward, backward):
 
 @functools.lru_cache(maxsize=256)
 def _check_linear(function, shape, dtype) -> None:
-    """Refuse what is not linear: ``A(0) = 0`` and ``A(2 x) = 2 A(x)``, as far as the numbers are known."""
-    x = jnp.asarray(np.random.default_rng(0).uniform(-1.0, 1.0, shape), dtype)
-    at_zero, once, twice = (base.concrete(function(c * x)) for c in (0.0, 1.0, 2.0))
-    if at_zero is None or once is None or twice is None:
+    """Refuse what is not linear: ``A(0) = 0``, ``A(2 x) = 2 A(x)``, ``A(x - z) = A(x) - A(z)``, as far as the numbers
+    are known."""
+    x, z = (jnp.asarray(np.random.default_rng(seed).uniform(-1.0, 1.0, shape), dtype) for seed in (0, 1))
+    found = [base.concrete(function(each)) for each in (0.0 * x, x, 2.0 * x, z, x - z)]
+    if any(each is None for each in found):
         return
+    at_zero, once, twice, other, difference = found
     size = np.abs(once).max(initial=0.0) + 1e-30
     if np.abs(at_zero).max(initial=0.0) > 1e-4 * size:
         raise ValueError("this function is not linear: A(0) is not 0. If it is affine, take the constant away on both "
@@ -243,6 +245,9 @@ def _check_linear(function, shape, dtype) -> None:
     if np.abs(twice - 2.0 * once).max(initial=0.0) > 1e-3 * size:
         raise ValueError("this function is not linear: A(2 x) is not 2 A(x). Clipping, rounding and noise are not "
                          "linear: leave them out; restoration.dps and bird also take operators that are not linear")
+    if np.abs(once - other - difference).max(initial=0.0) > 1e-3 * size:
+        raise ValueError("this function is not linear: A(x - z) is not A(x) - A(z); restoration.dps and bird also take "
+                         "operators that are not linear")
 
 
 def check_adjoint(operator, shape: tuple[int, ...], *, key: Key | None = None, rtol: float = 1e-4,

@@ -4,7 +4,9 @@ A file never makes anything run: its architecture is a name, and a name is looke
 then among those that the user's own program has registered, then among those that the user has listed in the
 environment variable ``INDIGO_NETWORKS`` as ``package.module:Class``, several with commas between.
 """
+import functools
 import importlib
+import inspect
 import os
 import re
 from typing import Any, Callable, NamedTuple
@@ -52,6 +54,9 @@ def register(name: str, module: Callable[..., Any], *, kind: str | None = None, 
         raise ValueError(f"{name} is a network of this package; give yours another name")
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"a network's name is that of a class, not {name!r}")
+    if not callable(module) or not (isinstance(module, type) or inspect.isroutine(module)
+                                    or isinstance(module, functools.partial)):
+        raise ValueError(f"register takes the class of {name}, not one of its objects: its arguments are in the files")
     if kind is not None and kind not in checking.KINDS:
         raise ValueError(f"unknown kind {kind!r}; there are {', '.join(checking.KINDS)}")
     _REGISTERED[name] = Registered(_linen(module), kind, inputs)
