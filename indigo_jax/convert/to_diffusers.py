@@ -166,7 +166,7 @@ def _without_prompt(module):
 def _as_unet2d(module, tree):
     """The network of the torch port as diffusers' own, which computes the same."""
     if module.patch_size != 1:
-        raise ValueError("a DDPMUNet with folded pixels is no network of diffusers")
+        raise ValueError("a DDPMUNet with folded pixels, as the bundled ones, is no network of diffusers")
     last = len(module.multipliers) - 1
     sides = [module.image_size // 2**level for level in range(last + 1)]
     found = {}
