@@ -183,6 +183,20 @@ def test_ddrm_of_eta_0_without_noise_is_the_posterior_to_first_order(name):
     assert name == "blur" or abs(np.log2(errors[0] / errors[1]) - 1) < 0.15, errors  # a blur leaves nothing unseen
 
 
+@pytest.mark.parametrize("make", [restoration.daps, restoration.ddrm])
+def test_a_schedule_that_ends_above_the_picture_keeps_its_noise(make):
+    """``set_alpha_to_one=False``: the last state is ``sqrt(a) x + sqrt(1 - a) n``, not a darker picture."""
+    whole = schedules.linear(1000, 0.01, 0.03)
+    levels = schedules.respace(whole, 5, "leading", set_alpha_to_one=False)
+    a, y = float(levels.alpha_bar_prev[0]), jnp.full((64, 8, 8, 1), 1.0)
+    identity = operators.linear(lambda x: x, lambda x: x, svd=(jnp.ones((1, 1, 1, 1)), lambda x: x, lambda c: c))
+    kernel = make(denoisers.from_x0(lambda x, t: jnp.ones_like(x), whole), levels, identity, y, 1e-3)
+    keys = rng.image_keys(0, np.arange(64))
+    x = jax.jit(lambda: samplers.sample(kernel, keys, rng.normal(rng.init_keys(keys), y))[0])()
+    assert 0.9 < a < 0.995 and abs(float(x.mean()) - a**0.5) < 0.01
+    np.testing.assert_allclose(float(x.std()), (1 - a)**0.5, rtol=0.05)
+
+
 def test_what_ddrm_takes_for_unseen_depends_on_the_picture_alone():
     """Gains of 1e-3 are weak beside one of 2e3, but belong to another picture of the batch."""
     gains = jnp.array([1e-3, 2e3]).reshape(2, 1, 1, 1)
