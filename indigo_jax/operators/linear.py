@@ -234,8 +234,9 @@ def _check_linear(function, shape, dtype) -> None:
     """Refuse what is not linear: ``A(0) = 0``, ``A(2 x) = 2 A(x)``, ``A(x - z) = A(x) - A(z)``, as far as the numbers
     are known."""
     x, z = (jnp.asarray(np.random.default_rng(seed).uniform(-1.0, 1.0, shape), dtype) for seed in (0, 1))
-    found = [base.concrete(function(each)) for each in (0.0 * x, x, 2.0 * x, z, x - z)]
-    if any(each is None for each in found):
+    tried = [base.concrete(function(each)) for each in (0.0 * x, x, 2.0 * x, z, x - z)]
+    found = [each for each in tried if each is not None]
+    if len(found) < len(tried):
         return
     at_zero, once, twice, other, difference = found
     size = np.abs(once).max(initial=0.0) + 1e-30
