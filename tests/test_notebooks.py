@@ -9,8 +9,8 @@ import pytest
 
 FOLDER = pathlib.Path(__file__).parents[1] / "docs/notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-TINY = {"NUM_STEPS = 600": "NUM_STEPS = 4", "SIDE, BATCH = 32, 16": "SIDE, BATCH = 16, 2",
-        "[96:160, 128:192]": "[96:112, 128:144]", "[16:112, 176:272]": "[16:48, 200:232]",
+TINY = {"NUM_STEPS = 1500": "NUM_STEPS = 4", "SIDE, BATCH = 32, 16": "SIDE, BATCH = 16, 2",
+        "[80:176, 112:208]": "[80:128, 112:160]", "[16:112, 176:272]": "[16:48, 200:232]",
         'schedules.respace(prior, 40, "log_snr")': 'schedules.respace(prior, 4, "log_snr")'}
 
 
