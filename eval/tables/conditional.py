@@ -82,6 +82,6 @@ def table(args, pictures, path, command: str):
     notes = (f"{' '.join(said)} On {about(pictures, None, [args.seed])}, central squares of {SIDE} px under "
              f"{len(degradations)} degradations, of which means are taken; results rounded to 8 bits. InDI walks "
              "evenly from y, the diffusion by DDIM (eta 0, levels evenly in time) from noise; a step is an evaluation "
-             "of either.")
+             f"of either. No FID: it wants thousands of pictures, not {len(pictures.names)}.")
     return networks[DIFFUSION].name, rows, "\n\n".join(
         [to_markdown(rows, [measure.name for measure in measures]), notes, f"Written by `{command}`."])

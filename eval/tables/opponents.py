@@ -133,9 +133,10 @@ def _gdp(prior, problem, task, scale=0.5):
 
 
 def _blind_dps(prior, problem, task):
-    pictures = schedules.karras(1000, 0.01, 20.0)
     levels = _levels(prior)
-    own = schedules.respace(pictures, levels.timesteps.shape[0], "log_snr")
+    with jax.ensure_compile_time_eval():  # numbers, not part of the program
+        pictures = schedules.karras(1000, 0.01, 20.0)
+        own = schedules.respace(pictures, levels.timesteps.shape[0], "log_snr")
     kernels = denoisers.from_examples(kernel_examples(task), pictures)
     kernel = restoration.blind_dps(_clipped(prior), levels, kernels, own, problem.y, size=SIZE, scale=1.0,
                                    kernel_scale=0.3)
