@@ -7,6 +7,8 @@ import pytest
 from eval.measure import ALIGNED, PSNR
 from eval.tables import opponents
 from indigo_jax import denoisers, operators, restoration, rng, schedules
+from indigo_jax.methods import base
+from tests import guided_networks
 from tests.oracles import GaussianDiffusion
 
 KEYS = rng.image_keys(0, [0, 1])
@@ -64,3 +66,17 @@ def test_every_task_has_its_input_first_and_bird():
     for task in opponents.TASKS:
         titles = [line.title for line in opponents.LINES if task in line.tasks]
         assert titles[0] == "input" and any(title.startswith("BIRD") for title in titles) and len(titles) > 3
+
+
+@pytest.mark.parametrize("task", opponents.TASKS)
+def test_every_line_is_a_program_of_its_cases(task, tmp_path, monkeypatch):
+    """Traced as the table traces it: what must be numbers is not part of the program."""
+    monkeypatch.setattr(opponents, "STEPS", 10)
+    opponents.kernel_examples.cache_clear()
+    network = base.open_network(str(guided_networks.write_prior(tmp_path / "prior.safetensors")), "prior")
+    case = opponents.make(task, X, KEYS)
+    for line in opponents.LINES:
+        if task in line.tasks:
+            made = opponents.group(task, line, network, 16)
+            x, _ = jax.eval_shape(made.restore, made.params, case)
+            assert x.shape == X.shape, line.title

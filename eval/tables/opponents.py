@@ -173,6 +173,8 @@ LINES = (
 def group(task: str, line: Line, network: base.Network, side: int) -> Group:
     """A line of a task, without cases."""
     plan = tiles.Plan((side, side), (side, side), 0)
+    if task in BLIND:
+        kernel_examples(task)  # before a program is traced that needs them as numbers
 
     def restore(params, case):
         x = line.restore(base.prior(network, params, plan), problem_of(task, case), task)
