@@ -114,7 +114,7 @@ def to_markdown(rows: list[dict]) -> str:
         wanted = min(last) if better is np.less_equal else max(last)
         lines = [[*line, *(f"**{values[count]:.{digits}f}**" if better(values[count], wanted) else
                            f"{values[count]:.{digits}f}" for count in counts)] for line, values in by_line.items()]
-        parts += [f"## {title}", markdown(["solver", "spacing", *map(str, counts)], lines)]
+        parts += [f"### {title}", markdown(["solver", "spacing", *map(str, counts)], lines)]
     return "\n\n".join(parts)
 
 
