@@ -180,7 +180,7 @@ def test_the_numbers_of_calibration_are_those_of_the_results():
                 measured[(part.splitlines()[0], *cells[:3])] = cells[3:]
     page = re.search(r"calibration:start -->\n(.*)<!-- calibration:end", PAGES["docs/methods/posteriors.md"], re.DOTALL)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.group(1).splitlines()[2:]]
-    assert len(rows) == 10
+    assert len(rows) == 12
     for row in rows:
         parts = [measured[(problem, *row[:3])] for problem in (
             "Gaussian, average pooling", "Gaussian, inpainting", "Gaussian, blur", "two modes, inpainting")]
