@@ -127,14 +127,15 @@ def to_markdown(rows: list[dict], command: str) -> str:
 
 _NOTES = " ".join(f"""{DRAWS} draws given one measurement, pictures of {SIDE} x {SIDE} pixels of one channel, noise of
 standard deviation {SIGMA}, and the exact denoiser of the prior: no network, so whatever differs from the posterior is
-the sampler's own. Schedule: `linear()` of 1000 levels, of which 100 (DDRM: as many as evaluations) of spacing
-"log_snr" are visited; by DPS, PSLD and RED-diff all, by BIRD 5 of "linspace", half-quadratic splitting takes its own.
-Gaussian pictures have spread {STD} and spectrum 1 / (f^2 + {CORNER}^2) on a torus; the two modes, 0.6 and 0.4 of the
-prior, spread {MODE_STD} (corner {MODE_CORNER}) about plus and minus a bump of height {BUMP} in the middle. Blur:
-Gaussian, standard deviation 1, on a torus; average pooling by 2; the hole: the middle 4 x 4 pixels. "p true": told
-the spread of the prior; what is not named has its default. PSLD and ReSample work on latents: an orthonormal Haar
-transform stands for the autoencoder, so that nothing is lost and the posterior is the same. Evaluations: of the denoiser; PiGDM and DPS also
-differentiate it once, TMPD twice. Mean error: root mean square over pixels in units of the posterior's standard
+the sampler's own.
+Schedule: `linear()` of 1000 levels, of which 100 (DDRM: as many as evaluations) of spacing "log_snr" are visited; by
+DPS, PSLD and RED-diff all, by BIRD 5 of "linspace", half-quadratic splitting takes its own. Gaussian pictures have
+spread {STD} and spectrum 1 / (f^2 + {CORNER}^2) on a torus; the two modes, 0.6 and 0.4 of the prior, spread
+{MODE_STD} (corner {MODE_CORNER}) about plus and minus a bump of height {BUMP} in the middle. Blur: Gaussian, standard
+deviation 1, on a torus; average pooling by 2; the hole: the middle 4 x 4 pixels. "p true": told the spread of the
+prior; what is not named has its default. PSLD and ReSample work on latents: an orthonormal Haar transform stands for
+the autoencoder, so that nothing is lost and the posterior is the same. Evaluations: of the denoiser; PiGDM and DPS
+also differentiate it once, TMPD twice. Mean error: root mean square over pixels in units of the posterior's standard
 deviation; 1 / sqrt({DRAWS}) = {DRAWS**-0.5:.2f} is chance. Std ratio: the sampler's by the exact, 1 is right, below 1
 is too sure; within the modes where there are two. Least, largest axis: the same along the axes of the exact
 covariance, 0.92 and 1.08 or so by chance. First mode: share of the draws, in the head of the column the exact one.
