@@ -25,8 +25,7 @@ class Golden(NamedTuple):
     """A network and what it answers.
 
     Attributes:
-        kind: "diffusers" for a folder that ``save_pretrained`` writes, "file" for a file of parameters alone, "text"
-            for a text encoder.
+        kind: "diffusers" for a folder that ``save_pretrained`` writes, "text" for a text encoder.
         config: what ``config.json`` holds.
         shapes: of the parameters, by name.
         options: of the conversion; ``context`` and ``pooled`` are arrays of the golden.

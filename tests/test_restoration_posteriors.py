@@ -183,6 +183,22 @@ def test_ddrm_of_eta_0_without_noise_is_the_posterior_to_first_order(name):
     assert name == "blur" or abs(np.log2(errors[0] / errors[1]) - 1) < 0.15, errors  # a blur leaves nothing unseen
 
 
+def test_values_that_all_pictures_share_have_one_largest():
+    """A row of gains that leave next to nothing is unseen, though each is the largest of its row."""
+    gains, keys = jnp.array([[1.0, 1e-9], [1e-9, 1e-9]])[..., None], rng.image_keys(0, [0, 1])
+    y, levels = gains * jnp.ones((2, 2, 2, 1)), schedules.respace(schedules.linear(), 3, "log_snr")
+    prior = denoisers.from_x0(lambda x_t, t: 0.5 * x_t, schedules.linear())
+
+    def restored(values):
+        operator = operators.linear(lambda x: gains * x, lambda y: gains * y, svd=(values, lambda x: x, lambda c: c))
+        kernel = restoration.ddrm(prior, levels, operator, y, 1e-4)
+        return samplers.sample(kernel, keys, rng.normal(rng.init_keys(keys), y))[0]
+
+    shared, own = restored(gains), restored(jnp.broadcast_to(gains, y.shape))
+    np.testing.assert_allclose(shared, own, atol=1e-6)
+    assert float(jnp.abs(shared).max()) < 10
+
+
 @pytest.mark.parametrize("make", [restoration.daps, restoration.ddrm])
 def test_a_schedule_that_ends_above_the_picture_keeps_its_noise(make):
     """``set_alpha_to_one=False``: the last state is ``sqrt(a) x + sqrt(1 - a) n``, not a darker picture."""

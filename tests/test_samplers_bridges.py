@@ -118,23 +118,22 @@ def test_a_short_step_of_ir_sde_near_the_picture_is_indis_and_one_at_the_start_i
     assert difference[0] > 0.3 and difference[1] < 0.1 and difference[2] < 0.01
 
 
-def test_the_bridge_has_no_noise_at_its_ends_and_travels():
-    mode, t = paths.bridge_noise(0.3), np.linspace(0, 1, 11)
-    np.testing.assert_allclose(mode.std(t), 0.3 * np.sqrt(t * (1 - t)))
+@pytest.mark.parametrize("mode, std", [(paths.bridge_noise(0.3), lambda t: 0.3 * np.sqrt(t * (1 - t))),
+                                       (paths.reverting_noise(0.3), lambda t: 0.3 * np.sqrt(t * (2 - t)))])
+def test_modes_are_those_of_their_paths_and_travel(mode, std):
+    t = np.linspace(0, 1, 11)
+    np.testing.assert_allclose(mode.std(t), std(t))
     np.testing.assert_allclose(t[1:] * mode.eps_t(t[1:]), mode.std(t[1:]), atol=1e-12)
     np.testing.assert_allclose(mode.step_std(0.6, 0.2)**2, mode.std(0.2)**2 - (0.2 / 0.6 * mode.std(0.6))**2)
     assert paths.noise_from_json(paths.noise_to_json(mode)) == mode
-    assert (samplers.indi(F["i2sb"], 3, noise=mode).init(START[:2], KEYS[:2]).x == Y).all()
 
 
-def test_the_mode_of_ir_sde_travels_and_is_checked():
-    mode, t = paths.reverting_noise(0.3), np.linspace(0, 1, 11)
-    np.testing.assert_allclose(mode.std(t), 0.3 * np.sqrt(t * (2 - t)))
-    np.testing.assert_allclose(t[1:] * mode.eps_t(t[1:]), mode.std(t[1:]), atol=1e-12)
-    np.testing.assert_allclose(mode.step_std(0.6, 0.2)**2, mode.std(0.2)**2 - (0.2 / 0.6 * mode.std(0.6))**2)
-    assert paths.noise_from_json(paths.noise_to_json(mode)) == mode
-    custom = paths.custom_noise(lambda t: 0.3 * ((2 - t) / t)**0.5)
-    for noise in (mode, custom):
+def test_a_bridge_starts_without_noise():
+    assert (samplers.indi(F["i2sb"], 3, noise=paths.bridge_noise(0.3)).init(START[:2], KEYS[:2]).x == Y).all()
+
+
+def test_ir_sde_takes_no_restorer_of_another_path():
+    for noise in (paths.reverting_noise(0.3), paths.custom_noise(lambda t: 0.3 * ((2 - t) / t)**0.5)):
         samplers.ir_sde(denoisers.restorer(F["ir_sde"], noise=noise), 3, spread=0.3)
     for noise in (paths.reverting_noise(0.2), paths.bridge_noise(0.3)):
         with pytest.raises(ValueError, match="trained with .* and this walk is that of reverting noise"):

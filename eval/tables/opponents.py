@@ -39,12 +39,13 @@ class Periodic:
 @functools.cache
 def kernel_examples(task: str) -> np.ndarray:
     """Kernels of the task's own kind as pictures, none of them those of a case: ``[EXAMPLES, SIZE, SIZE, 1]``."""
-    keys = rng.image_keys(1_000_003, np.arange(EXAMPLES))
-    if task == "gaussian":
-        drawn = jax.vmap(lambda width: operators.gaussian_kernel(width, SIZE))(rng.uniform(keys, 0.5, 3.0))
-    else:
-        drawn = operators.motion_kernel(keys, size=SIZE, length=float(SIZE))
-    return np.asarray(restoration.picture_of(drawn))
+    with jax.ensure_compile_time_eval():  # numbers, also where a program is traced that needs them
+        keys = rng.image_keys(1_000_003, np.arange(EXAMPLES))
+        if task == "gaussian":
+            drawn = jax.vmap(lambda width: operators.gaussian_kernel(width, SIZE))(rng.uniform(keys, 0.5, 3.0))
+        else:
+            drawn = operators.motion_kernel(keys, size=SIZE, length=float(SIZE))
+        return np.asarray(restoration.picture_of(drawn))
 
 
 def make(task: str, x: Array, keys) -> problems.Case:
@@ -173,8 +174,6 @@ LINES = (
 def group(task: str, line: Line, network: base.Network, side: int) -> Group:
     """A line of a task, without cases."""
     plan = tiles.Plan((side, side), (side, side), 0)
-    if task in BLIND:
-        kernel_examples(task)  # before a program is traced that needs them as numbers
 
     def restore(params, case):
         x = line.restore(base.prior(network, params, plan), problem_of(task, case), task)

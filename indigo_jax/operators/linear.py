@@ -138,15 +138,25 @@ class LinearOperator(_Algebra):
             return None
         values, to_basis, from_basis = self.svd
         values = jnp.asarray(values, jnp.float32)
-        kept = values > 1e-6 * jnp.max(values)
 
         def correct(residual):
             c = to_basis(self.adjoint(residual))
+            kept = is_measured(values, c)
             weight = rho.reshape(-1, *[1] * (c.ndim - 1)) if rho.ndim else rho
             filtered = jnp.where(kept, 1.0 / (jnp.where(kept, values, 1.0)**2 + weight), 0.0)
             return from_basis(c * filtered.astype(c.dtype))
 
         return correct
+
+
+def is_measured(values: Array, coefficients: Array) -> Array:
+    """Which singular values are more than 1e-6 of the largest: of the picture's own, where each of a batch has some.
+
+    >>> is_measured(jnp.array([[1.0, 1e-9], [1e-9, 1e-9]]), jnp.zeros((1, 2, 2))).tolist()
+    [[True, False], [False, False]]
+    """
+    first = 1 if values.ndim == coefficients.ndim else 0
+    return values > 1e-6 * jnp.max(values, axis=tuple(range(first, values.ndim)), keepdims=True)
 
 
 def _flatten(operator):

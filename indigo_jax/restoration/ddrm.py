@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from indigo_jax import rng, schedules
 from indigo_jax.arrays import per_image
 from indigo_jax.operators import base
+from indigo_jax.operators.linear import is_measured
 from indigo_jax.samplers.base import Info, State, in_float32, own_keys
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
@@ -57,17 +58,16 @@ def ddrm(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
     num_steps, levels, a_s = schedule.timesteps.shape[0], schedules.sigmas(schedule), schedule.alpha_bar_prev
     below = jnp.sqrt(1 / schedule.alpha_bar_prev - 1)
     values, to_basis, from_basis = _in_reals(svd)
-    kept = values > 1e-6 * jnp.max(values, axis=tuple(range(1, values.ndim)), keepdims=True)  # of each picture
-    safe = jnp.where(kept, values, 1.0)
 
     def measured(x):
         """``b`` and ``l``."""
-        b = to_basis(base.adjoint_of(operator, x)(y)) / safe**2
-        return b, per_image(sigma, b, "sigma") / safe
+        b = to_basis(base.adjoint_of(operator, x)(y))
+        safe = jnp.where(is_measured(values, b), values, 1.0)
+        return b / safe**2, per_image(sigma, b, "sigma") / safe
 
     def merged(free, c):
         """Pictures with the coefficients c where these are measured."""
-        return free + from_basis(jnp.where(kept, c - to_basis(free), 0.0))
+        return free + from_basis(jnp.where(is_measured(values, c), c - to_basis(free), 0.0))
 
     def init(x, keys) -> State:
         del keys

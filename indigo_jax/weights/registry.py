@@ -54,8 +54,7 @@ def register(name: str, module: Callable[..., Any], *, kind: str | None = None, 
         raise ValueError(f"{name} is a network of this package; give yours another name")
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"a network's name is that of a class, not {name!r}")
-    if not callable(module) or not (isinstance(module, type) or inspect.isroutine(module)
-                                    or isinstance(module, functools.partial)):
+    if not (isinstance(module, (type, functools.partial)) or inspect.isroutine(module)):
         raise ValueError(f"register takes the class of {name}, not one of its objects: its arguments are in the files")
     if kind is not None and kind not in checking.KINDS:
         raise ValueError(f"unknown kind {kind!r}; there are {', '.join(checking.KINDS)}")
