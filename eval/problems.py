@@ -86,6 +86,13 @@ def open_pictures(folder: str | None = None, *, limit: int | None = None, crop: 
     return Pictures(label, names, [_centre(image, crop) for image in pixels])
 
 
+def phantoms(side: int, count: int) -> Pictures:
+    """Shepp and Logan's phantom and ``count`` random ones of the kind that ``ellipses64`` learned, none of its own."""
+    first, others = open_pictures(names=("phantom.png",)), data.EllipsePhantoms(count, side, 0)
+    return Pictures("phantoms", [*first.names, *others.names],
+                    [*first.images, *(others[i]["image"] for i in range(count))])
+
+
 def _centre(image, crop):
     if crop is None:
         return image

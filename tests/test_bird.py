@@ -349,3 +349,19 @@ def test_operator_that_changes_the_shape_needs_noise_of_the_pictures_shape():
         kernel.init(Z[:4])
     with pytest.raises(ValueError, match="of the pictures' shape"):
         bird().init(Z[:, :4])
+
+
+def test_a_plain_function_that_changes_the_shape():
+    """It says nothing of its shapes; they are those of what it returns."""
+    def columns(x):
+        return jnp.mean(x, axis=(2, 3))
+
+    kernel = restoration.bird(DENOISER, SCHEDULE, columns, columns(Y), optax.sgd(1.0), num_iterations=2)
+    state, info = kernel.step(KEYS, kernel.init(Z, KEYS), 0)
+    assert state.x0.shape == Z.shape and info.loss.shape == (8,)
+    with pytest.raises(ValueError, match="give the noise z itself"):
+        kernel.init(KEYS)
+    halved = restoration.bird(DENOISER, SCHEDULE, lambda x: x[:, ::2], Y[:, ::2], optax.sgd(1.0))
+    for wrong in (Z[:, :4], KEYS):
+        with pytest.raises(ValueError, match="of the pictures' shape"):
+            halved.init(wrong)

@@ -22,10 +22,19 @@ def test_cases_are_what_they_say(task):
     case = opponents.make(task, X, KEYS)
     problem = opponents.problem_of(task, case)
     assert problem.shape == (16, 16, 3)
-    left = problem.residual(X) / problem.sigma
+    left = problem.residual(case.x) / problem.sigma
     assert (left > 1.5).all() if task == "wrong" else (abs(left - 1) < 0.35).all()
     one = opponents.make(task, X[1:], KEYS[1:])
     np.testing.assert_allclose(one.y, case.y[1:], atol=1e-6)
+
+
+def test_singular_values_of_all_rays():
+    problem = opponents.problem_of("ct", opponents.make("ct", X, KEYS))
+    values, to_basis, from_basis = opponents.ray_svd(16)
+    noise = rng.normal(KEYS, jnp.zeros_like(X))
+    adjoint = operators.base.adjoint_of(problem.operator, noise)
+    np.testing.assert_allclose(from_basis(values**2 * to_basis(noise)), adjoint(problem.operator(noise)), atol=1e-5)
+    np.testing.assert_allclose(to_basis(from_basis(to_basis(noise))), to_basis(noise), atol=1e-4)
 
 
 def test_kernels_that_blind_dps_knows_are_of_the_kind_and_no_cases():

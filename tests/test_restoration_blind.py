@@ -93,6 +93,26 @@ def test_blind_dps_without_guidance_draws_from_both_priors():
                      )) < 5 / COUNT**0.5 * 0.2  # of their own keys
 
 
+def test_a_kernel_of_three_channels_is_their_mean():
+    """Three channels that start alike stay alike, and are the chain of one channel."""
+    def one(k_t, t):
+        return KERNELS.denoiser(OTHER)(k_t, t)
+
+    def measure(x0, k0):
+        return x0 * jnp.mean(k0, (1, 2, 3), keepdims=True)
+
+    known = dict(size=3, kernel_scale=0.2, sparsity=0.05, eta=0.0, measure=measure)
+    chains = [restoration.blind_dps(PICTURES.denoiser(WHOLE), FEW, one, FEW_OTHER, repeated(2), channels=channels,
+                                    **known | {"kernel_scale": 0.2 * channels}) for channels in (1, 3)]
+    states = [chain.init(NOISE[:2], KEYS[:2]) for chain in chains]
+    assert states[1].extra.shape == (2, 3, 3, 3)
+    states[1] = states[1]._replace(extra=jnp.repeat(states[0].extra, 3, axis=3))
+    for i in range(chains[0].num_steps):
+        states = [chain.step(KEYS[:2], state, i)[0] for chain, state in zip(chains, states)]
+    np.testing.assert_allclose(states[1].x, states[0].x, atol=1e-4)
+    np.testing.assert_allclose(states[1].extra, jnp.repeat(states[0].extra, 3, axis=3), atol=1e-4)
+
+
 def test_kernels_and_their_pictures():
     kernel = operators.motion_kernel(KEYS[:2], size=7, length=5.0)
     np.testing.assert_allclose(restoration.kernel_of(restoration.picture_of(kernel)), kernel, atol=1e-5)
@@ -176,6 +196,7 @@ def test_gibbs_ddrm_with_a_known_blur_is_ddrm():
 @pytest.mark.parametrize("call, words", [
     (lambda: restoration.blind_dps(None, FEW, None, WHOLE, NOISE, size=3), "both diffusions take the same steps"),
     (lambda: restoration.blind_dps(None, FEW, None, FEW, NOISE, size=3, sparsity=-1), "sparsity must be at least 0"),
+    (lambda: restoration.blind_dps(None, FEW, None, FEW, NOISE, size=3, channels=0), "channels must be at least 1"),
     (lambda: restoration.gdp(None, FEW, Gain(), NOISE, rate=-1.0), "rate must be at least 0"),
     (lambda: restoration.gibbs_ddrm(None, FEW, Gain(), None, NOISE, 0.1, rate=0.0), "rate must be above 0"),
 ])

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from eval import problems
 from eval.measure import PSNR, markdown, psnr_of
-from indigo_jax import data, operators, restoration, rng, samplers, tiles
+from indigo_jax import operators, restoration, rng, samplers, tiles
 from indigo_jax.methods import base, known
 from indigo_jax.typing import Array, Key
 
@@ -33,13 +33,6 @@ def measured(acceleration: float, x: Array, keys: Key) -> known.Problem:
     clean = operator(x)
     y = clean + SIGMA * masks[..., None] * rng.normal(rng.fold(keys, 1), clean)
     return known.Problem(operator, y, rng.fold(keys, 2), jnp.full(len(x), SIGMA), x.shape[1:])
-
-
-def phantoms() -> problems.Pictures:
-    """Shepp and Logan's, and the first of the random ones that the prior was not trained on."""
-    first, others = problems.open_pictures(names=("phantom.png",)), data.open_ellipses(str(SIDE), "val", False)
-    return problems.Pictures("phantoms", [*first.names, *others.names[:COUNT]],
-                             [*first.images, *(others[i]["image"] for i in range(COUNT))])
 
 
 def zero_filled(prior, problem) -> Array:
@@ -133,7 +126,7 @@ def to_markdown(rows: list[dict]) -> str:
 
 def table(args, pictures, path, command: str):
     """The name, the rows, the Markdown; see :data:`eval.tables.TABLES`."""
-    pictures = phantoms()
+    pictures = problems.phantoms(SIDE, COUNT)
     notes = (f"Prior `{WEIGHTS}`, {SIDE} x {SIDE} pixels: the Shepp-Logan phantom of scikit-image and {COUNT} random "
              f"of the prior's own kind, not among those that it was trained on (pixels `{pictures.digest}`). "
              f"One coil; `cartesian_mask` with {CENTRE} of the columns in the centre, columns and noise drawn for each "

@@ -1,4 +1,6 @@
-"""BIRD beside its paper's opponents on one prior at equal evaluations: damage known, unknown, and known wrongly."""
+"""BIRD beside its paper's opponents at equal evaluations: damage known, unknown, and known wrongly; one prior for all
+photographs, that of slices for tomography.
+"""
 import functools
 from typing import Callable, NamedTuple
 
@@ -6,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval import problems
+from eval import baselines, problems
 from eval.measure import (
     ALIGNED, PSNR, Cache, Group, about, aligned_psnr, grouped, markdown, mean, measure, psnr_of)
 from indigo_jax import denoisers, guidance, operators, restoration, rng, schedules, tiles
@@ -17,8 +19,9 @@ STEPS, SIZE, SIGMA = 100, 9, 0.02  # evaluations of each line; side of the kerne
 EXAMPLES = 2048  # kernels that BlindDPS knows
 TASKS = {"motion": "blind deblurring, 9x9 motion", "gaussian": "blind deblurring, Gaussian of 1.5 px",
          "wrong": "9x9 motion, told its mirror image", "sr8": "8x super-resolution, mean of 8x8",
-         "denoise": problems.TASKS["denoise"], "inpaint": problems.TASKS["inpaint"]}
-BLIND, _OWN = ("motion", "gaussian"), 7
+         **{task: problems.TASKS[task] for task in ("denoise", "inpaint", "ct")}}
+BLIND = ("motion", "gaussian")
+SLICES, KERNELS = "ellipses64", "kernels9"  # the prior of tomography, that of BlindDPS's kernels
 MEASURED = ("evaluations", PSNR, ALIGNED)
 
 
@@ -50,7 +53,7 @@ def kernel_examples(task: str) -> np.ndarray:
 
 def make(task: str, x: Array, keys) -> problems.Case:
     """The case of a task of :data:`TASKS`."""
-    if task in ("denoise", "inpaint"):
+    if task in ("denoise", "inpaint", "ct"):
         return problems.make(task, x, keys)
     if task in ("motion", "wrong"):
         return problems.make("blind", x, keys)
@@ -64,6 +67,8 @@ def make(task: str, x: Array, keys) -> problems.Case:
 def problem_of(task: str, case: problems.Case) -> known.Problem:
     """With the operator as a method is told it; in blind tasks the true one, which only the measuring looks at."""
     given, side = case.given, case.y.shape[1]
+    if task == "ct":
+        return problems.problem_of(task, case)
     if task == "sr8":
         side = 8 * side
         operator = operators.average_pool(8)
@@ -98,7 +103,11 @@ def _unknown(problem):
 
 
 def _first(prior, problem, task):
-    return problem.y if task != "sr8" else operators.upsample(8)(problem.y)
+    return operators.upsample(8)(problem.y) if task == "sr8" else baselines.first(task, problem)
+
+
+def _total_variation(prior, problem, task):
+    return baselines.total_variation(task, problem)
 
 
 def _bird(prior, problem, task, rate=0.1):
@@ -116,13 +125,32 @@ def _dps(prior, problem, task, scale=1.0):
 
 def _diffpir(prior, problem, task):
     return known.run(restoration.diffpir(prior.denoiser, known.levels_of(prior, STEPS), problem.operator, problem.y,
-                                         problem.sigma), problem)
+                                         problem.sigma, **({"zeta": 1.0} if task == "ct" else {})), problem)
 
 
 def _ddrm(prior, problem, task):
-    kernel = restoration.ddrm(_clipped(prior), _levels(prior), problem.operator, problem.y, problem.sigma,
-                              svd=restoration.isometry(problem.operator, problem.noise))
-    return known.run(kernel, problem)
+    svd = ray_svd(problem.shape[0]) if task == "ct" else restoration.isometry(problem.operator, problem.noise)
+    return known.run(restoration.ddrm(_clipped(prior), _levels(prior), problem.operator, problem.y, problem.sigma,
+                                      svd=svd), problem)
+
+
+@functools.cache
+def ray_svd(side: int):
+    """Of the mean along each ray of :func:`problems.make`, of pictures of three channels, without the null space."""
+    with jax.ensure_compile_time_eval():  # numbers, also where a program is traced that needs them
+        rays = operators.radon(operators.sparse_view_angles(problems.NUM_VIEWS), side)
+        rows = rays(jnp.eye(side**2).reshape(side**2, side, side, 1)).reshape(side**2, -1).T / side
+        left, values, right = np.linalg.svd(np.asarray(rows), full_matrices=False)
+        left, right = jnp.asarray(left), jnp.asarray(right)
+
+    def to_basis(x):
+        return (right @ jnp.sum(x, axis=3).reshape(x.shape[0], -1).T).T / 3**0.5
+
+    def from_basis(c):
+        picture = (c @ right).reshape(c.shape[0], side, side, 1)
+        return jnp.repeat(picture, 3, axis=3) / 3**0.5
+
+    return jnp.asarray(values / 3**0.5), to_basis, from_basis
 
 
 def _gdp(prior, problem, task, scale=0.5):
@@ -133,14 +161,20 @@ def _gdp(prior, problem, task, scale=0.5):
     return known.run(kernel, problem)
 
 
-def _blind_dps(prior, problem, task):
+def _blind_dps(prior, problem, task, exact=False):
+    """With the trained prior of kernels, or with the exact one of examples of the task's own kind."""
     levels = _levels(prior)
     with jax.ensure_compile_time_eval():  # numbers, not part of the program
-        pictures = schedules.karras(1000, 0.01, 20.0)
+        if exact:
+            pictures = schedules.karras(1000, 0.01, 20.0)
+            kernels = denoisers.from_examples(kernel_examples(task), pictures)
+        else:
+            network = base.open_network(KERNELS, "prior")
+            trained = base.prior(network, network.params, tiles.Plan((SIZE, SIZE), (SIZE, SIZE), 0))
+            kernels, pictures = _clipped(trained), trained.schedule
         own = schedules.respace(pictures, levels.timesteps.shape[0], "log_snr")
-    kernels = denoisers.from_examples(kernel_examples(task), pictures)
-    kernel = restoration.blind_dps(_clipped(prior), levels, kernels, own, problem.y, size=SIZE, scale=1.0,
-                                   kernel_scale=0.3)
+    kernel = restoration.blind_dps(_clipped(prior), levels, kernels, own, problem.y, size=SIZE,
+                                   channels=1 if exact else 3, scale=1.0, kernel_scale=0.3)
     return known.run(kernel, problem)
 
 
@@ -152,14 +186,16 @@ def _gibbs(prior, problem, task):
     return known.run(kernel, problem)
 
 
-_KNOWN = ("sr8", "denoise", "inpaint")
+_KNOWN = ("sr8", "denoise", "inpaint", "ct")
 LINES = (
     Line("input", 0, tuple(TASKS), _first),
+    Line("total variation", 0, ("ct",), _total_variation),
     Line("BIRD, rate 0.1", STEPS, (*BLIND, "wrong", *_KNOWN), _bird),
     Line("BIRD, rate 0.03", STEPS, ("inpaint",), functools.partial(_bird, rate=0.03)),
     Line("BIRD, rate 0.3", STEPS, ("inpaint",), functools.partial(_bird, rate=0.3)),
     Line("BIRD, alternation", restoration.Walks().evaluations, BLIND, _alternation),
     Line("BlindDPS, 1 and 0.3", STEPS, BLIND, _blind_dps),
+    Line("BlindDPS, kernels exactly", STEPS, BLIND, functools.partial(_blind_dps, exact=True)),
     Line("GDP, scale 0.5", STEPS, (*BLIND, "wrong", *_KNOWN), _gdp),
     Line("GDP, scale 0.15", STEPS, ("inpaint",), functools.partial(_gdp, scale=0.15)),
     Line("GDP, scale 1", STEPS, ("inpaint",), functools.partial(_gdp, scale=1.0)),
@@ -176,7 +212,8 @@ def group(task: str, line: Line, network: base.Network, side: int) -> Group:
     plan = tiles.Plan((side, side), (side, side), 0)
 
     def restore(params, case):
-        x = line.restore(base.prior(network, params, plan), problem_of(task, case), task)
+        prior = base.prior(network, params, plan)
+        x = line.restore(known.grey_prior(prior) if task == "ct" else prior, problem_of(task, case), task)
         return jnp.clip(x, -1.0, 1.0), {"evaluations": line.evaluations}
 
     return Group(f"{line.title} of {task}", restore, network.params, network.info["sha256"][:12])
@@ -198,21 +235,28 @@ def to_markdown(rows: list[dict]) -> str:
 
 def table(args, pictures, path, command: str):
     """As :data:`eval.tables.TABLES` has it; numbers that are known come from .jsonl."""
-    network = base.open_network(args.weights, "prior")
-    side = base.side_of(network) or 64
-    cases = {task: [({"picture": one.names[0]}, make(task, *one.at(side, args.seed))) for one in pictures.singles()]
-             for task in TASKS}
-    groups = [group(task, line, network, side)._replace(
+    networks, cases, sides = {}, {}, {}
+    for task in TASKS:
+        networks[task] = network = base.open_network(SLICES if task == "ct" else args.weights, "prior")
+        side = sides[task] = base.side_of(network) or 64
+        own = problems.phantoms(side, max(len(pictures.names) - 1, 1)) if task == "ct" else pictures
+        cases[task] = [({"picture": one.names[0]}, make(task, *one.at(side, args.seed))) for one in own.singles()]
+    groups = [group(task, line, networks[task], sides[task])._replace(
         cases=[({**said, "task": task, "method": line.title}, case) for said, case in cases[task]])
         for task in TASKS for line in LINES if task in line.tasks]
     rows = measure(groups, {PSNR: psnr_of, ALIGNED: aligned_psnr}, Cache(path.with_suffix(".jsonl"), MEASURED),
                    batch_size=args.batch)
-    notes = (f"`{network.name}` on {about(pictures, side, [args.seed])}. All that do not say otherwise have {STEPS} "
-             "evaluations; BIRD, DPS and BlindDPS also differentiate the network in each. Noise has sigma 0.01 of "
-             "[0, 1], but for denoising; borders are reflected. BIRD: 5 levels of its sampler, "
-             f"{STEPS // 5} iterations, the kernel by softmax. GDP: a step towards y in units of 1 / |A|^2; the kernel "
-             f"by softmax, rate 0.001. BlindDPS knows {EXAMPLES} other kernels of the task's generator, exactly "
-             "(`denoisers.from_examples`), in place of a trained network. GibbsDDRM: 10 steps of descent a level, the "
-             "border goes round. DPS, GDP, BlindDPS, DDRM and GibbsDDRM visit levels evenly in log-SNR. Aligned: the "
-             f"best of all moves by at most 3 pixels. PSNR is `{PSNR}`.")
-    return f"{network.name}: opponents", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])
+    name = networks["motion"].name
+    notes = (f"`{name}` on {about(pictures, sides['motion'], [args.seed])}; tomography: `{SLICES}` on the Shepp-Logan "
+             f"phantom and {len(cases['ct']) - 1} random ones that it has not learned. All that do not say otherwise "
+             f"have {STEPS} evaluations; BIRD, DPS and BlindDPS also differentiate the network in each. Noise has "
+             "sigma 0.01 of [0, 1], but for denoising, and for tomography 0.001 of the mean along a ray; borders are "
+             f"reflected. BIRD: 5 levels of its sampler, {STEPS // 5} iterations, the kernel by softmax. GDP: a step "
+             "towards y in units of 1 / |A|^2; the kernel by softmax, rate 0.001. BlindDPS has the bundled prior of "
+             f"kernels, `{KERNELS}`, which `train.diffusion` made of 20,000 shakes and Gaussians; or it knows "
+             f"{EXAMPLES} other kernels of the task's own kind exactly (`denoisers.from_examples`). GibbsDDRM: 10 steps "
+             "of descent a level, the border goes round. DPS, GDP, BlindDPS, DDRM and GibbsDDRM visit levels evenly in "
+             "log-SNR. In tomography the input is filtered back-projection, DDRM has the singular values of the matrix "
+             "of all rays, and DiffPIR all its noise new. Aligned: the best of all moves by at most 3 pixels. PSNR is "
+             f"`{PSNR}`.")
+    return f"{name}: opponents", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])

@@ -11,13 +11,14 @@ import pathlib
 from indigo_jax.data.derived import joined, resized
 from indigo_jax.data.ellipses import EllipsePhantoms, open_ellipses
 from indigo_jax.data.folder import arrays, folder, gopro, paired_folders
+from indigo_jax.data.kernels import BlurKernels, open_kernels
 from indigo_jax.data.packed import packed
 from indigo_jax.data.preprocess import evaluation_batches, pipeline
 from indigo_jax.data.source import damaged
 from indigo_jax.data.tfds import tfds
 
-__all__ = ["EllipsePhantoms", "arrays", "damaged", "evaluation_batches", "folder", "gopro", "joined", "open_source",
-           "packed", "paired_folders", "pipeline", "resized", "tfds"]
+__all__ = ["BlurKernels", "EllipsePhantoms", "arrays", "damaged", "evaluation_batches", "folder", "gopro", "joined",
+           "open_source", "packed", "paired_folders", "pipeline", "resized", "tfds"]
 
 _FOLDER_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}
 
@@ -33,6 +34,7 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
     ``pairs:SHARP,BLURRED``  pairs from two folders, by name
     ``2*SPEC+SPEC``        several of the above as one, a whole number in front repeats one
     ``ellipses:SIZE``      random phantoms for tomography, see :class:`EllipsePhantoms`: 20,000, and 200 for "val"
+    ``kernels:SIZE``       random blur kernels as pictures, see :class:`BlurKernels`: as many
     ====================== =============================================================================
 
     Args:
@@ -53,12 +55,14 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
     kind, _, rest = spec.partition(":")
     if kind == "tfds":
         return _open_tfds(rest, split, data_dir, cache)
-    if kind not in ("gopro", "pairs", "ellipses") and spec.lower().endswith(".npz"):
+    if kind not in ("gopro", "pairs", "ellipses", "kernels") and spec.lower().endswith(".npz"):
         return packed(spec, split=split, cache=cache)
     if split not in ("train", "val", "all"):
         raise ValueError(f"{spec}: unknown split {split!r}; use 'train', 'val' or 'all'")
     if kind == "ellipses":
         return open_ellipses(rest, split, cache)
+    if kind == "kernels":
+        return open_kernels(rest, split)
     if kind == "gopro":
         return gopro(_split_folder(rest, split), cache=cache)
     if kind == "pairs":
@@ -69,7 +73,8 @@ def open_source(spec: str | os.PathLike, *, split: str = "train", data_dir=None,
     path = pathlib.Path(spec)
     if path.is_dir():
         return folder(_split_folder(path, split), cache=cache)
-    instead = "give a folder of pictures, FILE.npz, tfds:NAME, gopro:FOLDER, pairs:SHARP,BLURRED or ellipses:SIZE"
+    instead = ("give a folder of pictures, FILE.npz, tfds:NAME, gopro:FOLDER, pairs:SHARP,BLURRED, ellipses:SIZE or "
+               "kernels:SIZE")
     if path.exists():
         raise ValueError(f"{spec}: a file, but not an .npz pack; {instead}")
     raise FileNotFoundError(f"{spec}: no such folder or file; {instead}")

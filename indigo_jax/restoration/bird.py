@@ -137,16 +137,17 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
     objective = bird_objective(denoiser, schedule, operator, y, gradient, clip=clip)
 
     def init(z: Array, keys=None, params: Params = None) -> BirdState:
-        same_shape = getattr(operator, "shape_preserving", True)
         if jnp.issubdtype(z.dtype, jax.dtypes.prng_key):
-            if not same_shape:
+            if y.ndim != 4 or not getattr(operator, "shape_preserving", True):
                 raise ValueError("this operator changes the shape: give the noise z itself, of the pictures' shape")
             z, keys = rng.normal(rng.init_keys(z), jnp.zeros_like(y, jnp.float32)), z
         z = in_float32(z)
-        if same_shape and z.shape != y.shape or z.shape[0] != y.shape[0]:
-            raise ValueError(f"z must be of the pictures' shape, for measurements of {y.shape}; got {z.shape}")
         if params is None and hasattr(operator, "init"):
             params = operator.init(rng.image_keys(0, jnp.arange(z.shape[0])) if keys is None else keys)
+        seen = jax.eval_shape(operator, z, *([] if params is None else [params])).shape
+        if seen != y.shape or z.shape[:1] != y.shape[:1]:
+            raise ValueError(f"z must be of the pictures' shape: the operator makes {seen} of noise {z.shape}, but the "
+                             f"measurements have shape {y.shape}")
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts with float32
             opt_state = jax.vmap(optimizer.init)({"z": z, "params": params})
         remembered = reuse and reuse.start(num_levels, z.shape)

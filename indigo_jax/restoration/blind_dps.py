@@ -13,7 +13,7 @@ from indigo_jax.typing import Array, Denoiser, Kernel
 
 
 def kernel_of(picture: Array) -> Array:
-    """The blur kernels ``[B, s, s]`` that pictures ``[B, s, s, 1]`` in [-1, 1] show: black is 0, and each sums to 1.
+    """The blur kernels ``[B, s, s]`` that pictures ``[B, s, s, C]`` in [-1, 1] show: black is 0, and each sums to 1.
 
     >>> kernel_of(jnp.array([[[[-1.0], [1.0]], [[-1.0], [1.0]]]])).tolist()
     [[[0.0, 0.5], [0.0, 0.5]]]
@@ -32,8 +32,8 @@ def picture_of(kernel: Array) -> Array:
 
 
 def blind_dps(denoiser: Denoiser, schedule: NoiseSchedule, kernel_denoiser: Denoiser, kernel_schedule: NoiseSchedule,
-              y: Array, *, size: int, scale=0.3, kernel_scale=0.3, sparsity: float = 0.0, eta: float = 1.0,
-              measure: Callable[[Array, Array], Array] | None = None) -> Kernel:
+              y: Array, *, size: int, channels: int = 1, scale=0.3, kernel_scale=0.3, sparsity: float = 0.0,
+              eta: float = 1.0, measure: Callable[[Array, Array], Array] | None = None) -> Kernel:
     """Parallel diffusion of a picture and of its blur kernel (Chung et al. 2023, Algorithm 1) as a kernel.
 
     Both take a step of DDIM from their own prior; then, with ``x0`` and ``k0`` the denoised ones,
@@ -43,10 +43,11 @@ def blind_dps(denoiser: Denoiser, schedule: NoiseSchedule, kernel_denoiser: Deno
     Args:
         denoiser: of pictures, differentiable; the paper clips x0.
         schedule: the levels to visit; the paper takes all 1000, and ancestral steps.
-        kernel_denoiser: of kernels as pictures ``[B, size, size, 1]``, black where they are 0; see :func:`picture_of`.
+        kernel_denoiser: of kernels as pictures ``[B, size, size, channels]``, black where they are 0; see
+            :func:`picture_of`. The bundled weights ``kernels9`` are one, of 3 channels and size 9.
         kernel_schedule: as many levels of it.
         y: measurements ``[B, H, W, C]``.
-        size: side of the kernel's picture.
+        size, channels: of the kernel's picture; its channels are averaged.
         scale, kernel_scale: numbers, or one per image; of the norm, not its square, as in :func:`dps`.
         sparsity: of the kernel; for kernels as pictures, black is nothing.
         eta: of DDIM; 1 is the paper's ancestral sampling.
@@ -57,7 +58,7 @@ def blind_dps(denoiser: Denoiser, schedule: NoiseSchedule, kernel_denoiser: Deno
         the state is k_t, after the last step the kernel's picture.
 
     Errors:
-        ValueError for schedules of different lengths, or a negative sparsity.
+        ValueError for schedules of different lengths, no channels, or a negative sparsity.
 
     No other sampler: two chains move as one here, each by what both estimates say at the same level.
 
@@ -68,6 +69,8 @@ def blind_dps(denoiser: Denoiser, schedule: NoiseSchedule, kernel_denoiser: Deno
     if kernel_schedule.timesteps.shape[0] != num_steps:
         raise ValueError(f"both diffusions take the same steps: {num_steps} levels of pictures, but "
                          f"{kernel_schedule.timesteps.shape[0]} of kernels; respace one")
+    if channels < 1:
+        raise ValueError(f"channels must be at least 1, got {channels}")
     if sparsity < 0:
         raise ValueError(f"sparsity must be at least 0, got {sparsity}")
     move, kernel_move = ddim_move(schedule, eta), ddim_move(kernel_schedule, eta)
@@ -77,7 +80,7 @@ def blind_dps(denoiser: Denoiser, schedule: NoiseSchedule, kernel_denoiser: Deno
 
     def init(x: Array, keys) -> State:
         x = in_float32(x)
-        picture = jnp.zeros((x.shape[0], size, size, 1), x.dtype)
+        picture = jnp.zeros((x.shape[0], size, size, channels), x.dtype)
         return State(x, rng.normal(rng.fold(rng.init_keys(keys), 1), picture))
 
     def step(keys, state: State, i) -> tuple[State, Info]:
@@ -88,7 +91,7 @@ def blind_dps(denoiser: Denoiser, schedule: NoiseSchedule, kernel_denoiser: Deno
             picture = denoiser(x_t, jnp.full(x_t.shape[:1], t))
             kernel = kernel_denoiser(k_t, jnp.full(k_t.shape[:1], told))
             residual = norm(measure(picture.x0, kernel.x0) - y)
-            weight_of = jnp.sum(jnp.abs(kernel.x0 + 1), axis=(1, 2, 3))
+            weight_of = jnp.sum(jnp.mean(jnp.abs(kernel.x0 + 1), axis=3), axis=(1, 2))
             return jnp.sum(residual + sparsity * weight_of), (residual, picture, kernel)
 
         (down_x, down_k), (residual, picture, kernel) = jax.grad(misfit, (0, 1), has_aux=True)(state.x, state.extra)
