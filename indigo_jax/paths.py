@@ -66,6 +66,23 @@ def check_times(times) -> Array | np.ndarray:
     return grid
 
 
+class _Unit(NamedTuple):
+    """A named mode whose eps is 1: ``eps_t(t)``, ``std(t)`` and ``step_std(t, s)`` of :class:`NoiseMode`."""
+
+    eps_t: Callable
+    std: Callable
+    step_std: Callable
+
+
+_CONSTANT = _Unit(lambda t: 1 + 0.0 * t, lambda t: t, lambda t, s: 0.0 * t)
+_UNITS = {"none": _CONSTANT, "constant": _CONSTANT,
+          "brownian": _Unit(lambda t: t**-0.5, lambda t: t**0.5, lambda t, s: (s * (t - s) / t)**0.5),
+          "bridge": _Unit(lambda t: ((1 - t) / t)**0.5, lambda t: (t * (1 - t))**0.5,
+                          lambda t, s: (s * (t - s) / t)**0.5),
+          "reverting": _Unit(lambda t: ((2 - t) / t)**0.5, lambda t: (t * (2 - t))**0.5,
+                             lambda t, s: (2 * s * (t - s) / t)**0.5)}
+
+
 class NoiseMode(NamedTuple):
     """How much noise the path carries: the noise in ``x_t`` has standard deviation ``t eps_t`` (Eq. 7).
 
@@ -81,39 +98,28 @@ class NoiseMode(NamedTuple):
 
     def eps_t(self, t):
         """``eps_t`` at times t > 0 (numpy or jax)."""
-        if self.name == "custom":
-            return self.fn(t)
-        if self.name == "bridge":
-            return self.eps * ((1 - t) / t)**0.5
-        if self.name == "reverting":
-            return self.eps * ((2 - t) / t)**0.5
-        return self.eps / t**0.5 if self.name == "brownian" else self.eps + 0.0 * t
+        return self.fn(t) if self.fn else self.eps * _UNITS[self.name].eps_t(t)
 
     def std(self, t):
         """Standard deviation ``t eps_t`` of the noise in ``x_t``; 0 at t = 0."""
-        if self.name == "brownian":
-            return self.eps * t**0.5
-        if self.name == "bridge":
-            return self.eps * (t * (1 - t))**0.5
-        if self.name == "reverting":
-            return self.eps * (t * (2 - t))**0.5
-        if self.name == "custom":
-            xp = np if isinstance(t, (float, np.ndarray, np.floating)) else jnp
+        if self.fn:
+            xp = _arrays_of(t)
             return xp.where(t > 0, t * self.fn(xp.where(t > 0, t, 1.0)), 0.0)
-        return self.eps * t
+        return self.eps * _UNITS[self.name].std(t)
 
     def step_std(self, t, s):
         """Noise added by a step from t down to s: ``s sqrt(eps_s^2 - eps_t^2)``; exactly 0 in constant mode and at
         s = 0."""
-        if self.name in ("brownian", "bridge"):
-            return self.eps * (s * (t - s) / t) ** 0.5
-        if self.name == "reverting":
-            return self.eps * (2 * s * (t - s) / t) ** 0.5
-        if self.name == "custom":
-            xp = np if isinstance(t, (float, np.ndarray, np.floating)) else jnp
+        if self.fn:
+            xp = _arrays_of(t)
             eps_s = self.fn(xp.where(s > 0, s, t))
-            return xp.where(s > 0, s * xp.maximum(eps_s**2 - self.fn(t) ** 2, 0.0) ** 0.5, 0.0)
-        return 0.0 * t
+            return xp.where(s > 0, s * xp.maximum(eps_s**2 - self.fn(t)**2, 0.0)**0.5, 0.0)
+        return self.eps * _UNITS[self.name].step_std(t, s)
+
+
+def _arrays_of(t):
+    """numpy for numbers and its arrays, else jax.numpy."""
+    return np if isinstance(t, (float, np.ndarray, np.floating)) else jnp
 
 
 def no_noise() -> NoiseMode:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from eval import problems
+from eval.measure import Cache
 from eval.tables import every
 from indigo_jax import methods
 from indigo_jax.methods.known import Sampled
@@ -83,6 +84,39 @@ def test_rows_and_the_table(monkeypatch):
     assert "| InDI | estimate | 7 |" in lines[3] and lines[3].endswith("2 of 2 |")
 
 
+def test_what_was_measured_is_not_measured_again(monkeypatch, tmp_path):
+    loaded = []
+
+    class Same:
+        def __call__(self, picture, seed):
+            return types.SimpleNamespace(pixels=picture.pixels), types.SimpleNamespace(evaluations=7)
+
+        def told(self, **settings):
+            return self
+
+    def load(*args, **settings):
+        loaded.append(settings)
+        return Same()
+
+    monkeypatch.setattr(methods, "load", load)
+    first = problems.Pictures("one", ["a"], [IMAGE])
+    both = problems.Pictures("two", ["a", "b"], [IMAGE, IMAGE[::-1]])
+
+    def measured(pictures, seed=0):
+        cache = Cache(tmp_path / "all.jsonl", every.MEASURED)
+        return every.measure(pictures, "photo", tasks=["jpeg"], wanted=["indi"], seed=seed, cache=cache)
+
+    rows = measured(first)
+    assert len(loaded) == 1 and measured(first) == rows and len(loaded) == 1
+    more = measured(both)
+    assert len(loaded) == 2 and [row["picture"] for row in more] == ["a", "b"] * 2 and more[::2] == rows
+    measured(first, seed=1)
+    assert len(loaded) == 3
+    monkeypatch.setattr(every, "_sources", lambda: "another program")
+    measured(first)
+    assert len(loaded) == 4
+
+
 def test_samples_stand_below_estimates_and_means():
     def row(method, kind, psnr):
         return {"prior": "photo", "task": "sr", "picture": "a", "method": method, "kind": kind, "evaluations": 1,
@@ -110,5 +144,5 @@ def test_portraits_have_the_prior_of_faces_and_photographs_theirs(monkeypatch, f
                                  tasks=["sr"], methods=["indi"])
     name, rows, text = every.table(args, pictures, None, "python -m eval.tables --method all")
     assert name == "all" and [row["prior"] for row in rows] == [weights for weights, _ in asked] == priors
-    assert asked[0][1] == {"tasks": ["sr", "jpeg"], "wanted": ["indi"], "seed": 3, "lpips": None}
+    assert asked[0][1] == {"tasks": ["sr", "jpeg"], "wanted": ["indi"], "seed": 3, "lpips": None, "cache": None}
     assert "100 evaluations" in text and text.endswith("Written by `python -m eval.tables --method all`.")

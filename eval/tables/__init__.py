@@ -21,7 +21,8 @@ rounding of its floating point arithmetic.
 beside the picture as it is and what scikit-image has.
 
 --method all has every method on every task that it does, photographs with the prior of photographs and the pictures of
---faces with that of faces, from honest borders, at equal evaluations, samples and means apart.
+--faces with that of faces, from honest borders, at equal evaluations, samples and means apart. It keeps its numbers as
+--method bird does.
 
 --method calibration asks of every sampler of posteriors whether its mean and its spread are those of the posterior,
 where that is known exactly. --method mri measures slices from a quarter and an eighth of k-space, on phantoms with the

@@ -4,6 +4,7 @@ Samples stand among samples and means among means. Every method is called as `in
 of the pictures and 8-bit inputs; blurred pictures are cut out of larger ones, so that no border is that of a solver.
 """
 import functools
+import pathlib
 from typing import Callable, NamedTuple
 
 import jax
@@ -12,8 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from eval.baselines import BASELINES
-from eval.measure import about, aligned_psnr, lpips_of, markdown, mean
-from eval.problems import FACTOR, KERNEL_SIZE, Pictures, open_pictures, to_side
+from eval.measure import Cache, about, aligned_psnr, lpips_of, markdown, mean
+from eval.problems import FACTOR, KERNEL_SIZE, Pictures, digest, open_pictures, to_side
+import indigo_jax
 from indigo_jax import images, methods, operators, rng
 from indigo_jax import metrics as scores
 from indigo_jax.methods.known import Sampled, problem_of
@@ -21,6 +23,7 @@ from indigo_jax.methods.known import Sampled, problem_of
 SIDE = 64  # of what is restored
 BUDGET = 100  # evaluations of a chain, by one sample or four
 SIGMA, BLUR_NOISE = 25.0, 2.55  # of 255
+MEASURED = ("evaluations", "psnr", "lpips")
 POINT, SAMPLE, MEAN = "estimate", "sample", "mean of 4 samples"
 _MARGIN = KERNEL_SIZE // 2
 TITLES = {"input": "the picture as it is", "wiener": "Wiener", "tv": "total variation", "indi": "InDI",
@@ -101,8 +104,8 @@ def lines_of(task: str, weights: str, wanted=None) -> list[Line]:
     return found
 
 
-def measure(pictures: Pictures, weights: str, *, tasks=tuple(TASKS), wanted=None, seed: int = 0,
-            lpips=None) -> list[dict]:
+def measure(pictures: Pictures, weights: str, *, tasks=tuple(TASKS), wanted=None, seed: int = 0, lpips=None,
+            cache: Cache | None = None) -> list[dict]:
     """One row per task, picture and line: ``{"prior", "task", "picture", "method", "kind", "evaluations", "psnr",
     "lpips"}``; PSNR of what is rounded to 8 bits, of unknown blur at the best of all moves by at most 3 pixels.
 
@@ -113,40 +116,62 @@ def measure(pictures: Pictures, weights: str, *, tasks=tuple(TASKS), wanted=None
         wanted: methods; None: all.
         seed: of all damage and chains.
         lpips: callable ``(a, b) -> [B]`` of uint8, or None.
+        cache: of what is measured, by the damage, the line and the program's own files; None: nothing is kept.
     """
     rows, jobs = [], [(task, line) for task in tasks for line in [*BASELINES, *lines_of(task, weights, wanted)]]
     for task, line in tqdm(jobs, unit="line", mininterval=1.0):
-        answer, psnr = None, aligned_psnr if task == "blind" else _psnr
+        answers, psnr = {}, aligned_psnr if task == "blind" else _psnr
         for name, image in zip(pictures.names, pictures.images):
             damage = damaged(task, image, rng.name_id(f"{name} {task} {seed}"))
             if isinstance(line, str):
-                found, method, kind = _cheap(line, task, damage), line, POINT
+                method, kind, run = line, POINT, functools.partial(_cheap, line, task, damage)
+            else:
+                method, kind, run = line.method, line.kind, functools.partial(_restored, answers, line, task, damage,
+                                                                              seed)
+            key = digest(_sources(), weights, task, str(line), str(seed), str(lpips is not None), damage.y,
+                         damage.truth, *damage.settings.values())
+            if cache is None or key not in cache.known:
+                found, evaluations = run()
                 if found is None:
                     break
-                evaluations = 0
+                found, truth = _eight_bits(found)[None], _eight_bits(damage.truth)[None]
+                numbers = {"evaluations": evaluations, "psnr": float(psnr(found, truth)[0]),
+                           "lpips": lpips and float(lpips(*map(_bytes, (found, truth)))[0])}
+                if cache is not None:
+                    cache.add([{"key": key, "task": task, "picture": name, "method": method, **numbers}])
             else:
-                known = {**line.settings, **damage.settings}
-                answer = answer.told(**damage.settings) if answer else methods.load(
-                    line.method, task="deblur" if task == "blind" else task, **known)
-                restored, report = answer(images.Picture(damage.y.astype(np.float32)), seed=seed)
-                found, evaluations, method, kind = restored.pixels, report.evaluations, line.method, line.kind
-            found, truth = _eight_bits(found)[None], _eight_bits(damage.truth)[None]
-            rows.append({"prior": weights, "task": task, "picture": name, "method": method, "kind": kind,
-                         "evaluations": evaluations, "psnr": float(psnr(found, truth)[0]),
-                         "lpips": lpips and float(lpips(*map(_bytes, (found, truth)))[0])})
+                numbers = cache.known[key]
+            rows.append({"prior": weights, "task": task, "picture": name, "method": method, "kind": kind, **numbers})
     return rows
 
 
+@functools.cache
+def _sources() -> str:
+    """Of the program's own files, and of the bundled weights."""
+    root = pathlib.Path(indigo_jax.__file__).parent
+    return digest(*(path.read_bytes() for path in sorted([*root.rglob("*.py"), *root.rglob("manifest.json")])))
+
+
+def _restored(answers, line, task, damage, seed):
+    """By a method, and its evaluations; it is loaded once for all pictures of a line."""
+    answer = answers.get(line.method)
+    answers[line.method] = answer = answer.told(**damage.settings) if answer else methods.load(
+        line.method, task="deblur" if task == "blind" else task, **line.settings, **damage.settings)
+    restored, report = answer(images.Picture(damage.y.astype(np.float32)), seed=seed)
+    return restored.pixels, report.evaluations
+
+
 def _cheap(name, task, damage):
-    """A method without a network, or None where there is none."""
+    """By a method without a network, and no evaluations; None where there is none."""
     if name == "input":
-        return _seen(operators.upsample(FACTOR), damage.y) if task == "sr" else damage.y
+        return _seen(operators.upsample(FACTOR), damage.y) if task == "sr" else damage.y, 0
     if task in ("blind", "jpeg"):
-        return None
+        return None, 0
     sigma = {"denoise": SIGMA, "deblur": BLUR_NOISE}.get(task, 0.5) / 127.5
     known = {key: jnp.asarray(value)[None] for key, value in damage.settings.items()}
     y = jnp.asarray(damage.y[None], jnp.float32)
-    return np.asarray(_without_a_network(name, task, damage.truth.shape, y, {"sigma": jnp.float32(sigma), **known}))[0]
+    found = _without_a_network(name, task, damage.truth.shape, y, {"sigma": jnp.float32(sigma), **known})
+    return np.asarray(found)[0], 0
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -213,7 +238,8 @@ def to_markdown(rows: list[dict]) -> str:
 def table(args, pictures: Pictures, path, command: str):
     """The name, the rows, the Markdown; see :data:`eval.tables.TABLES`."""
     tasks = [task for task in TASKS if task in args.tasks or task == "jpeg"]
-    known = {"tasks": tasks, "wanted": args.methods, "seed": args.seed, "lpips": lpips_of(args.lpips)}
+    known = {"tasks": tasks, "wanted": args.methods, "seed": args.seed, "lpips": lpips_of(args.lpips),
+             "cache": path and Cache(path.with_suffix(".jsonl"), MEASURED)}
     sets = [(pictures, "photo")] if args.faces is None or args.data else []
     if args.faces is not None:
         sets.insert(0, (open_pictures(args.faces, limit=args.limit), "faces64"))

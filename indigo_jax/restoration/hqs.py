@@ -19,7 +19,7 @@ def hqs(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
 
     Args:
         denoiser: ``denoiser(x_t, t) -> Prediction``, best of :func:`denoisers.from_sigma`.
-        schedule: all its levels; the nearest to each ``sigma_i`` is taken.
+        schedule: all its levels; for each ``sigma_i`` the first that is not below it.
         operator: linear and known.
         y: measurements ``[B, ...]``.
         sigma: standard deviation of their noise in [-1, 1] units, a number or one per image; at least the schedule's

@@ -1,6 +1,7 @@
 """A small prior of blur kernels of 9 x 9 pixels, for BlindDPS on an ordinary computer.
 
-Data: random camera shakes and Gaussians, drawn when asked for (``kernels:9``); three equal channels; mirrored at random.
+Data: random camera shakes and Gaussians, drawn when asked for (``kernels:9``); three equal channels; mirrored at
+random.
 Command: ``python -m train.diffusion --config train/configs/diffusion_kernels9.py --data kernels:9 --workdir RUN``
 Hardware: two CPU cores.
 Expect: kernels in the sample grids after about 1,000 steps. The kernels are small, so the network has one level. The
