@@ -255,8 +255,8 @@ def table(args, pictures, path, command: str):
              "towards y in units of 1 / |A|^2; the kernel by softmax, rate 0.001. BlindDPS has the bundled prior of "
              f"kernels, `{KERNELS}`, which `train.diffusion` made of 20,000 shakes and Gaussians; or it knows "
              f"{EXAMPLES} other kernels of the task's own kind exactly (`denoisers.from_examples`). GibbsDDRM: 10 "
-             "steps of descent a level, the border goes round. DPS, GDP, BlindDPS, DDRM and GibbsDDRM visit levels evenly in "
-             "log-SNR. In tomography the input is filtered back-projection, DDRM has the singular values of the "
-             "matrix of all rays, and DiffPIR all its noise new. Aligned: the best of all moves by at most 3 pixels. PSNR is "
-             f"`{PSNR}`.")
+             "steps of descent a level, the border goes round. DPS, GDP, BlindDPS, DDRM and GibbsDDRM visit levels evenly "
+             "in log-SNR. In tomography the input is filtered back-projection, DDRM has the singular values of the "
+             "matrix of all rays, and DiffPIR all its noise new. Aligned: the best of all moves by at most 3 pixels. PSNR "
+             f"is `{PSNR}`.")
     return f"{name}: opponents", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])
