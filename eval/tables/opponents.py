@@ -247,16 +247,16 @@ def table(args, pictures, path, command: str):
     rows = measure(groups, {PSNR: psnr_of, ALIGNED: aligned_psnr}, Cache(path.with_suffix(".jsonl"), MEASURED),
                    batch_size=args.batch)
     name = networks["motion"].name
-    notes = (f"`{name}` on {about(pictures, sides['motion'], [args.seed])}; tomography: `{SLICES}` on the Shepp-Logan "
-             f"phantom and {len(cases['ct']) - 1} random ones that it has not learned. All that do not say otherwise "
-             f"have {STEPS} evaluations; BIRD, DPS and BlindDPS also differentiate the network in each. Noise has "
-             "sigma 0.01 of [0, 1], but for denoising, and for tomography 0.001 of the mean along a ray; borders are "
-             f"reflected. BIRD: 5 levels of its sampler, {STEPS // 5} iterations, the kernel by softmax. GDP: a step "
-             "towards y in units of 1 / |A|^2; the kernel by softmax, rate 0.001. BlindDPS has the bundled prior of "
-             f"kernels, `{KERNELS}`, which `train.diffusion` made of 20,000 shakes and Gaussians; or it knows "
-             f"{EXAMPLES} other kernels of the task's own kind exactly (`denoisers.from_examples`). GibbsDDRM: 10 "
-             "steps of descent a level, the border goes round. DPS, GDP, BlindDPS, DDRM and GibbsDDRM visit levels evenly "
-             "in log-SNR. In tomography the input is filtered back-projection, DDRM has the singular values of the "
-             "matrix of all rays, and DiffPIR all its noise new. Aligned: the best of all moves by at most 3 pixels. PSNR "
-             f"is `{PSNR}`.")
+    notes = (f"`{name}` on {about(pictures, sides['motion'], [args.seed])}; tomography: `{SLICES}` on the "
+             f"Shepp-Logan phantom and {len(cases['ct']) - 1} random ones that it has not learned. All that do not "
+             f"say otherwise have {STEPS} evaluations; BIRD, DPS and BlindDPS also differentiate the network in "
+             "each. Noise has sigma 0.01 of [0, 1], but for denoising, and for tomography 0.001 of the mean along "
+             f"a ray; borders are reflected. BIRD: 5 levels of its sampler, {STEPS // 5} iterations, the kernel by "
+             "softmax. GDP: a step towards y in units of 1 / |A|^2; the kernel by softmax, rate 0.001. BlindDPS "
+             f"has the bundled prior of kernels, `{KERNELS}`, which `train.diffusion` made of 20,000 shakes and "
+             f"Gaussians; or it knows {EXAMPLES} other kernels of the task's own kind exactly "
+             "(`denoisers.from_examples`). GibbsDDRM: 10 steps of descent a level, the border goes round. DPS, "
+             "GDP, BlindDPS, DDRM and GibbsDDRM visit levels evenly in log-SNR. In tomography the input is "
+             "filtered back-projection, DDRM has the singular values of the matrix of all rays, and DiffPIR all "
+             f"its noise new. Aligned: the best of all moves by at most 3 pixels. PSNR is `{PSNR}`.")
     return f"{name}: opponents", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])
