@@ -203,6 +203,7 @@ LINES = (
     Line("DPS, scale 1", STEPS, ("wrong", *_KNOWN), _dps),
     Line("DPS, scale 0.3", STEPS, ("inpaint",), functools.partial(_dps, scale=0.3)),
     Line("DPS, scale 3", STEPS, ("inpaint",), functools.partial(_dps, scale=3.0)),
+    Line("DPS, scale 10", STEPS, ("ct",), functools.partial(_dps, scale=10.0)),
     Line("DDRM", STEPS, _KNOWN, _ddrm),
     Line("DiffPIR", STEPS, ("wrong", *_KNOWN), _diffpir))
 
