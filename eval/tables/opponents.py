@@ -139,18 +139,16 @@ def ray_svd(side: int):
     """Of the mean along each ray of :func:`problems.make`, of pictures of three channels, without the null space."""
     with jax.ensure_compile_time_eval():  # numbers, also where a program is traced that needs them
         rays = operators.radon(operators.sparse_view_angles(problems.NUM_VIEWS), side)
-        rows = rays(jnp.eye(side**2).reshape(side**2, side, side, 1)).reshape(side**2, -1).T / side
-        left, values, right = np.linalg.svd(np.asarray(rows), full_matrices=False)
-        left, right = jnp.asarray(left), jnp.asarray(right)
+        columns = np.asarray(rays(jnp.eye(side**2).reshape(side**2, side, side, 1))).reshape(side**2, -1)
+    _, values, right = np.linalg.svd(columns.T / side, full_matrices=False)
 
     def to_basis(x):
-        return (right @ jnp.sum(x, axis=3).reshape(x.shape[0], -1).T).T / 3**0.5
+        return jnp.sum(x, axis=3).reshape(x.shape[0], -1) @ right.T / 3**0.5
 
     def from_basis(c):
-        picture = (c @ right).reshape(c.shape[0], side, side, 1)
-        return jnp.repeat(picture, 3, axis=3) / 3**0.5
+        return jnp.repeat((c @ right).reshape(-1, side, side, 1), 3, axis=3) / 3**0.5
 
-    return jnp.asarray(values / 3**0.5), to_basis, from_basis
+    return values / np.float32(3**0.5), to_basis, from_basis
 
 
 def _gdp(prior, problem, task, scale=0.5):
