@@ -1,6 +1,7 @@
 """What networks of others answer, kept as numbers in ``tests/goldens``, so that converters are held to them anywhere.
 
-    python -m tests.goldens        makes them anew; needs the extra ``parity`` (torch, diffusers, transformers)
+    python -m tests.goldens                  makes those of diffusers and transformers anew; needs the extra ``parity``
+    python -m tests.goldens_programs FOLDER  those of the papers' own programs
 
 A golden is a tiny network: the configs that its library writes, names and shapes of its parameters, what goes in and
 what comes out. The parameters themselves are drawn from their names (:func:`draw`), here as there.
@@ -25,8 +26,9 @@ class Golden(NamedTuple):
     """A network and what it answers.
 
     Attributes:
-        kind: "diffusers" for a folder that ``save_pretrained`` writes, "text" for a text encoder.
-        config: what ``config.json`` holds.
+        kind: "diffusers" for a folder that ``save_pretrained`` writes, "text" for a text encoder, "file" for a network
+            in one file, "kdsr" for that encoder within its checkpoint, "lpips" for the metric of the two halves of x.
+        config: what ``config.json`` holds; {} where there is none.
         shapes: of the parameters, by name.
         options: of the conversion; ``context`` and ``pooled`` are arrays of the golden.
         calls: (method or None, names of the arrays that go in, names of those that come out).
@@ -47,9 +49,17 @@ def draw(shapes: dict[str, Any]) -> dict[str, np.ndarray]:
         noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
         if len(shape) > 1:
             return 0.5 * noise / max(1, np.prod(shape[1:])) ** 0.5
-        return 0.2 * noise + ("norm" in name and name.endswith("weight"))
+        return 0.2 * noise + name.endswith("weight")  # of a norm
 
     return {name: np.asarray(one(name, tuple(shape)), np.float32) for name, shape in shapes.items()}
+
+
+def draw_for(kind: str, shapes: dict[str, Any]) -> dict[str, np.ndarray]:
+    """:func:`draw` for a kind of golden: in long chains without norms the signal must not die out, and LPIPS has no
+    weights of heads below zero."""
+    gain = 2.8 if kind in ("kdsr", "lpips") else 1.0
+    return {name: np.abs(value) if kind == "lpips" and name.startswith("lin") else value * gain**(value.ndim > 1)
+            for name, value in draw(shapes).items()}
 
 
 def load(name: str) -> Golden:

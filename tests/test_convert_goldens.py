@@ -1,4 +1,4 @@
-"""Converted networks against what torch and diffusers answer, kept as numbers: neither is needed here."""
+"""Converted networks against what diffusers and the papers' programs answer, kept as numbers: no torch is needed."""
 import json
 
 import jax
@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from indigo_jax import convert
-from indigo_jax.convert import kinds
+from indigo_jax import convert, metrics, models
+from indigo_jax.convert import checkpoint, kinds
+from indigo_jax.convert.kdsr import SIGNATURE
 from tests import goldens
 
 
 def opened(golden, folder):
-    """The converted network of a folder as its library writes it."""
+    """The converted network of a file, or of a folder as its library writes it."""
+    if golden.kind == "file":
+        save_file(goldens.draw(golden.shapes), folder / "net.safetensors")
+        return kinds.load(str(folder / "net.safetensors"), options=kinds.Options(**golden.options))
     (folder / "config.json").write_text(json.dumps(golden.config))
     save_file(goldens.draw(golden.shapes), folder / "diffusion_pytorch_model.safetensors")
     options = dict(golden.options)
@@ -29,7 +33,11 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in goldens.NAMES if name != "text"])
+def named(*kinds):
+    return [name for name in goldens.NAMES if goldens.load(name).kind in kinds]
+
+
+@pytest.mark.parametrize("name", named("diffusers", "file"))
 def test_a_converted_network_answers_as_the_original(tmp_path, name):
     golden = goldens.load(name)
     converted = opened(golden, tmp_path)
@@ -47,9 +55,37 @@ def test_the_empty_text_is_the_encoders():
     close(convert.empty_text(goldens.draw(golden.shapes), **golden.options), golden.arrays["y"])
 
 
+def test_the_encoder_of_kdsr_out_of_a_whole_checkpoint():
+    golden = goldens.load("kdsr_encoder")
+    state = goldens.draw_for(golden.kind, golden.shapes)
+    assert checkpoint.under(state, SIGNATURE) == ["E_st."]
+    state, rest = checkpoint.cut(state, "E_st.")
+    assert all(name.startswith("G.") for name in rest)
+    module = models.DegradationEncoder(**convert.kdsr_arguments(state))
+    x = np.moveaxis(golden.arrays["x"], 1, -1)
+    close(jax.jit(module.apply)(convert.kdsr(state), x), golden.arrays["y"])
+    assert np.abs(golden.arrays["y"][0] - golden.arrays["y"][1]).max() > 0.1  # of two pictures
+
+
+@pytest.mark.parametrize("name", named("lpips"))
+def test_lpips_is_that_of_its_package(name, tmp_path):
+    golden = goldens.load(name)
+    state = goldens.draw_for(golden.kind, golden.shapes)
+    heads = {name: value for name, value in state.items() if name.startswith("lin")}
+    save_file(heads, tmp_path / "heads.safetensors")  # as they are published: beside torchvision's network
+    save_file({name: value for name, value in state.items() if name not in heads}, tmp_path / "net.safetensors")
+    np.savez(tmp_path / "lpips.npz", **convert.read_lpips(tmp_path))
+    params = metrics.load_lpips(tmp_path / "lpips.npz", network=name.partition("_")[2])
+    x = np.moveaxis(golden.arrays["x"], 1, -1)
+    found = metrics.lpips(x[:2], x[2:], params)
+    np.testing.assert_allclose(found, golden.arrays["y"], rtol=2e-5)
+
+
 def test_there_are_goldens_of_every_kind():
-    assert {name.split("_")[0] for name in goldens.NAMES} == {"unet2d", "vae", "prompted", "text"}
-    assert len(goldens.NAMES) >= 11
+    families = [name.split("_")[0] for name in goldens.NAMES]
+    counts = {family: families.count(family) for family in families}
+    assert counts == {"adm": 7, "ddpm": 1, "drunet": 2, "kdsr": 1, "lpips": 3, "prompted": 2, "swinir": 2, "text": 1,
+                      "unet2d": 6, "vae": 3}
 
 
 def test_a_wrong_parameter_is_seen(tmp_path):
