@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from indigo_jax import guidance, restoration, rng, samplers, schedules, wavelets
+from indigo_jax import guidance, operators, restoration, rng, samplers, schedules, wavelets
 from indigo_jax.restoration import InvertibleNetwork
 from tests.oracles import GaussianDiffusion
 
@@ -145,6 +145,52 @@ def test_colors_come_from_the_reference_and_details_stay():
     impulse = jnp.zeros((1, 5, 5, 1)).at[0, 2, 2, 0].set(1.0)
     low = restoration.fix_color(jnp.zeros_like(impulse), impulse, levels=1)
     np.testing.assert_allclose(low[0, 1:4, 1:4, 0], np.outer([1, 2, 1], [1, 2, 1]) / 16, atol=1e-6)
+
+
+# --- a known operator in the network's place
+
+ROWS = np.random.default_rng(3).standard_normal((5, 8)).astype(np.float32)
+MIX = operators.linear(lambda x: jnp.einsum("ij,bjwc->biwc", ROWS, x))
+
+
+def test_a_known_operator_and_its_pseudo_inverse_undo_each_other():
+    fourier = operators.linear(lambda x: jnp.fft.fft(x, axis=1)[:, :3], input_shape=(8, 8, 3))
+    for operator in (MIX, fourier, operators.average_pool(2), operators.inpaint(np.arange(64).reshape(8, 8) % 3 > 0)):
+        inn = restoration.operator_inn(operator)
+        coarse, details = inn.forward(None, X / 2 + 0.5, None)
+        np.testing.assert_allclose(2 * coarse - 1, operator(X), atol=1e-5)
+        np.testing.assert_allclose(inn.inverse(None, coarse, details, None), X / 2 + 0.5, atol=1e-6)
+        other = inn.inverse(None, coarse, 0.3 * details, None)
+        np.testing.assert_allclose(operator(2 * other - 1), operator(X), atol=1e-4)
+
+
+def test_one_step_with_a_known_operator_is_its_formula():
+    y, inverse = MIX(X), np.linalg.pinv(ROWS)
+
+    def energy(x0):
+        misfit = y - jnp.einsum("ij,bjwc->biwc", ROWS, x0)
+        return jnp.sum(2.0 * norm(misfit / 2) + 0.5 * norm(jnp.einsum("ij,bjwc->biwc", inverse, misfit / 2)))
+
+    kernel = restoration.indigo(PRIOR.denoiser(SCHEDULE), SCHEDULE, MIX, y, scale=0.7, weights=(2.0, 0.5), clip=None)
+    state, info = kernel.step(KEYS, kernel.init(START, KEYS), 0)
+    plain = samplers.ddim(PRIOR.denoiser(SCHEDULE), SCHEDULE, 0.5)
+    free, about = plain.step(KEYS, plain.init(START, KEYS), 0)
+    a = SCHEDULE.alpha_bar[-1]
+    gain = PRIOR.std**2 * jnp.sqrt(a) / (a * PRIOR.std**2 + 1 - a)
+    np.testing.assert_allclose(state.x, free.x - 0.7 * gain * jax.grad(energy)(about.x0), atol=2e-5)
+    np.testing.assert_allclose(info.residual, norm(y - MIX(about.x0)) / 2 / y[0].size**0.5, rtol=1e-4)
+
+
+def test_without_the_second_term_it_is_dps_also_where_nothing_undoes_the_operator():
+    clip = operators.clip(-0.1, 0.3)
+    dps = restoration.dps(PRIOR.denoiser(SCHEDULE), SCHEDULE, clip, clip(X), 2.5 / 2,
+                          sampler=lambda *a: samplers.ddim(*a, eta=0.5))
+    found = run(inn=clip, y=clip(X), weights=(2.5, 0.0), scale=1.0, clip=None)[0]
+    np.testing.assert_allclose(found, jax.jit(functools.partial(samplers.sample, dps))(KEYS, START)[0], atol=1e-5)
+    with pytest.raises(ValueError, match=r"Clip is not linear, so nothing undoes it: .* weights=\(w_1, 0\)"):
+        run(inn=clip, y=clip(X))
+    with pytest.raises(ValueError, match="this one has none: leave it out"):
+        run(inn=MIX, y=MIX(X), refine=optax.sgd(0.1))
 
 
 @pytest.mark.parametrize("call, words", [

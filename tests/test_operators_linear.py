@@ -72,7 +72,7 @@ def test_proximal_solves_and_differentiates(name):
 
 
 @makers
-def test_dps_ddnm_diffpir_and_bird_take_it(name):
+def test_dps_ddnm_diffpir_indigo_and_bird_take_it(name):
     operator, denoiser = MAKERS[name](), PRIOR.denoiser(SCHEDULE)
     y = operator(X)
     z = rng.normal(rng.init_keys(KEYS), X)
@@ -81,6 +81,7 @@ def test_dps_ddnm_diffpir_and_bird_take_it(name):
             "dps": restoration.dps(denoiser, SCHEDULE, operator, y, 1.0),
             "ddnm": restoration.ddnm(denoiser, SCHEDULE, operator, y),
             "diffpir": restoration.diffpir(denoiser, SCHEDULE, operator, y, 0.02),
+            "indigo": restoration.indigo(denoiser, SCHEDULE, operator, y, scale=1.0),
             "none": samplers.ddim(denoiser, SCHEDULE)}.items():
         x, _ = jax.jit(lambda keys, z, kernel=kernel: samplers.sample(kernel, keys, z))(KEYS, z)
         misfit[method] = float(jnp.mean(square(operator(x) - y)))
@@ -88,7 +89,7 @@ def test_dps_ddnm_diffpir_and_bird_take_it(name):
                               num_iterations=20)
     state = jax.lax.fori_loop(0, 20, lambda i, state: kernel.step(KEYS, state, i)[0], kernel.init(z, KEYS))
     misfit["bird"] = float(jnp.mean(square(operator(state.x0) - y)))
-    assert all(misfit[method] < 0.5 * misfit["none"] for method in ("dps", "ddnm", "diffpir")), misfit
+    assert all(misfit[method] < 0.5 * misfit["none"] for method in ("dps", "ddnm", "diffpir", "indigo")), misfit
     assert misfit["bird"] < 0.8 * misfit["none"], misfit
     assert misfit["ddnm"] < 1e-6 * misfit["none"]
 

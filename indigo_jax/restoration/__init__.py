@@ -18,6 +18,7 @@ from indigo_jax.restoration.kernel_estimate import estimate_kernel, noise_level
 from indigo_jax.restoration.latent_indigo import latent_indigo
 from indigo_jax.restoration.latent_regularizers import LatentRegularizer, manifold_drift
 from indigo_jax.restoration.noise_estimate import flat_noise_level, patch_noise_level
+from indigo_jax.restoration.operator_inn import operator_inn
 from indigo_jax.restoration.pigdm import pigdm
 from indigo_jax.restoration.pnp_flow import pnp_flow
 from indigo_jax.restoration.psld import psld
@@ -35,6 +36,6 @@ __all__ = [
     "bird_optimizer", "blind_dps", "blind_em", "daps", "ddim_rollout", "ddnm", "ddrm", "diffpir", "dps",
     "estimate_kernel", "find_jpeg", "fix_color", "flat_noise_level", "fourier_svd", "gdp", "gibbs_ddrm", "hqs",
     "indigo", "indigo_preset", "indigo_schedule", "indigo_start", "isometry", "jpeg_error", "kernel_of",
-    "latent_indigo", "manifold_drift", "nearest_jpeg", "noise_level", "patch_noise_level", "picture_of", "pigdm",
-    "pnp_flow", "psld", "reddiff", "resample", "sparse_kernel", "stopped", "tmpd", "to_sphere",
+    "latent_indigo", "manifold_drift", "nearest_jpeg", "noise_level", "operator_inn", "patch_noise_level",
+    "picture_of", "pigdm", "pnp_flow", "psld", "reddiff", "resample", "sparse_kernel", "stopped", "tmpd", "to_sphere",
 ]

@@ -13,7 +13,7 @@ from indigo_jax.restoration.inn_energy import InnEnergy, inn_energy
 from indigo_jax.samplers.base import Info, in_float32, own_keys
 from indigo_jax.samplers.ddim import ddim_move
 from indigo_jax.schedules import NoiseSchedule
-from indigo_jax.typing import Array, Denoiser, InvertibleNetwork, Kernel, Key, Params
+from indigo_jax.typing import Array, Denoiser, InvertibleNetwork, Kernel, Key, Operator, Params
 
 GRADIENTS = ("full", "truncated")
 PRESETS = ("syn", "real")
@@ -47,8 +47,8 @@ class View(NamedTuple):
     regularise: Callable[..., Array] | None = None
 
 
-def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork, y: Array, *, cond: Array | None = None,
-           scale=3.5, weights: tuple[float, float] = (2.5, 1.0),
+def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork | Operator, y: Array, *,
+           cond: Array | None = None, scale=3.5, weights: tuple[float, float] = (2.5, 1.0),
            distance: Callable[[Array, Array], Array] | None = None, eta: float = 0.5, clip: str | None = "hard",
            gradient: str = "full", guide_every: int = 1, refine: optax.GradientTransformation | None = None,
            refine_until: int = 0, view: View = View()) -> Kernel:
@@ -63,7 +63,8 @@ def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork, 
     Args:
         denoiser: unclipped; differentiable where the gradient is full: ``denoisers.from_eps(fn, schedule)``.
         schedule: the levels to visit; :func:`indigo_schedule` has those of the released program.
-        inn: the invertible network; what it makes of a picture must have the size of y.
+        inn: the invertible network; what it makes of a picture must have the size of y. Where the operator is known,
+            that operator: see :func:`operator_inn`.
         y: measurements ``[B, h, w, C]`` in ``[-1, 1]``.
         cond: conditions ``[B, D]`` for the network, F(y); whatever the network takes where None.
         scale: zeta, a number or one per image; the number 0 is DDIM, nothing else computed. See :func:`indigo_preset`.

@@ -1,12 +1,13 @@
 """What an invertible network says of a picture and a measurement, image by image; and how it learns from one image."""
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from indigo_jax.arrays import mean_square, norm, rms
-from indigo_jax.typing import Array, InvertibleNetwork, Params
+from indigo_jax.restoration.operator_inn import operator_inn
+from indigo_jax.typing import Array, InvertibleNetwork, Operator, Params
 
 
 class InnEnergy(NamedTuple):
@@ -28,13 +29,14 @@ class InnEnergy(NamedTuple):
     refine: Callable
 
 
-def inn_energy(inn: InvertibleNetwork, measured: Array, *, cond: Array | None = None,
+def inn_energy(inn: InvertibleNetwork | Operator, measured: Array, *, cond: Array | None = None,
                weights: tuple[float, float] = (2.5, 1.0), distance: Callable[[Array, Array], Array] | None = None,
                optimizer: optax.GradientTransformation | None = None) -> InnEnergy:
     """``E(u) = w_1 |y - c| + w_2 distance(v, u)`` with ``(c, d) = g(u)``, ``v = g^-1(y, d)``.
 
     Args:
-        inn: g; with an optimizer each image has parameters of its own, all leaves ``[B, ...]``.
+        inn: g; with an optimizer each image has parameters of its own, all leaves ``[B, ...]``. An operator is taken
+            as :func:`operator_inn` has it.
         measured: y in the units of the network ``[B, h, w, C]``.
         cond: conditions ``[B, D]``.
         weights: ``(w_1, w_2)``.
@@ -42,9 +44,13 @@ def inn_energy(inn: InvertibleNetwork, measured: Array, *, cond: Array | None = 
         optimizer: for ``refine``.
 
     Errors:
-        ValueError, from the functions, for coarse pictures of another size than y, or distances that are not one per
-        image.
+        ValueError for an optimizer where there is nothing to learn; from the functions, for coarse pictures of another
+        size than y, or distances that are not one per image.
     """
+    network = cast(InvertibleNetwork, inn if hasattr(inn, "inverse") else operator_inn(cast(Operator, inn)))
+    if optimizer is not None and not jax.tree.leaves(network.params):
+        raise ValueError("refine changes the parameters of an invertible network, and this one has none: leave it out")
+
     def call(function, params, *arguments):
         if optimizer is None:
             return function(params, *arguments, cond)
@@ -56,7 +62,7 @@ def inn_energy(inn: InvertibleNetwork, measured: Array, *, cond: Array | None = 
         return jax.vmap(one)(params, arguments, cond)
 
     def forward(params, u):
-        coarse, details = call(inn.forward, params, u)
+        coarse, details = call(network.forward, params, u)
         if coarse.shape != measured.shape:
             raise ValueError(f"the network's coarse pictures are {coarse.shape[1:]}, the measurements "
                              f"{measured.shape[1:]}: it was made for another scale, or the start has another size")
@@ -64,8 +70,8 @@ def inn_energy(inn: InvertibleNetwork, measured: Array, *, cond: Array | None = 
 
     def start(num_images: int) -> tuple[Params, Any]:
         if optimizer is None:
-            return inn.params, None
-        params = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_images, *a.shape)), inn.params)
+            return network.params, None
+        params = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_images, *a.shape)), network.params)
         with jax.numpy_dtype_promotion("standard"):
             return params, optimizer.init(params)
 
@@ -73,7 +79,7 @@ def inn_energy(inn: InvertibleNetwork, measured: Array, *, cond: Array | None = 
         coarse, details = forward(params, u)
         total = weights[0] * norm(measured - coarse)
         if weights[1]:
-            other = call(inn.inverse, params, measured, details)
+            other = call(network.inverse, params, measured, details)
             distances = norm(other - u) if distance is None else distance(other, u)
             if distances.shape != total.shape:
                 raise ValueError(f"distance must give one number per image [{u.shape[0]}], got {distances.shape}")
@@ -81,7 +87,7 @@ def inn_energy(inn: InvertibleNetwork, measured: Array, *, cond: Array | None = 
         return total, rms(measured - coarse)
 
     def swapped(params, u):
-        return call(inn.inverse, params, measured, forward(params, u)[1])
+        return call(network.inverse, params, measured, forward(params, u)[1])
 
     def residual(params, u):
         return rms(measured - forward(params, u)[0])

@@ -28,7 +28,7 @@ def latent_indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNe
             prompt: ``guidance.classifier_free(unconditional, 5.0)(conditional)``. Large latents:
             ``denoisers.from_eps(blended_tiles(fn), schedule)``.
         schedule: the levels to visit, as for :func:`indigo`.
-        inn: the invertible network, of pictures in [0, 1] or of latents.
+        inn: the invertible network, of pictures in [0, 1] or of latents; with "pixel" also a known operator.
         y: measurements ``[B, h, w, 3]`` in ``[-1, 1]``, of the size of the network's coarse pictures; for "latent" of
             a size that the autoencoder takes, E(y) having that of its coarse latents.
         autoencoder: E and D in the units of the diffusion; :func:`tiled_autoencoder` for large pictures.
