@@ -9,6 +9,7 @@ import numpy as np
 from indigo_jax import paths, schedules
 from indigo_jax.paths import NoiseMode
 from indigo_jax.schedules import NoiseSchedule
+from indigo_jax.spelling import near
 from indigo_jax.typing import Array, Denoiser
 
 
@@ -52,16 +53,21 @@ def of(network: Callable, info: dict, *, clip: bool = False, y: Array | None = N
         :class:`Prior` for a diffusion prior, :class:`DirectRestorer` for a restorer.
 
     Errors:
-        ValueError for the info of something else.
+        ValueError for the info of something else, or a prediction that there is not.
     """
     if "noise" in info:
         return restorer(network, noise=paths.noise_from_json(info["noise"]), y=y)
     if "schedule" not in info:
-        raise ValueError(f"{info.get('name', 'these weights')}: neither a diffusion prior nor a restorer")
+        raise ValueError(f"{info.get('name', 'these weights')}: neither a diffusion prior nor a restorer: "
+                         "its info has no 'schedule' (beside 'prediction'), and no 'noise'")
     if (info.get("condition", "none") == "y") != (y is not None):
         raise ValueError(f"{info.get('name', 'these weights')}: " + (
             "a prior of pictures alone: leave y out" if y is not None else
             "a diffusion of pictures given a measurement, no prior for known operators: say denoisers.of(..., y=y)"))
+    if info.get("prediction") not in BY_PREDICTION:
+        raise ValueError(f"{info.get('name', 'these weights')}: 'prediction' in its info is "
+                         f"{info.get('prediction')!r}{near(info.get('prediction'), BY_PREDICTION)}; there are "
+                         f"{', '.join(BY_PREDICTION)}")
     if y is not None:
         given, network = network, lambda x, t: given(x, t, y)  # noqa: E731
     with jax.ensure_compile_time_eval():  # numbers, not part of a program that is being traced

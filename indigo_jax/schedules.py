@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax import arrays
+from indigo_jax.spelling import near
 from indigo_jax.typing import Array
 
 RESPACINGS = ("leading", "trailing", "linspace", "karras", "log_snr", "asinh")
@@ -249,7 +250,7 @@ def to_json(name: str, **arguments) -> dict:
     {'name': 'linear', 'num_timesteps': 10, 'beta_start': 0.0001, 'beta_end': 0.02}
     """
     if name not in _MAKERS:
-        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(_MAKERS)}")
+        raise ValueError(f"unknown schedule {name!r}{near(name, _MAKERS)}; known: {', '.join(_MAKERS)}")
     try:
         bound = inspect.signature(_MAKERS[name]).bind(**arguments)
     except TypeError as error:

@@ -106,7 +106,11 @@ def test_algebra_is_that_of_matrices():
     da, db, dm = dense(a), dense(blur), dense(mask)
     for operator, wanted in ((a @ b, da @ db), (blur @ a, db @ da), (a @ mask, da @ dm), (a + b, da + db),
                              (mask + a, dm + da), (a - mask, da - dm), (mask - a, dm - da), (2 * a, 2 * da),
-                             (np.float32(2.0) * a, 2 * da), (-a, -da), ((a + b) @ (2 * a), (da + db) @ (2 * da))):
+                             (np.float32(2.0) * a, 2 * da), (-a, -da), ((a + b) @ (2 * a), (da + db) @ (2 * da)),
+                             (a / 4, da / 4), (+a, da), (sum([a, b, mask]), da + db + dm), (a.T @ b, da.T @ db),
+                             (2 * blur, 2 * db), (-mask, -dm), (blur / 4, db / 4), (blur @ mask, db @ dm),
+                             (blur + mask, db + dm), (mask - blur, dm - db), (+blur, db), (blur.H, db.T),
+                             (blur.H @ blur, db.T @ db), (a.H.H, da), (a.T.T, da)):
         np.testing.assert_allclose(dense(operator), wanted, atol=1e-5)
         assert operators.check_adjoint(operator, (1, *SHAPE)) < 1e-5
         assert operator.linear and not operator.stochastic and operator.shape_preserving
@@ -116,6 +120,40 @@ def test_algebra_is_that_of_matrices():
         a @ operators.jpeg(10)
     with pytest.raises(ValueError, match="by a number"):
         np.ones(3) * a
+
+
+def test_transposes_of_complex_and_of_sizes_that_change():
+    a, shrink = fourier(), operators.average_pool(3)
+    da, u = dense(a), jax.lax.complex(X[:1], X[1:2])
+    for operator, wanted in ((a.H, da.conj().T), (a.T, da.T), (a.H.T, da.conj()), (a.T.H, da.conj())):
+        np.testing.assert_allclose(np.ravel(operator(u)), wanted @ np.ravel(u), atol=1e-5)
+        np.testing.assert_allclose(np.ravel(operator.adjoint(u)), wanted.conj().T @ np.ravel(u), atol=1e-5)
+    pictures = jnp.ones((1, 6, 3, 3))
+    assert shrink.H(shrink(pictures)).shape == pictures.shape and not shrink.T.shape_preserving
+    assert operators.check_adjoint(shrink.T, (1, 2, 1, 3)) < 1e-5
+    rows = operators.linear(lambda x: x[:, ::2], input_shape=SHAPE)
+    assert rows.H(rows(X)).shape == X.shape
+    gradient = jax.grad(lambda x: jnp.vdot((rows.H @ rows)(x), x))(X)
+    np.testing.assert_allclose(gradient[:, ::2], 2 * X[:, ::2])
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (lambda a: a @ X, r"ArrayImpl: A\(x\) is A of a picture"), (lambda a: a + 1, "int: 2 \\* A and A / 2"),
+    (lambda a: a * "two", "multiplied by a number, not by 'two'"), (lambda a: a / 0, "divided by a number, not by 0"),
+    (lambda a: a * a, "by a number.* A @ B is first B"), (lambda a: a * X, "lambda x: w \\* x"),
+    (lambda a: (a + operators.average_pool(3))(X[:, :, :3]), r"for pictures \[B, 6, 5, 3\]"),
+    (lambda a: (operators.gaussian_blur(1.0) + operators.average_pool(3))(X[:, :, :3]), "cannot be added"),
+    (lambda a: operators.linear(lambda x: x[:, ::2], input_shape=SHAPE).adjoint(X), "give measurements .4, 3, 5, 3."),
+    (lambda a: operators.linear(MATRIX), "ndarray; of a matrix M: lambda x: jnp.einsum"),
+    (lambda a: operators.linear(lambda x: x, 3), "adjoint is a function, got int"),
+    (lambda a: operators.linear(lambda x: x, pinv=3), "pinv is a function, got int"),
+    (lambda a: operators.linear(lambda x: x, svd=lambda x: x), "svd is .values, to_basis, from_basis."),
+    (lambda a: operators.linear(lambda x: x, input_shape=4), "without the batch, got 4"),
+    (lambda a: operators.linear(lambda x: (x, x))(X), "one array of as many results, .4,. and more axes; got tuple"),
+    (lambda a: operators.linear(lambda x: x[0])(X), r"got shape \(6, 5, 3\)")])
+def test_what_is_mistyped_is_told_what_to_type(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        wrong(custom())
 
 
 def test_what_is_not_linear_is_refused():
@@ -142,6 +180,18 @@ def test_a_callback_without_an_adjoint_says_what_to_give():
     with pytest.raises(ValueError, match=r"cannot differentiate a callback .* operators.linear\(function, ad"):
         operators.check_adjoint(operators.linear(other, input_shape=SHAPE), (1, *SHAPE))
     assert operators.check_adjoint(operators.linear(other, other, input_shape=SHAPE), (1, *SHAPE)) < 1e-5
+
+
+def test_a_function_of_numpy_says_what_to_wrap_it_in():
+    for operator in (operators.linear(lambda x: np.cumsum(np.asarray(x), axis=1), lambda y: np.asarray(y), SHAPE),
+                     operators.linear(lambda x: np.cumsum(np.asarray(x), axis=1), input_shape=SHAPE)):
+        np.testing.assert_allclose(operator(X), np.cumsum(X, axis=1), atol=1e-6)
+        for use in (jax.jit(operator), operator.adjoint, -operator) if operator.backward is None else (
+                jax.jit(operator), -operator):
+            with pytest.raises(ValueError, match=r"the function needs numbers.*jax.pure_callback\(numpy_function, "):
+                use(X)
+    with pytest.raises(ValueError, match="the adjoint needs numbers"):
+        jax.jit(operators.linear(lambda x: x, lambda y: np.asarray(y), SHAPE).adjoint)(X)
 
 
 def test_a_wrong_adjoint_is_found():

@@ -6,7 +6,7 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from indigo_jax import schedules, weights
+from indigo_jax import convert, denoisers, schedules, weights
 from indigo_jax.cli import main
 from indigo_jax.weights import registry
 from tests import tiny_training
@@ -45,7 +45,7 @@ def params():
     return jax.tree.map(lambda leaf: (0.1 * random.standard_normal(leaf.shape)).astype(np.float32), shapes)
 
 
-def test_a_registered_network_is_saved_and_loaded(tmp_path, params):
+def test_a_registered_network_is_saved_and_loaded(tmp_path, params, monkeypatch):
     path = tmp_path / "mine.safetensors"
     with pytest.raises(weights.WeightsError, match="unknown architecture Denoiser; .* call weights.register, or set "
                                                    "INDIGO_NETWORKS=package.module:Denoiser"):
@@ -56,9 +56,14 @@ def test_a_registered_network_is_saved_and_loaded(tmp_path, params):
     assert module == Denoiser(6) and info["kind"] == "prior"
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(a, b)
+    with pytest.raises(weights.WeightsError, match=r"unknown architecture Denoisers \(did you mean 'Denoiser'\?\)"):
+        weights.save(path, params, {**INFO, "architecture": "Denoisers"})
     registry._REGISTERED.clear()
     with pytest.raises(weights.WeightsError, match="unknown architecture Denoiser"):
         weights.load(path)
+    monkeypatch.setenv(registry.VARIABLE, f"{__name__}:Denoiser")
+    with pytest.raises(weights.WeightsError, match=r"unknown architecture denoiser \(did you mean 'Denoiser'\?\)"):
+        weights.save(path, params, {**INFO, "architecture": "denoiser"})
 
 
 def test_a_file_makes_nothing_run_that_the_user_has_not_named(tmp_path, params, monkeypatch):
@@ -95,6 +100,29 @@ def test_what_cannot_be_registered():
         weights.register("Denoiser", Denoiser, kind="oracle")
     with pytest.raises(ValueError, match="takes the class of Mine, not one of its objects"):
         weights.register("Mine", Denoiser())
+
+
+def test_mistyped_words_are_told_the_nearest(tmp_path, params):
+    weights.register("Denoiser", Denoiser)
+
+    def saved(**changes):
+        weights.save(tmp_path / "mine.safetensors", params, {**INFO, **changes})
+
+    saved()
+    for call, words in (
+            (lambda: weights.load("photo", kind="priors"), "unknown kind 'priors' .did you mean 'prior'..; there"),
+            (lambda: weights.load("fotos"), "no weights of this name .did you mean 'photo'"),
+            (lambda: weights.register("Other", Denoiser, kind="restore"), "did you mean 'restorer'"),
+            (lambda: saved(kind="piror"), "unknown kind piror .did you mean 'prior'"),
+            (lambda: saved(prediction="epsilon"), "not one of eps, .*did you mean 'eps'"),
+            (lambda: saved(schedule={"name": "cosin"}), "unknown schedule 'cosin' .did you mean 'cosine'"),
+            (lambda: weights.save(tmp_path / "a.safetensors", params["params"], INFO), "give the whole variables"),
+            (lambda: weights.save(tmp_path / "a.safetensors", params, INFO, dtype="f32"), "did you mean 'float32'"),
+            (lambda: denoisers.of(lambda x, t: x, {**INFO, "prediction": "x_0"}), "'x_0' .did you mean 'x0'"),
+            (lambda: denoisers.of(lambda x, t: x, {}), "its info has no 'schedule'"),
+            (lambda: convert.load("mine.pt", "drunett"), "unknown kind 'drunett' .did you mean 'drunet'")):
+        with pytest.raises(ValueError, match=words):
+            call()
 
 
 def test_wrong_tensors_of_a_registered_network_are_named(tmp_path, params):

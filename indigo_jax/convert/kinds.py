@@ -8,6 +8,7 @@ from indigo_jax.convert import checkpoint, makers, sources
 from indigo_jax.convert.make_latent import make_latent_unet
 from indigo_jax.convert.options import Converted, Options, first_of
 from indigo_jax.convert.scheduler import schedule_of
+from indigo_jax.spelling import near
 
 __all__ = ["Converted", "KINDS", "Kind", "Options", "load", "recognise", "schedule_of"]
 
@@ -45,8 +46,10 @@ def load(source: str, kind: str = "auto", *, raw: bool = False, revision: str | 
         :class:`Converted`; its info has the entry "source": name, revision of a repository, sha256 of the files.
 
     Errors:
-        ValueError, one line, for what cannot be found, read, recognised or converted.
+        ValueError, one line, for a kind that there is not, and for what cannot be found, read, recognised or converted.
     """
+    if kind not in ("auto", *KINDS):
+        raise ValueError(f"unknown kind {kind!r}{near(kind, KINDS)}; there are auto, {', '.join(KINDS)}")
     found = sources.resolve(source, revision=revision, offline=offline)
     part, kind = _choose(found, sources.parts(found), kind)
     held = part.read(raw=raw)

@@ -3,6 +3,8 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+from indigo_jax.spelling import near
+
 
 class Flag(NamedTuple):
     """What is known of a field of a method's ``Settings``.
@@ -45,7 +47,8 @@ def check_values(settings, task: str) -> None:
         if known.tasks and task not in known.tasks:
             raise ValueError(f"{name} is for {' and '.join(known.tasks)}, not for {task}; leave it out")
         if known.choices and isinstance(value, str) and value not in known.choices:
-            raise ValueError(f"{name} must be one of {', '.join(known.choices)}; got {value!r}")
+            raise ValueError(f"{name} must be one of {', '.join(known.choices)}; got {value!r}"
+                             f"{near(value, known.choices)}")
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not known.low <= value <= known.high:
             raise ValueError(f"{name} must be {limits(known)}, got {value}")
 

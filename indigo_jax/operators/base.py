@@ -14,6 +14,7 @@ import numpy as np
 
 from indigo_jax.arrays import per_image, square, straight_through  # noqa: F401 - operators say base.per_image
 from indigo_jax.arrays import split_as
+from indigo_jax.spelling import near
 from indigo_jax.typing import Array, Key, Params
 
 
@@ -34,6 +35,19 @@ class Applied:
 
         def adjoint(self, y: Array, *, shape: tuple[int, int] | None = None) -> Array: ...
 
+        # of linear ones
+        H: ClassVar[Any]
+        T: ClassVar[Any]
+
+        def __matmul__(self, other) -> Any: ...
+        def __add__(self, other) -> Any: ...
+        def __radd__(self, other) -> Any: ...
+        def __sub__(self, other) -> Any: ...
+        def __mul__(self, factor) -> Any: ...
+        def __rmul__(self, factor) -> Any: ...
+        def __truediv__(self, factor) -> Any: ...
+        def __neg__(self) -> Any: ...
+
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static,))
 def operator(*, linear: bool = False, stochastic: bool = False, shape_preserving: bool = True):
@@ -43,7 +57,7 @@ def operator(*, linear: bool = False, stochastic: bool = False, shape_preserving
     is stochastic. A ``__call__`` of its own takes the place of ``_apply`` and of the checks.
 
     Args:
-        linear: it has an ``adjoint``: its own, or the one that follows from ``_apply``.
+        linear: it has an ``adjoint``: its own, or the one that follows from ``_apply``; and combines as matrices do.
         stochastic: it needs ``keys``.
         shape_preserving: y has the shape of x.
     """
@@ -59,13 +73,29 @@ def operator(*, linear: bool = False, stochastic: bool = False, shape_preserving
             return transpose(self, y, (y.shape[0], *(shape or y.shape[1:3]), y.shape[3]))
 
         defaults = {"linear": linear, "stochastic": stochastic, "shape_preserving": shape_preserving}
-        for key, value in ({**defaults, "adjoint": adjoint} if linear else defaults).items():
+        for key, value in ({**defaults, "adjoint": adjoint, **_ALGEBRA} if linear else defaults).items():
             if not hasattr(cls, key):
                 setattr(cls, key, value)
         cls.__call__ = jax.jit(__call__ if hasattr(cls, "_apply") else cls.__call__)
         return _register(dataclasses.dataclass(frozen=True, eq=False)(cls))
 
     return make
+
+
+def _combined(name):
+    """A method that combines an operator with others as matrices are; see :func:`operators.linear`."""
+    def method(self, *others):
+        from indigo_jax.operators.linear import linear
+        found = getattr(linear(self), name)
+        return found(*others) if callable(found) and name.startswith("__") else found
+    return method
+
+
+_ALGEBRA: dict[str, Any] = {
+    "__array_ufunc__": None,  # numpy's numbers leave multiplication to us
+    **{name: _combined(name) for name in ("__matmul__", "__add__", "__radd__", "__sub__", "__mul__", "__rmul__",
+                                          "__truediv__", "__neg__", "__pos__")},
+    **{name: property(_combined(name)) for name in ("H", "T")}}
 
 
 def _register(cls):
@@ -136,7 +166,7 @@ def check_range(value, name: str, low: float, high: float = float("inf")) -> tup
 def check_choice(value: str, name: str, choices) -> str:
     """``value`` if it is one of ``choices``, else a ``ValueError`` that lists them."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}{near(value, choices)}")
     return value
 
 

@@ -13,7 +13,8 @@ from indigo_jax.typing import Array, Key
 
 
 class _Algebra:
-    """``A @ B``, ``A + B``, ``A - B``, ``2 * A``, ``-A``; the other may be any operator that has an adjoint."""
+    """``A @ B``, ``A + B``, ``A - B``, ``2 * A``, ``A / 2``, ``-A``, ``A.H``, ``A.T``; the other may be any operator
+    that has an adjoint."""
 
     linear = True
     stochastic = False
@@ -30,17 +31,33 @@ class _Algebra:
         return Sum((self, _part(other)))
 
     def __radd__(self, other):
+        if isinstance(other, int) and other == 0:  # where sum() begins
+            return self
         return Sum((_part(other), self))
 
     def __mul__(self, factor):
-        if jnp.ndim(factor):
-            raise ValueError(f"an operator is multiplied by a number, not by an array of shape {jnp.shape(factor)}")
-        return Product((self, Multiple(jnp.asarray(factor))))
+        return Product((self, Multiple(_number(factor, "multiplied"))))
 
     __rmul__ = __mul__
 
+    def __truediv__(self, factor):
+        return Product((self, Multiple(1 / _number(factor, "divided"))))
+
     def __neg__(self):
         return -1.0 * self
+
+    def __pos__(self):
+        return self
+
+    @property
+    def H(self):
+        """The conjugate transpose A* as an operator, of measurements."""
+        return Adjoint(self, False)
+
+    @property
+    def T(self):
+        """The transpose; of a real operator the same as ``H``."""
+        return Adjoint(self, True)
 
     def __sub__(self, other):
         return Sum((self, -1.0 * linear(other)))
@@ -49,10 +66,26 @@ class _Algebra:
         return Sum((_part(other), -self))
 
 
+def _number(factor, done):
+    if isinstance(factor, (str, bytes)) or factor is None or callable(factor):
+        raise ValueError(f"an operator is {done} by a number, not by {factor!r}; A @ B is first B, then A")
+    if jnp.ndim(factor):
+        raise ValueError(f"an operator is {done} by a number, not by an array of shape {jnp.shape(factor)}; a "
+                         "factor for each pixel is operators.linear(lambda x: w * x), and A(x) is A of a picture")
+    number = base.concrete(factor)
+    if done == "divided" and number is not None and not number:
+        raise ValueError("an operator is divided by a number, not by 0")
+    return jnp.asarray(factor)
+
+
 def _part(operator):
     if not getattr(operator, "linear", False):
-        raise ValueError(f"only linear operators can be added and multiplied, not {type(operator).__name__}; make one "
-                         f"of a plain function with operators.linear(function, adjoint)")
+        fix = "make one of a plain function with operators.linear(function, adjoint)"
+        if hasattr(operator, "shape"):
+            fix = "A(x) is A of a picture; make one of a matrix with operators.linear(lambda x: ...)"
+        elif isinstance(operator, (int, float, complex)):
+            fix = "2 * A and A / 2 are multiples"
+        raise ValueError(f"only linear operators can be added and multiplied, not {type(operator).__name__}: {fix}")
     ours = isinstance(operator, _Algebra) or dataclasses.is_dataclass(operator)
     return operator if ours else LinearOperator(operator, operator.adjoint, None, None, None)
 
@@ -72,7 +105,10 @@ class Sum(_Algebra):
 
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         del keys
-        return functools.reduce(jnp.add, [operator(x) for operator in self.operators])
+        seen = [operator(x) for operator in self.operators]
+        if len({y.shape for y in seen}) > 1:
+            raise ValueError(f"measurements of the shapes {', '.join(str(y.shape) for y in seen)} cannot be added")
+        return functools.reduce(jnp.add, seen)
 
     def adjoint(self, y: Array, *, shape: tuple[int, ...] | None = None) -> Array:
         """``A* y = A_1* y + A_2* y``."""
@@ -96,18 +132,40 @@ class Multiple(_Algebra):
         return Multiple(jnp.conj(self.factor))(y)
 
 
+@base.operator()
+class Adjoint(_Algebra):
+    """``A*``, or with ``transposed`` ``A^T = conj(A* conj(y))``, of measurements."""
+
+    operator: Any
+    transposed: bool = base.static()
+
+    shape_preserving = property(lambda self: self.operator.shape_preserving)
+    H = property(lambda self: Adjoint(self.operator.H, True) if self.transposed else self.operator)
+    T = property(lambda self: self.operator if self.transposed else Adjoint(self.operator.H, True))
+
+    def __call__(self, y: Array, *, keys: Key | None = None) -> Array:
+        del keys
+        return jnp.conj(self.operator.adjoint(jnp.conj(y))) if self.transposed else self.operator.adjoint(y)
+
+    def adjoint(self, x: Array, *, shape: tuple[int, ...] | None = None) -> Array:
+        """``A x``, or ``conj(A conj(x))``."""
+        del shape
+        return jnp.conj(self.operator(jnp.conj(x))) if self.transposed else self.operator(x)
+
+
 class LinearOperator(_Algebra):
     """See :func:`linear`."""
 
     def __init__(self, forward, backward, input_shape, svd, pinv):
         self.forward, self.backward, self.input_shape, self.svd, self.pinv = forward, backward, input_shape, svd, pinv
-        self._apply, self._back = (forward, backward) if backward is None else _pair(forward, backward)
+        told = _told(forward, "function")
+        self._apply, self._back = (told, None) if backward is None else _pair(told, _told(backward, "adjoint"))
 
     @property
     def shape_preserving(self) -> bool:
         """Whether y has the shape of x; False where no ``input_shape`` was given that could tell."""
         return self.input_shape is not None and self.input_shape == jax.eval_shape(
-            self.forward, jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)).shape[1:]
+            self._apply, jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)).shape[1:]
 
     def __call__(self, x: Array, *, keys: Key | None = None) -> Array:
         del keys
@@ -127,7 +185,11 @@ class LinearOperator(_Algebra):
             raise ValueError("linear: this adjoint needs shape=(H, W, C) of the pictures; or say input_shape= once, "
                              "in operators.linear")
         shape = shape if len(shape) == 3 else (*shape, y.shape[-1])
-        return base.adjoint_of(self.forward, jnp.zeros((y.shape[0], *shape), y.real.dtype))(y)
+        like = jnp.zeros((y.shape[0], *shape), y.real.dtype)
+        seen = jax.eval_shape(self._apply, like).shape
+        if seen != y.shape:
+            raise ValueError(f"adjoint: pictures of shape {like.shape} give measurements {seen}, got {y.shape}")
+        return base.adjoint_of(self._apply, like)(y)
 
     def closed_form(self, rho: Array) -> Callable[[Array], Array] | None:
         """``s -> (A*A + rho)^+ A* s`` where ``svd`` or ``pinv`` tells it, else None: then iterations have to."""
@@ -159,6 +221,25 @@ def is_measured(values: Array, coefficients: Array) -> Array:
     return values > 1e-6 * jnp.max(values, axis=tuple(range(first, values.ndim)), keepdims=True)
 
 
+def _told(function, name):
+    """The function, which says what to give where it calls numpy, or returns no batch."""
+    def call(x):
+        try:
+            y = function(x)
+        except jax.errors.TracerArrayConversionError as error:
+            raise ValueError(
+                f"linear: the {name} needs numbers, as numpy's and scipy's do, which jax has none of while it traces a "
+                "program: wrap it in jax.pure_callback(numpy_function, jax.ShapeDtypeStruct(shape_of_the_result, "
+                "x.dtype), x), and likewise its adjoint: operators.linear(function, adjoint); or write it with "
+                "jax.numpy") from error
+        if not hasattr(y, "shape") or y.shape[:1] != x.shape[:1]:
+            found = f"shape {y.shape}" if hasattr(y, "shape") else type(y).__name__
+            raise ValueError(f"linear: the {name} takes a batch and returns one array of as many results, "
+                             f"{x.shape[:1]} and more axes; got {found}")
+        return y
+    return call
+
+
 def _flatten(operator):
     values, *maps = operator.svd or (None,)
     return (values,), (operator.forward, operator.backward, operator.input_shape, tuple(maps), operator.pinv)
@@ -182,8 +263,8 @@ def linear(function: Callable[[Array], Array], adjoint: Callable[[Array], Array]
     over). Complex measurements are welcome: the adjoint is then the conjugate transpose, of which the real part is
     taken where pictures are real.
 
-    Operators combine as matrices do: ``A @ B`` (first B), ``A + B``, ``A - B``, ``2 * A``, ``-A``. One of two must come
-    from here; ``linear(A)`` makes that of a built-in one.
+    Linear operators combine as matrices do, those of this package, too: ``A @ B`` (first B), ``A + B``, ``A - B``,
+    ``2 * A``, ``A / 2``, ``-A``; ``A.H`` is the conjugate transpose and ``A.T`` the transpose, both of measurements.
 
     Args:
         function: ``[B, H, W, C] -> [B, ...]``; or an operator that has its own adjoint.
@@ -197,8 +278,9 @@ def linear(function: Callable[[Array], Array], adjoint: Callable[[Array], Array]
         pinv: ``A^+``, ``[B, ...] -> [B, H, W, C]``: the same for rho = 0 (DDNM).
 
     Errors:
-        ValueError for a function that is affine or worse (found at once with ``input_shape``, else when it is first
-        called with numbers, not under jit); pictures of another shape than ``input_shape``.
+        ValueError for arguments that are no functions; a function that is affine or worse (found at once with
+        ``input_shape``, else when it is first called with numbers, not under jit); one that is not of jax where it is
+        traced; pictures of another shape than ``input_shape``.
 
     Source: the algebra is that of scico's ``LinearOperator``.
 
@@ -207,7 +289,15 @@ def linear(function: Callable[[Array], Array], adjoint: Callable[[Array], Array]
     ((1, 2, 2, 1), True)
     """
     if not callable(function):
-        raise ValueError(f"linear takes a function of pictures, got {type(function).__name__}")
+        fix = "; of a matrix M: lambda x: jnp.einsum('ij,bjwc->biwc', M, x)" if hasattr(function, "shape") else ""
+        raise ValueError(f"linear takes a function of pictures, got {type(function).__name__}{fix}")
+    for name, given in (("adjoint", adjoint), ("pinv", pinv)):
+        if given is not None and not callable(given):
+            raise ValueError(f"linear: {name} is a function, got {type(given).__name__}")
+    if svd is not None and (not isinstance(svd, (tuple, list)) or len(svd) != 3 or not all(map(callable, svd[1:]))):
+        raise ValueError("linear: svd is (values, to_basis, from_basis), the last two functions")
+    if isinstance(input_shape, int):
+        raise ValueError(f"input_shape is (height, width, channels) without the batch, got {input_shape}")
     if adjoint is None and hasattr(function, "adjoint"):
         return Product((_part(function),))  # type: ignore[return-value]
     input_shape = None if input_shape is None else tuple(int(size) for size in input_shape)
@@ -244,6 +334,7 @@ def _check_linear(function, shape, dtype) -> None:
     """Refuse what is not linear: ``A(0) = 0``, ``A(2 x) = 2 A(x)``, ``A(x - z) = A(x) - A(z)``, as far as the numbers
     are known."""
     x, z = (jnp.asarray(np.random.default_rng(seed).uniform(-1.0, 1.0, shape), dtype) for seed in (0, 1))
+    function = _told(function, "function")
     tried = [base.concrete(function(each)) for each in (0.0 * x, x, 2.0 * x, z, x - z)]
     found = [each for each in tried if each is not None]
     if len(found) < len(tried):

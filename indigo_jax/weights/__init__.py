@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from indigo_jax.spelling import near
 from indigo_jax.typing import Params
 from indigo_jax.weights import checking
 from indigo_jax.weights.checking import SUFFIX, WeightsError, line, show
@@ -65,11 +66,13 @@ def load(name_or_path, kind: str | None = None):
         :func:`latents.load`.
 
     Errors:
-        :class:`WeightsError` for weights of another kind, an unknown name (the known ones are listed), a file that is
-        damaged, is not safetensors (pickles are never opened), differs from the manifest, belongs to an unknown
-        architecture, or whose tensors are not exactly those of the network, all finite.
+        :class:`WeightsError` for weights of another kind, a kind that there is not, an unknown name (the known ones are
+        listed), a file that is damaged, is not safetensors (pickles are never opened), differs from the manifest,
+        belongs to an unknown architecture, or whose tensors are not exactly those of the network, all finite.
     """
     import jax
+    if kind is not None and kind not in KINDS:
+        raise WeightsError(f"unknown kind {kind!r}{near(kind, KINDS)}; there are {', '.join(KINDS)}")
     module, tensors, info = checking.read(*find(name_or_path))
     if kind is not None and info["kind"] != kind:
         raise WeightsError(f"{show(name_or_path)}: {KINDS[info['kind']]}, where {KINDS[kind].partition(' (')[0]} is "
@@ -133,7 +136,8 @@ def save(path, params: Params, info: dict, *, dtype: str = "float16") -> None:
     from safetensors.numpy import save as to_bytes
     path = pathlib.Path(path)
     if dtype not in DTYPES:
-        raise WeightsError(f"{show(path)}: weights are written in {', '.join(DTYPES)}, not in {dtype}")
+        raise WeightsError(f"{show(path)}: weights are written in {', '.join(DTYPES)}, not in {dtype}"
+                           f"{near(dtype, DTYPES)}")
     if path.suffix != SUFFIX:
         raise WeightsError(f"{show(path)}: weights are written as safetensors: name it {path.stem}{SUFFIX}")
     tensors = {name: np.asarray(value, np.float32) for name, value in checking.flatten(params)}
@@ -243,7 +247,7 @@ def find(name_or_path) -> tuple[pathlib.Path, str | None]:
             raise WeightsError(f"{show(path)}: a folder, not a weights file; of a training run, make one with: "
                                "indigo weights convert FOLDER -o NAME.safetensors --from indigo")
         kind = "no such weights file" if path.suffix or len(path.parts) > 1 else "no weights of this name"
-        raise WeightsError(f"{show(path)}: {kind}; give a {SUFFIX} file or a name ({known})")
+        raise WeightsError(f"{show(path)}: {kind}{near(text, entries)}; give a {SUFFIX} file or a name ({known})")
     if entry.size is None:
         raise WeightsError(f"{entry.name}: the bundled file {entry.path.name} is missing; install the package again")
     return entry.path, entry.sha256

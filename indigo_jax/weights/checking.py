@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from indigo_jax.spelling import near
 from indigo_jax.weights import registry
 
 SUFFIX = ".safetensors"
@@ -107,7 +108,8 @@ def check_info(path, info):
     _find(path, info)
     kind = kind_of(info)
     if kind not in KINDS:
-        raise WeightsError(f"{show(path)}: unknown kind {brief(kind)}; this version knows {', '.join(KINDS)}")
+        raise WeightsError(f"{show(path)}: unknown kind {brief(kind)}{near(kind, KINDS)}; this version knows "
+                           f"{', '.join(KINDS)}")
     needed = _NEEDS[kind]
     _check_has(path, info, needed)
     if needed is _RESTORATION:
@@ -130,10 +132,10 @@ def _find(path, info):
     except ValueError as error:
         raise WeightsError(f"{show(path)}: {error}") from error
     if found is None:
-        own = name if str(name).isidentifier() else "Class"
-        raise WeightsError(f"{show(path)}: unknown architecture {brief(name)}; for one of yours call weights.register, "
-                           f"or set {registry.VARIABLE}=package.module:{own}; "
-                           f"this version knows {', '.join(ARCHITECTURES)}")
+        own, known = name if str(name).isidentifier() else "Class", [*registry.names(), *ARCHITECTURES]
+        raise WeightsError(f"{show(path)}: unknown architecture {brief(name)}{near(name, known, least=0.8)}; "
+                           f"for one of yours call weights.register, or set {registry.VARIABLE}=package.module:{own}; "
+                           f"known here: {', '.join(known)}")
     return found
 
 
@@ -189,7 +191,7 @@ def _check_prior(path, info):
                            f"({line(error)})") from error
     if info["prediction"] not in denoisers.BY_PREDICTION:
         raise WeightsError(f"{show(path)}: 'prediction' in its info is {brief(info['prediction'])}, not one of "
-                           f"{', '.join(denoisers.BY_PREDICTION)}")
+                           f"{', '.join(denoisers.BY_PREDICTION)}{near(info['prediction'], denoisers.BY_PREDICTION)}")
     sigma_data = info.get("sigma_data", 0.5)
     if isinstance(sigma_data, bool) or not isinstance(sigma_data, (int, float)) or not 0 < sigma_data < math.inf:
         raise WeightsError(f"{show(path)}: 'sigma_data' in its info is {brief(sigma_data)}, not a number above 0")
@@ -256,6 +258,8 @@ def check_shapes(path, shapes, module, info):
     if missing or extra:
         said = [f"{len(names)} {kind} ({', '.join(map(brief, names[:3]))}{', ...' if len(names) > 3 else ''})"
                 for names, kind in ((missing, "missing"), (extra, "unknown")) if names]
+        if {f"params/{name}" for name in extra} == set(missing):
+            said[-1] += "; give the whole variables, {'params': ...}"
         raise WeightsError(f"{show(path)}: its tensors are not those of its {type(module).__name__}: "
                            f"{' and '.join(said)}")
     for key, shape in expected.items():

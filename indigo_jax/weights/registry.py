@@ -11,6 +11,8 @@ import os
 import re
 from typing import Any, Callable, NamedTuple
 
+from indigo_jax.spelling import near
+
 VARIABLE = "INDIGO_NETWORKS"
 
 
@@ -57,7 +59,7 @@ def register(name: str, module: Callable[..., Any], *, kind: str | None = None, 
     if not (isinstance(module, (type, functools.partial)) or inspect.isroutine(module)):
         raise ValueError(f"register takes the class of {name}, not one of its objects: its arguments are in the files")
     if kind is not None and kind not in checking.KINDS:
-        raise ValueError(f"unknown kind {kind!r}; there are {', '.join(checking.KINDS)}")
+        raise ValueError(f"unknown kind {kind!r}{near(kind, checking.KINDS)}; there are {', '.join(checking.KINDS)}")
     _REGISTERED[name] = Registered(_linen(module), kind, inputs)
 
 
@@ -81,6 +83,12 @@ def find(name: str) -> Registered | None:
             raise ValueError(f"{VARIABLE}: {entry} cannot be imported ({error}); install its package, or add its "
                              "folder to PYTHONPATH") from error
     return None
+
+
+def names() -> list[str]:
+    """Those under which :func:`find` knows networks, as far as they are well written."""
+    listed = os.environ.get(VARIABLE, "").split(",")
+    return [*_REGISTERED, *(entry.partition(":")[2].strip() for entry in listed if ":" in entry)]
 
 
 def _linen(network):
