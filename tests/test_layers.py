@@ -11,7 +11,7 @@ from tests.paths import ROOT
 
 FILES = "data images sharding checkpoints weights convert"
 LAYERS = (  # lowest first; the modules of one string may import one another, those of different strings may not
-    ["typing rng arrays"],
+    ["typing rng arrays spelling"],
     ["schedules", "paths", "wavelets"],
     ["losses"],
     ["models", "denoisers", "operators", "metrics"],

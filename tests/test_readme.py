@@ -20,7 +20,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
 CODE = [(page, code) for page, text in PAGES.items()
         for code in re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)]
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-NOT_IN_THE_REFERENCE = {"__init__", "arrays", "checkpoints", "cli", "demo", "export", "sharding", "typing"}
+NOT_IN_THE_REFERENCE = {"__init__", "arrays", "checkpoints", "cli", "demo", "export", "sharding", "spelling", "typing"}
 COMMANDS = {"restore", "degrade", "evaluate", "weights", "methods", "cache", "demo"}
 SETUP = re.compile(r"(^|[;&|]\s*)(python3? -m venv|pip install|python3? -m pip)\b")
 

@@ -1,4 +1,6 @@
 """Networks of other packages: trained, saved, loaded and restored with under a name that the user allows."""
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,11 +8,11 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from indigo_jax import convert, denoisers, schedules, weights
+from indigo_jax import convert, denoisers, models, operators, schedules, weights
 from indigo_jax.cli import main
 from indigo_jax.weights import registry
 from tests import tiny_training
-from train import indi
+from train import diffusion, indi
 
 
 class Denoiser(nn.Module):
@@ -151,6 +153,44 @@ def test_a_network_of_ones_own_from_training_to_a_picture(tmp_path, monkeypatch,
                  "denoise", "--weights", str(out)]) == 0
     with Image.open(tmp_path / "b.png") as picture:
         assert picture.size == (16, 16)
+
+
+@pytest.mark.parametrize("network, arguments", [(f"{__name__}:Denoiser", {"width": 6, "note": None}),
+                                                ("tests.test_models_pytrees:Nnx", {"width": 6})])
+def test_a_prior_of_ones_own_from_training_to_a_picture(tmp_path, monkeypatch, capsys, network, arguments):
+    """``train.diffusion`` of a network of linen and one of flax.nnx; then the commands, by its import path."""
+    place, _, name = network.partition(":")
+    module = models.adapted(getattr(importlib.import_module(place), name))(**arguments)
+    pictures = tiny_training.write_pictures(tmp_path / "pictures")
+    state = diffusion.train(diffusion.DiffusionConfig(
+        model=module, schedule=schedules.to_json("cosine", num_timesteps=20), prediction="x0", data=str(pictures),
+        workdir=str(tmp_path / "run"), num_steps=4, batch_size=8, crop=16, resize=16, learning_rate=3e-3,
+        warmup_steps=2, ema=0.5, checkpoint_every=4, log_every=1, eval_every=4, eval_steps=2, eval_samples=2,
+        data_threads=1, cache=True))
+    out, command = tmp_path / "mine.safetensors", ["weights", "convert", str(tmp_path / "run"), "--dtype", "float32"]
+    assert main([*command, "-o", str(out)]) == 2
+    assert f"unknown architecture {name}" in capsys.readouterr().err and not out.exists()
+    monkeypatch.setenv(registry.VARIABLE, network)
+    assert main([*command, "-o", str(out)]) == 0
+    loaded, params, info = weights.load(out, kind="prior")
+    assert type(loaded).__name__ == name and info["arguments"] == arguments and info["prediction"] == "x0"
+    start = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros(1))
+    for new, old in zip(jax.tree.leaves(params), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert jax.tree.structure(params) == jax.tree.structure(jax.tree.map(np.asarray, start))
+    small = np.random.default_rng(0).integers(90, 160, (8, 8, 3), np.uint8)
+    Image.fromarray(small).save(tmp_path / "a.png")
+    restore = ["restore", str(tmp_path / "a.png"), "--method", "ddnm", "--task", "sr", "--scale", "2", "--steps", "3",
+               "--weights", str(out), "-o"]
+    assert main([*restore, str(tmp_path / "b.png")]) == 0
+    with Image.open(tmp_path / "b.png") as picture:
+        found = np.asarray(picture)
+    assert found.shape == (16, 16, 3)
+    again = operators.average_pool(2)(jnp.float32(found)[None] / 127.5 - 1)[0] * 127.5 + 127.5
+    assert np.abs(np.asarray(again) - small).mean() < 2  # it explains what was given
+    monkeypatch.delenv(registry.VARIABLE)
+    assert main([*restore, str(tmp_path / "c.png")]) != 0
+    assert f"unknown architecture {name}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype, exact", [("float16", 2**-11), ("bfloat16", 2**-8), ("float32", 0.0)])

@@ -252,7 +252,9 @@ def _choose(args, owners, given):
                 raise UsageError(f"--method {args.method} takes its networks by {' and '.join(networks)}; leave "
                                  "--weights out")
             takers = [method for method, flags in owners.items() if name in flags]
-            raise UsageError(f"{_flag(name)} is for --method {' and '.join(takers)}; leave it out")
+            fix = f"--method {args.method} takes its network by --weights" if (
+                name == "prior" and "weights" in owners[args.method]) else "leave it out"
+            raise UsageError(f"{_flag(name)} is for --method {' and '.join(takers)}; {fix}")
     return None
 
 
