@@ -52,7 +52,7 @@ LATENT = "--method latent-indigo --prior @latents --inn @latent_inn"
 
 
 @pytest.mark.parametrize("line, says", [
-    ("--method indi --prior x", "--prior is for --method indigo and latent-indigo; --method indi takes its network by --weights"),
+    ("--method indi --prior x", "latent-indigo; --method indi takes its network by --weights"),
     ("--task ct --prior x", "--prior is for --method indigo and latent-indigo"),
     ("--method bird --task denoise --variant pixel", "--variant is for --method latent-indigo"),
     ("--method bird --task denoise --steps 9", "--steps is for --method indi and hqs and"),
