@@ -1,7 +1,10 @@
-"""Who may import whom: the import-linter contracts of setup.cfg, and the same rules once more without the tool."""
+"""Who may import whom: the import-linter contracts of setup.cfg, and the same rules once more without the tool. And
+that arguments have names."""
 import ast
 import configparser
+import importlib
 import importlib.util
+import inspect
 import subprocess
 import sys
 
@@ -116,6 +119,19 @@ def test_the_rules_catch(module, source):
 ])
 def test_the_rules_allow(module, source):
     assert not list(violations(module, source))
+
+
+def test_public_functions_take_every_argument_by_its_name():
+    names, seen = "schedules paths wavelets losses denoisers operators metrics tiles samplers guidance restoration", 0
+    for package in names.split():
+        module = importlib.import_module(f"indigo_jax.{package}")
+        for name in getattr(module, "__all__", dir(module)):
+            function = getattr(module, name)
+            if inspect.isfunction(function) and function.__module__.startswith("indigo_jax"):
+                kinds = {each.kind for each in inspect.signature(function).parameters.values()}
+                assert inspect.Parameter.POSITIONAL_ONLY not in kinds, f"{package}.{name}"
+                seen += 1
+    assert seen > 100
 
 
 def test_setup_cfg_has_the_same_layers():

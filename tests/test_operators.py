@@ -329,6 +329,11 @@ def test_inpaint_masks():
         at = np.argwhere(each == 0)
         length = np.ptp(at @ np.linalg.svd(at - at.mean(0))[2][0])
         assert abs(len(at) - (4 * (length - 4) + np.pi * 4)) < 0.25 * len(at) + 8 and length > 2
+    for height, width in ((7, 2), (2, 5), (0, 2), (2, 0)):
+        with pytest.raises(ValueError, match=f"a box of {height} x {width} does not fit into 6 x 4"):
+            operators.random_box_mask(rng.image_keys(0, [0]), 6, 4, box_height=height, box_width=width)
+    whole = operators.random_box_mask(rng.image_keys(0, [0]), 6, 4, box_height=6, box_width=4)
+    np.testing.assert_array_equal(whole, 0.0)
     with pytest.raises(ValueError, match="does not fit images"):
         operators.inpaint(mask)(x[:, :5])
     with pytest.raises(ValueError, match="mask"):
@@ -405,6 +410,13 @@ def test_random_degradations_draw_per_image_and_within_range():
     kernels = np.asarray(motion.kernels(rng.image_keys(0, range(32))))
     assert kernels.shape == (32, 25, 25) and len({kernel.tobytes() for kernel in kernels}) == 32
     np.testing.assert_allclose(kernels.sum(axis=(1, 2)), 1.0, atol=1e-5)
+    for straight in (0.0, 0.25, 1.0):  # a straight line takes up a thin strip, a shake of that length hardly ever
+        motion = operators.random_motion_blur((15, 15), straight=straight)
+        kernels = np.asarray(motion.kernels(rng.image_keys(0, range(200))))
+        row, column = np.mgrid[:25, :25] - 12
+        along, across, both = (np.sum(kernels * each, axis=(1, 2)) for each in (row**2, column**2, row * column))
+        width = (along + across) / 2 - np.hypot((along - across) / 2, both)
+        assert abs((width < 0.3).mean() - straight) < 0.09
     fixed = operators.random_gaussian_blur(1.5, sigma_255=0.0)
     x = _normal("fixed", 2, 20, 20, 3)
     np.testing.assert_allclose(fixed(x, keys=rng.image_keys(0, [0, 1])), operators.gaussian_blur(1.5, size=25)(x),

@@ -154,6 +154,30 @@ def test_drawn_kernels_follow_their_numbers():
     assert abs((pulse[:, 4, 4] == 1).mean() - 0.2) < 0.05
 
 
+@pytest.mark.parametrize("sides, lowest", [((3, 9), np.pi / 3), ((13, 15), np.pi / 5)], ids=str)
+def test_cutoffs_of_low_pass_filters_are_even_from_their_lowest_to_pi(sides, lowest):
+    """The next pixel over the centre is ``2 J_1(c) / c``, which falls with the cutoff c; KDSR's low-pass filters of
+    13 pixels and more begin at pi / 5."""
+    c = np.linspace(1e-3, 3.5, 2000)
+    ratio = 2 * special.j1(c) / c
+    how = Kernels(sides, (1.0, 2.0), sinc=1.0)
+    drawn = {"blur": realesrgan_kernels.draw_kernels(KEYS[:500], how),
+             "last": realesrgan_kernels.draw_low_pass(KEYS[:500], sides, 1.0)}
+    for name, kernels in drawn.items():
+        low, middle = lowest if name == "blur" else np.pi / 3, sides[1] // 2
+        found = np.interp(-np.asarray(kernels[:, middle, middle + 1] / kernels[:, middle, middle]), -ratio, c)
+        assert low - 0.01 < found.min() < low + 0.05 and np.pi - 0.05 < found.max() < np.pi + 0.01
+        assert abs(found.mean() - (low + np.pi) / 2) < 0.1
+
+
+def test_exponents_are_below_one_or_above_it_with_even_chances():
+    found = np.asarray(realesrgan_kernels._exponent(KEYS, (0.5, 4.0)))
+    below, above = found[found < 1], found[found >= 1]
+    assert abs(len(below) / len(found) - 0.5) < 0.05
+    assert 0.5 <= below.min() < 0.51 and below.max() > 0.99 and abs(below.mean() - 0.75) < 0.02
+    assert above.min() < 1.02 and 3.95 < above.max() <= 4.0 and abs(above.mean() - 2.5) < 0.12
+
+
 def test_choices_have_their_probabilities():
     share = np.bincount(np.asarray(realesrgan_kernels.choose(KEYS, (0.2, 0.7, 0.1)))) / 2000
     np.testing.assert_allclose(share, [0.2, 0.7, 0.1], atol=0.04)
