@@ -85,6 +85,12 @@ def test_sizes_flags_and_likeness(make, options):
     (lambda: operators.face_degradation(blur=(1, 2)), "unknown numbers"),
     (lambda: operators.face_degradation(sigma=(2, 1)), "sigma must be"),
     (lambda: operators.face_degradation(side=4), "odd sides"),
+    (lambda: operators.face_degradation(shrink=(0, 2)), "shrink must be above 0"),
+    (lambda: operators.face_degradation(sigma=(0, 2)), "sigma above 0"),
+    (lambda: operators.realesrgan(SETS["kdsr"]._replace(second=SETS["kdsr"].second._replace(
+        kernels=Kernels((3, 5), (-1.0, 2.0))))), "sigma"),
+    (lambda: operators.realesrgan(SETS["kdsr"]._replace(second=SETS["kdsr"].second._replace(
+        kernels=Kernels((3, 6), (1.0, 2.0))))), "odd sides"),
     (lambda: operators.realesrgan()(PIXELS), "draws random numbers"),
 ])
 def test_bad_arguments(call, words):
