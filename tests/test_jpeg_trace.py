@@ -81,6 +81,22 @@ def test_no_restoration_gets_worse_in_brightness_and_the_truth_stays(find):
     np.testing.assert_array_equal(restoration.nearest_jpeg(wrong, unit(y), none), wrong)
 
 
+def test_coefficients_go_as_far_as_they_must_and_no_further():
+    """Each to within a share of half its step of y's, in blocks that begin where the trace says."""
+    random = np.random.default_rng(3)
+    x, y = (jnp.asarray(random.uniform(-0.5, 0.5, (2, 24, 32, 3)), jnp.float32) for _ in range(2))
+    steps = jnp.asarray(random.uniform(1, 60, (2, 8, 8)), jnp.float32)
+    trace = restoration.JpegTrace(jnp.array([True, True]), steps, jnp.array([[0, 0], [3, 6]]))
+    held = restoration.nearest_jpeg(x, y, trace, share=0.6)
+    for i, (down, across) in enumerate(trace.offset):
+        wanted, given, found = (np.asarray(operators.block_dct(jnp.roll(
+            127.5 * (luma(each[i:i + 1]) + 1), (-down, -across), (1, 2)))) for each in (x, y, held))
+        room = 0.3 * np.asarray(steps[i])
+        np.testing.assert_allclose(found, np.clip(wanted, given - room, given + room), atol=2e-3)
+    moved = np.asarray(held - x)
+    np.testing.assert_allclose(moved, moved[..., :1].repeat(3, axis=-1), atol=1e-6)
+
+
 def luma(x):
     return jnp.asarray(x) @ jnp.asarray([0.299, 0.587, 0.114])
 
