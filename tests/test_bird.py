@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from indigo_jax import (checkpoints, convert, denoisers, models, operators, restoration, rng, samplers, schedules,
                         sharding)
 from indigo_jax.restoration import Reuse, averaged, stopped
+from indigo_jax.restoration.wrappers import _keep
 from tests.oracles import GaussianDiffusion
 from tests.paths import SHARED, needs_shared
 
@@ -242,6 +243,16 @@ def test_an_image_whose_residual_is_noise_stays_as_it_is(refresh, patience):
         np.testing.assert_allclose(own[-1].loss[image], losses[at, image], rtol=1e-4)
         np.testing.assert_allclose(own_states[-1].inner.z[image], states[at].inner.z[image], atol=1e-5)
         np.testing.assert_array_equal(own_states[-1].inner.z[image], own_states[at].inner.z[image])
+
+
+def test_what_belongs_to_no_image_is_never_kept_back():
+    """Numbers of the whole batch, and tables of another length."""
+    old = {"picture": jnp.zeros((2, 2, 3)), "count": jnp.array(4), "table": jnp.zeros((3, 2)), "each": jnp.zeros(2)}
+    new = jax.tree.map(lambda leaf: leaf + 1, old)
+    kept = _keep(jnp.array([True, False]), new, old)
+    np.testing.assert_array_equal(kept["picture"][:, 0, 0], [0, 1])
+    np.testing.assert_array_equal(kept["each"], [0, 1])
+    assert kept["count"] == 5 and (kept["table"] == 1).all()
 
 
 def test_nothing_is_evaluated_when_all_have_stopped():
