@@ -10,7 +10,8 @@ def dps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
     """Diffusion posterior sampling (Chung et al. 2023, Algorithm 1): DDPM with
     ``x_s -= scale d |y - A x0(x_t)| / d x_t``.
 
-    The norm, not its square: the paper's step length ``scale / |y - A x0|``.
+    The norm, not its square, as in the released program: the paper's square with its step length
+    ``zeta' / |y - A x0|`` is twice as long.
 
     Args:
         denoiser: differentiable; the paper clips x0: ``denoisers.from_eps(fn, schedule, clip=True)``.

@@ -22,9 +22,9 @@ def psld(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         operator: linear and known, of pictures.
         y: measurements ``[B, ...]``.
         autoencoder: differentiable, in the units of the diffusion.
-        scale: the paper's eta; a number or one per image.
-        gluing: the paper's gamma; a number or one per image.
-        eta: of DDIM, where no other sampler is given; 1 as in the paper.
+        scale: the paper's eta, omega of the released program, there 1, and 0.1 for holes; a number or one per image.
+        gluing: gamma, there 0.1, and 0.01 for a large hole; a number or one per image.
+        eta: of DDIM, where no other sampler is given; 1 as in the paper. The released program has 0, and 1000 steps.
         num_iterations: of the conjugate gradients that stand for ``A^+``: exact after two for masks and average
             pooling; for blurs, few of them regularise.
         sampler: as for :func:`dps`; default: DDIM of eta.
@@ -33,8 +33,13 @@ def psld(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         ``Kernel(init, step, num_steps)`` on latents: ``x_init`` is standard normal noise, the result is for
         ``autoencoder.decode``; state and info are the sampler's.
 
-    Differs from the reference in: ``A^+`` where the paper, whose operators are masks, has ``A^T``; DDIM of eta 1 for
-    the ancestral step.
+    Both terms are norms, as in the authors' released program, whose weights are the defaults. Algorithm 2 is cited with
+    squares, and step lengths eta_i and gamma_i that may change: with ``scale / (2 |y - A D(z0)|)`` and
+    ``gluing / (2 |z0 - E(x)|)`` both are the same, with constant ones they are not.
+
+    Differs from the reference in: norms of each image, not of the batch; ``A^+`` where the paper, whose operators are
+    masks, has ``A^T`` (the program has nothing for blurs, and repeats pixels for sr; for masks all are the same); no
+    noise is added to ``A D(z0)``, as the program does; DDIM of eta 1 for the ancestral step.
 
     Source: Rout, Raoof, Daras, Caramanis, Dimakis & Shakkottai, Solving Linear Inverse Problems Provably via Posterior
     Sampling with Latent Diffusion Models, NeurIPS 2023 (arXiv 2307.00619).
