@@ -24,7 +24,8 @@ def diffpir(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: 
         prior_std: ``rho_t = sigma^2 / v_t`` with ``v_t = s^2 p^2 / (s^2 + p^2)``, ``s^2 = (1 - a_t) / a_t``,
             ``p = prior_std``: the variance that is left of a Gaussian picture of this spread. Infinity is the paper's
             ``sigma^2 / s^2`` (its lambda = 1).
-        zeta: share of new noise; the default makes ``sqrt(zeta)`` 0.85.
+        zeta: share of new noise; the default makes ``sqrt(zeta)`` 0.85. Of a Gaussian posterior the draws then keep,
+            however many the steps, ``sqrt((1 + sqrt(1 - zeta)) / 2)`` of the spread: 87 %; all with 0, 71 % with 1.
         num_iterations: of conjugate gradients per step.
 
     Returns:
