@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import cli, denoisers, guidance, images, methods, operators, restoration, rng, schedules
+from indigo_jax import denoisers, guidance, images, methods, operators, restoration, rng, schedules
+from indigo_jax.cli import commands
 from tests import fake_method, test_cli_jobs as jobs
 from tests.paths import ROOT
 from tests.test_cli import photo, tree
@@ -89,9 +90,9 @@ def test_a_result_that_is_not_finite_is_a_failure(restore, monkeypatch):
 def test_every_flag_is_looked_at():
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "indigo_jax" / "cli").glob("*.py"))
     settings = {field for method in methods.METHODS.values() for field in method.Settings.__dataclass_fields__}
-    commands = cli._parser(["restore"])._subparsers._group_actions[0].choices
-    parsers = [*commands.items(), *((f"weights {name}", each) for name, each in
-                                    commands["weights"]._subparsers._group_actions[0].choices.items())]
+    by_name = commands.parser(["restore"])._subparsers._group_actions[0].choices
+    parsers = [*by_name.items(), *((f"weights {name}", each) for name, each in
+                                   by_name["weights"]._subparsers._group_actions[0].choices.items())]
     for command, parser in parsers:
         for action in parser._actions:
             name = action.dest

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any, Callable, NamedTuple
 
+from indigo_jax.cli import interrupts
 from indigo_jax.cli.messages import UsageError, one_line, show
 from indigo_jax.cli.outputs import Places, clean
 from indigo_jax.cli.progress import Calls
@@ -133,14 +134,19 @@ def run_all(args, jobs: list[Job], others, places: Places, report: Report, verb:
             work.say(reason if status == "failed" else f"note: left out: {reason}")
     if left_out > _SAID:
         work.say(f"note: {left_out - _SAID} more are left out")
-    try:
-        work.run(begin, is_done, refuse, check, told)
-    except KeyboardInterrupt:
+
+    def close_interrupted():
         for job, is_told in zip(jobs, told):
             if not is_told:
                 report.add(job.path, "left out", "interrupted before it was done")
         report.facts["interrupted"] = True
         report.close()
+
+    try:
+        with interrupts.before_end(close_interrupted):
+            work.run(begin, is_done, refuse, check, told)
+    except KeyboardInterrupt:
+        close_interrupted()
         raise
     except BaseException:
         report.discard()
@@ -178,6 +184,7 @@ class _Work:
         with tqdm(total=len(self.jobs), unit="picture", file=sys.stderr, disable=None, leave=False,
                   initial=sum(told)) as self.bar:
             for (index, job), future in sharding.over_devices(self._one, _chain(first, pending), self.steps.devices):
+                interrupts.check()
                 try:
                     picture, result, seconds = future.result()
                     self.line, facts = self.steps.finish(job, picture, result, seconds)
