@@ -93,8 +93,8 @@ ROWS = {  # name: make(denoiser, y, sigma); in how many places it calls the deno
     "psld": (lambda d, y, sigma: restoration.psld(d, FEW, POOL, y, PLAIN), 1, True),
     "resample": (lambda d, y, sigma: restoration.resample(d, FEW, POOL, y, PLAIN, every=2), 1, True),
     # Told that pictures of noise are blurred pictures with hardly any noise (sigma 0.01), the chain enlarges rounding:
-    # one alone and in a batch end up to 3e-2 apart, and 1e-2 when only the last bit of y is another; in float64 3e-5 and
-    # 8e-6. With these sigmas both are below 1e-6.
+    # one alone and in a batch end up to 3e-2 apart, and 1e-2 when only the last bit of y is another; in float64 3e-5
+    # and 8e-6. With these sigmas both are below 1e-6.
     "blind_em": (lambda d, y, sigma: restoration.blind_em(
         d, WHOLE, _blurred(y), size=3, sigma=sigma, walks=restoration.Walks(2, 2, 3)), 1, True),
     "indigo": (lambda d, y, sigma: restoration.indigo(d, FEW, HAAR, y, cond=sigma[:, None], scale=sigma), 1, True),

@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax import operators, restoration, rng
+from indigo_jax import operators, rng
 from indigo_jax.data.source import Pictures
+from indigo_jax.operators.kernels import picture_of
 
 MIN_SIZE = 5
 NUM_VAL, NUM_TRAIN = 200, 20_000  # of ``kernels:SIZE``
@@ -75,5 +76,5 @@ def _drawn(keys, gaussian, size):
     shakes = operators.motion_kernel(rng.fold(keys, 0), size=size, length=rng.uniform(rng.fold(keys, 1), 3.0, size))
     widths = rng.uniform(rng.fold(keys, 2), 0.5, size / 3)
     rounds = operators.gaussian_kernel(widths, size)
-    pictures = restoration.picture_of(jnp.where(gaussian[:, None, None] == 1, rounds, shakes))
+    pictures = picture_of(jnp.where(gaussian[:, None, None] == 1, rounds, shakes))
     return jnp.repeat(jnp.round(127.5 * (pictures + 1)).astype(jnp.uint8), 3, axis=3)

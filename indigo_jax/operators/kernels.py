@@ -205,3 +205,22 @@ def load_kernel(path) -> Array:
     except Exception as error:  # a broken file fails in many ways; all mean the same to the user
         raise ValueError(f"kernel file {path}: {error}") from error
     return jnp.asarray(kernel / kernel.sum(), jnp.float32)
+
+
+def kernel_of(picture: Array) -> Array:
+    """The blur kernels ``[B, s, s]`` that pictures ``[B, s, s, C]`` in [-1, 1] show: black is 0, and each sums to 1.
+
+    >>> kernel_of(jnp.array([[[[-1.0], [1.0]], [[-1.0], [1.0]]]])).tolist()
+    [[[0.0, 0.5], [0.0, 0.5]]]
+    """
+    weights = jnp.maximum(jnp.mean(picture, axis=3) + 1, 0.0)
+    return weights / (jnp.sum(weights, axis=(1, 2), keepdims=True) + 1e-8)
+
+
+def picture_of(kernel: Array) -> Array:
+    """Kernels ``[B, s, s]`` as pictures ``[B, s, s, 1]`` in [-1, 1], their largest weight white: for training a prior.
+
+    >>> picture_of(jnp.array([[[0.0, 0.25], [0.5, 0.25]]]))[0, ..., 0].tolist()
+    [[-1.0, 0.0], [1.0, 0.0]]
+    """
+    return (2 * kernel / jnp.max(kernel, axis=(1, 2), keepdims=True) - 1)[..., None]
