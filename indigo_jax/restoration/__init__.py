@@ -1,7 +1,7 @@
 """Restoration with a prior and an operator: each method a kernel for :func:`samplers.sample`."""
+from indigo_jax.operators.kernels import kernel_of, picture_of
 from indigo_jax.restoration.bird import (
     BirdInfo, BirdState, Objective, bird, bird_objective, bird_optimizer, ddim_rollout, to_sphere)
-from indigo_jax.operators.kernels import kernel_of, picture_of
 from indigo_jax.restoration.blind_dps import blind_dps
 from indigo_jax.restoration.blind_em import BlindState, Walks, blind_em
 from indigo_jax.restoration.daps import daps
