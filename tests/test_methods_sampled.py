@@ -6,10 +6,13 @@ import pytest
 
 from indigo_jax import denoisers, methods, operators, rng, schedules
 from indigo_jax.methods.known import Problem, levels_of, run
+from indigo_jax.methods.solvers import SOLVERS
 from tests import guided_networks
+from tests.laws import draws
 from tests.oracles import GaussianDiffusion
 
 SAMPLED = ("diffpir", "ddnm", "ddrm", "daps", "dps", "pigdm", "tmpd")
+GUIDED = ("pigdm", "tmpd", "ddnm")
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +71,49 @@ def test_fewer_steps_than_samples(weights):
     assert method.evaluations(None) == 4
     with pytest.raises(ValueError, match="aim must be one of perception, distortion; got 'both'"):
         methods.load("diffpir", weights=weights, task="inpaint", mask=np.ones((8, 8)), aim="both")
+
+
+# ---------------------------------------------------------------- --sampler
+
+def guided(name, weights, **settings):
+    return methods.load(name, task="inpaint", weights=weights, mask=np.ones((8, 8)), **settings)
+
+
+@pytest.mark.parametrize("sampler, steps, calls", [
+    ("ddim", 5, 5), ("dpm-solver", 5, 5), ("heun", 5, 5), ("heun", 6, 5)])
+def test_every_sampler_calls_the_network_as_often_as_is_reported(weights, sampler, steps, calls):
+    prior, given, _ = problem()
+    heard = []
+
+    def counted(x_t, t):
+        jax.debug.callback(lambda: heard.append(1))
+        return prior.denoiser(x_t, t)
+
+    method = guided("ddnm", weights, sampler=sampler, steps=steps)
+    x = method.restore(prior._replace(denoiser=counted), given).x
+    jax.effects_barrier()
+    assert len(heard) == calls == method.evaluations(None) and np.isfinite(x).all()
+    mean = guided("ddnm", weights, sampler=sampler, steps=4 * steps, aim="distortion")
+    assert mean.evaluations(None) == 4 * calls
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_new_noise_is_that_of_the_setting(weights, name):
+    """DDIM draws where nothing is said, DPM-Solver where it is told to, Heun never."""
+    prior, given, _ = problem()
+    given = given._replace(y=given.y[:1], keys=given.keys[:1], sigma=given.sigma[:1])
+
+    def drawn(**settings):
+        return draws(guided(name, weights, **settings).chain(prior, given, 4), jnp.zeros((8, 8, 3)))[1]
+
+    assert drawn() == drawn(sampler="dpm-solver", eta=0.5) == [192]
+    assert drawn(eta=0.0) == drawn(sampler="dpm-solver") == drawn(sampler="heun") == []
+
+
+def test_what_a_sampler_can_be(weights):
+    assert tuple(SOLVERS) == ("ddim", "dpm-solver", "heun")
+    with pytest.raises(ValueError, match="sampler must be one of ddim, dpm-solver, heun; got 'euler'"):
+        guided("pigdm", weights, sampler="euler")
+    with pytest.raises(ValueError, match="heun draws no noise of its own: leave eta out"):
+        guided("tmpd", weights, sampler="heun", eta=1.0)
+    assert guided("tmpd", weights, sampler="heun", eta=0.0).settings.eta == 0.0

@@ -115,7 +115,7 @@ def gaussian_posterior(count=384, side=8, sigma=0.1, std=0.3):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, settings, low, high", [
     ("pigdm", {"prior_std": 0.3}, 0.9, 1.0), ("tmpd", {}, 0.9, 1.0), ("daps", {"prior_std": 0.3}, 0.95, 1.05),
-    ("ddnm", {}, 0.5, 0.8)])
+    ("pigdm", {"prior_std": 0.3, "sampler": "dpm-solver", "steps": 20}, 0.95, 1.0), ("ddnm", {}, 0.5, 0.8)])
 def test_the_spread_of_methods_with_an_exact_denoiser(weights, name, settings, low, high):
     """As the command line has them: within 10 % of the exact one, but for DDNM, which takes the measurement for exact.
     A network is no exact denoiser, so that :data:`spread.NAME` says no more of any."""

@@ -3,10 +3,10 @@ import dataclasses
 
 from indigo_jax import guidance, restoration
 from indigo_jax.methods.flags import flag
-from indigo_jax.methods.known import Sampled, SampledSettings, levels_of
+from indigo_jax.methods.solvers import Guided, GuidedSettings
 
 
-class Ddnm(Sampled):
+class Ddnm(Guided):
     """DDNM (Wang, Yu & Zhang 2023), its x0 clipped; see :func:`restoration.ddnm`."""
 
     name = "ddnm"
@@ -14,12 +14,16 @@ class Ddnm(Sampled):
     when = "the picture has no noise and what is there must stay as it is"
     cost = "--steps, 30"
     tasks = ("sr", "inpaint", "deblur")
+    spacing = "linspace"
+    usual_eta = 0.85
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Settings(SampledSettings):
+    class Settings(GuidedSettings):
         steps: int = flag(30, "of the sampler; each costs a network evaluation", low=1, high=10_000)
-        eta: float = flag(0.85, "share of new noise in each step, of DDIM", low=0, high=1)
+        eta: float | None = flag(None, "share of new noise in each step (default: 0.85 of ddim, 0 of dpm-solver; heun "
+                                       "has none)", low=0, high=1, metavar="N")
 
     def chain(self, prior, problem, num_steps):
-        return restoration.ddnm(guidance.clip_x0()(prior.denoiser), levels_of(prior, num_steps), problem.operator,
-                                problem.y, eta=self.settings.eta)
+        levels, sampler = self.moved(prior, num_steps)
+        return restoration.ddnm(guidance.clip_x0()(prior.denoiser), levels, problem.operator, problem.y,
+                                sampler=sampler)

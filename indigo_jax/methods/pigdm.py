@@ -3,10 +3,10 @@ import dataclasses
 
 from indigo_jax import restoration
 from indigo_jax.methods.flags import flag
-from indigo_jax.methods.known import Sampled, SampledSettings, levels_of
+from indigo_jax.methods.solvers import Guided, GuidedSettings
 
 
-class Pigdm(Sampled):
+class Pigdm(Guided):
     """PiGDM (Song et al. 2023); see :func:`restoration.pigdm`."""
 
     name = "pigdm"
@@ -16,13 +16,12 @@ class Pigdm(Sampled):
     effort = 3.0
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Settings(SampledSettings):
+    class Settings(GuidedSettings):
         steps: int = flag(50, "of the sampler; each costs a network evaluation and its gradient", low=1, high=10_000)
-        eta: float = flag(1.0, "share of new noise in each step, of DDIM", low=0, high=1)
         prior_std: float = flag(0.5, "spread of the prior's pictures, in [-1, 1] units; the paper has 1", low=1e-3,
                                 high=1e3, metavar="N")
 
     def chain(self, prior, problem, num_steps):
-        levels, settings = levels_of(prior, num_steps, "log_snr"), self.settings
+        levels, sampler = self.moved(prior, num_steps)
         return restoration.pigdm(prior.denoiser, levels, problem.operator, problem.y, problem.sigma,
-                                 prior_std=settings.prior_std, eta=settings.eta, clip=True)
+                                 prior_std=self.settings.prior_std, clip=True, sampler=sampler)

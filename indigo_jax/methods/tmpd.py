@@ -3,10 +3,10 @@ import dataclasses
 
 from indigo_jax import restoration
 from indigo_jax.methods.flags import flag
-from indigo_jax.methods.known import Sampled, SampledSettings, levels_of
+from indigo_jax.methods.solvers import Guided, GuidedSettings
 
 
-class Tmpd(Sampled):
+class Tmpd(Guided):
     """TMPD (Boys et al. 2023); see :func:`restoration.tmpd`."""
 
     name = "tmpd"
@@ -16,10 +16,10 @@ class Tmpd(Sampled):
     effort = 5.0
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Settings(SampledSettings):
+    class Settings(GuidedSettings):
         steps: int = flag(50, "of the sampler; each costs a network evaluation and two gradients", low=1, high=10_000)
-        eta: float = flag(1.0, "share of new noise in each step, of DDIM", low=0, high=1)
 
     def chain(self, prior, problem, num_steps):
-        return restoration.tmpd(prior.denoiser, levels_of(prior, num_steps, "log_snr"), problem.operator, problem.y,
-                                problem.sigma, eta=self.settings.eta, clip=True)
+        levels, sampler = self.moved(prior, num_steps)
+        return restoration.tmpd(prior.denoiser, levels, problem.operator, problem.y, problem.sigma, clip=True,
+                                sampler=sampler)
