@@ -29,6 +29,21 @@ def per_image(value, x: Array, name: str = "value") -> Array:
     return value.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def misfit(seen: Array, y: Array) -> Array:
+    """``A x - y``, of one shape: other shapes would be stretched over one another without a word.
+
+    Errors:
+        ValueError for measurements of another shape than the operator makes.
+
+    >>> misfit(jnp.ones((1, 2)), jnp.ones((1, 2))).tolist()
+    [[0.0, 0.0]]
+    """
+    if jnp.shape(seen) != jnp.shape(y):
+        raise ValueError(f"the operator makes measurements of shape {jnp.shape(seen)} of these pictures, and y has "
+                         f"{jnp.shape(y)}: start from pictures of another size, or give another operator")
+    return seen - y
+
+
 def square(x: Array) -> Array:
     """``|x|^2``, real, also of complex values; its gradient is finite everywhere.
 

@@ -33,10 +33,13 @@ class Prediction(NamedTuple):
 
 
 class Prior(NamedTuple):
-    """A diffusion model: ``denoiser(x_t, t) -> Prediction`` for all levels of its ``schedule``."""
+    """A diffusion model: ``denoiser(x_t, t) -> Prediction`` for all levels of its ``schedule``; itself a denoiser."""
 
     denoiser: Denoiser
     schedule: NoiseSchedule
+
+    def __call__(self, x_t: Array, t: Array) -> Prediction:
+        return self.denoiser(x_t, t)
 
 
 def of(network: Callable, info: dict, *, clip: bool = False, y: Array | None = None):
@@ -53,8 +56,14 @@ def of(network: Callable, info: dict, *, clip: bool = False, y: Array | None = N
         :class:`Prior` for a diffusion prior, :class:`DirectRestorer` for a restorer.
 
     Errors:
-        ValueError for the info of something else, or a prediction that there is not.
+        ValueError for the info of something else, a prediction that there is not, and a module without its parameters.
     """
+    if not isinstance(info, dict):
+        raise ValueError(f"denoisers.of takes the info of weights.load, a dict, not a {type(info).__name__}; with a "
+                         "schedule alone: denoisers.from_eps(network, schedule), from_x0 or from_v")
+    if hasattr(network, "apply") or not callable(network):
+        raise ValueError(f"a network is a function here, not a {type(network).__name__}: give "
+                         "lambda x, t: module.apply(params, x, t)")
     if "noise" in info:
         return restorer(network, noise=paths.noise_from_json(info["noise"]), y=y)
     if "schedule" not in info:

@@ -24,12 +24,17 @@ def image_keys(seed: int, ids) -> Key:
     Returns:
         Typed keys ``[B]``.
 
+    Errors:
+        ValueError for ids that are not one per image.
+
     >>> import numpy as np
     >>> both, second = image_keys(0, [3, 8]), image_keys(0, [8])
     >>> bool((jax.random.key_data(both)[1] == jax.random.key_data(second)[0]).all())
     True
     """
     ids = jnp.asarray(ids, jnp.uint32)
+    if ids.ndim != 1:
+        raise ValueError(f"ids are one number per image, as numpy.arange(4) for four; got shape {ids.shape}")
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), ids)
 
 

@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from indigo_jax import operators, restoration, rng, samplers, schedules
@@ -92,6 +93,20 @@ def test_dps_ddnm_diffpir_indigo_and_bird_take_it(name):
     assert all(misfit[method] < 0.5 * misfit["none"] for method in ("dps", "ddnm", "diffpir", "indigo")), misfit
     assert misfit["bird"] < 0.8 * misfit["none"], misfit
     assert misfit["ddnm"] < 1e-6 * misfit["none"]
+
+
+@pytest.mark.parametrize("method", ["dps", "ddnm", "diffpir", "pigdm", "tmpd", "daps", "indigo", "reddiff"])
+def test_measurements_of_another_shape_are_not_stretched(method):
+    """One grey channel against three would broadcast without a word."""
+    y, denoiser = custom()(X)[..., :1], PRIOR.denoiser(SCHEDULE)
+    more = {"dps": (), "ddnm": (), "indigo": (), "reddiff": (optax.sgd(0.1),)}.get(method, (0.1,))
+
+    def run():
+        kernel = getattr(restoration, method)(denoiser, SCHEDULE, custom(), y, *more)
+        return samplers.sample(kernel, KEYS, X)[0]
+
+    with pytest.raises(ValueError, match=r"\(4, 6, 5, 3\).*\(4, 6, 5, 1\)|\(6, 5, 3\).*\(6, 5, 1\)"):
+        jax.eval_shape(run)
 
 
 def test_a_complex_residual_of_zero_has_a_gradient():

@@ -3,9 +3,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from indigo_jax import operators, restoration, rng, samplers, schedules
+from indigo_jax import denoisers, operators, restoration, rng, samplers, schedules
 from tests.oracles import GaussianDiffusion
 
 GAUSSIAN = GaussianDiffusion(mean=0.1, std=0.3)
@@ -139,3 +140,28 @@ def test_a_mesh_of_explicit_axes(name):
         found = run(*jax.device_put((KEYS, NOISE, Y), NamedSharding(mesh, PartitionSpec("data"))))
     assert found.sharding.spec == PartitionSpec(None, "data", None, None, None)
     np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (lambda: samplers.sample(samplers.ddim(lambda x, t: x, SCHEDULE), KEYS, NOISE),
+     "returns a denoisers.Prediction, and this one an array, .* give denoisers.from_eps"),
+    (lambda: samplers.sample(samplers.ddpm(lambda x, t: x, SCHEDULE), KEYS, NOISE), "give denoisers.from_eps"),
+    (lambda: samplers.sample(MAKERS["ddim"](Y), 0, NOISE), r"8 images but keys that are 0; .* numpy.arange\(8\)"),
+    (lambda: samplers.sample(MAKERS["ddim"](Y), jax.random.PRNGKey(0), NOISE[:2]), r"keys of shape \(2,\) and uint32"),
+    (lambda: rng.image_keys(0, 4), "one number per image, as numpy.arange"),
+    (lambda: denoisers.of(nn.Dense(3), {"prediction": "x0", "schedule": schedules.to_json("linear")}), "module.apply"),
+    (lambda: denoisers.of(lambda x, t: x, SCHEDULE), "takes the info of weights.load, a dict, not a NoiseSchedule")])
+def test_what_is_handed_over_by_mistake_is_told_what_to_give(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        wrong()
+
+
+def test_an_attribute_that_a_strangers_denoiser_lacks_is_told_as_it_is():
+    with pytest.raises(AttributeError, match="forwards"):
+        samplers.sample(samplers.ddim(lambda x, t: x.forwards, SCHEDULE), KEYS, NOISE)
+
+
+def test_a_prior_is_a_denoiser():
+    prior = denoisers.of(lambda x, t: 0.5 * x, {"prediction": "x0", "schedule": schedules.to_json("linear")})
+    for one, other in zip(*(jax.tree.leaves(make(NOISE, jnp.full(8, 3.0))) for make in (prior, prior.denoiser))):
+        np.testing.assert_array_equal(one, other)

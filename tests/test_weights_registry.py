@@ -121,6 +121,10 @@ def test_mistyped_words_are_told_the_nearest(tmp_path, params):
             (lambda: weights.save(tmp_path / "a.safetensors", params["params"], INFO), "give the whole variables"),
             (lambda: weights.save(tmp_path / "a.safetensors", params, INFO, dtype="f32"), "did you mean 'float32'"),
             (lambda: denoisers.of(lambda x, t: x, {**INFO, "prediction": "x_0"}), "'x_0' .did you mean 'x0'"),
+            (lambda: weights.save(tmp_path / "a.safetensors", Denoiser(), INFO), "not the variables of module.init"),
+            (lambda: saved(schedule=schedules.cosine(9)), "what a file cannot .*schedules.to_json makes a schedule's"),
+            (lambda: saved(schedule="cosine"), r"it has no name: make it with schedules.to_json\(NAME"),
+            (lambda: weights.register(Denoiser, "Denoiser"), "the name comes first"),
             (lambda: denoisers.of(lambda x, t: x, {}), "its info has no 'schedule'"),
             (lambda: convert.load("mine.pt", "drunett"), "unknown kind 'drunett' .did you mean 'drunet'")):
         with pytest.raises(ValueError, match=words):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from indigo_jax import operators, rng
-from indigo_jax.arrays import mean_square, split_as
+from indigo_jax.arrays import mean_square, misfit, split_as
 from indigo_jax.restoration.reuse import Reuse, Reused
 from indigo_jax.samplers.base import in_float32
 from indigo_jax.schedules import NoiseSchedule
@@ -200,7 +200,7 @@ def bird_objective(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operat
     def losses(x0, params):
         if hasattr(operator, "loss"):
             return operator.loss(x0, y, params)
-        return mean_square((operator(x0, params) if blind else operator(x0)) - y)
+        return mean_square(misfit(operator(x0, params) if blind else operator(x0), y))
 
     def rollout(z, eps, fresh):
         return ddim_rollout(denoiser, schedule, z, clip=clip, eps=eps, fresh=fresh, remat=gradient == "exact")

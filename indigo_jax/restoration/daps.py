@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import operators, rng, schedules
-from indigo_jax.arrays import per_image, square
+from indigo_jax.arrays import misfit, per_image, square
 from indigo_jax.samplers.base import Info, State, own_keys, start
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
@@ -75,8 +75,8 @@ def daps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
 
         def energy(x):
             axes = tuple(range(1, y.ndim))
-            misfit = jnp.sum(square(operator(x) - y), axes) / (2 * noise**2)
-            return jnp.sum(misfit) + jnp.sum((x - m)**2) / (2 * r**2)
+            unlikely = jnp.sum(square(misfit(operator(x), y)), axes) / (2 * noise**2)
+            return jnp.sum(unlikely) + jnp.sum((x - m)**2) / (2 * r**2)
 
         def move(j, x):
             return x - length * jax.grad(energy)(x) + jnp.sqrt(2 * length) * rng.normal(rng.fold(keys, j + 2), x)

@@ -1,6 +1,6 @@
 """DPS: ancestral sampling that is pulled towards the measurement, through the network's gradient."""
 from indigo_jax import guidance, samplers
-from indigo_jax.arrays import norm
+from indigo_jax.arrays import misfit, norm
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
@@ -26,4 +26,4 @@ def dps(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arra
     Returns:
         ``Kernel(init, step, num_steps)``; state and info are the sampler's.
     """
-    return sampler(guidance.energy(lambda x0: norm(operator(x0) - y), scale)(denoiser), schedule)
+    return sampler(guidance.energy(lambda x0: norm(misfit(operator(x0), y)), scale)(denoiser), schedule)

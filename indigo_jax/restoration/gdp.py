@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import rng
-from indigo_jax.arrays import per_image, rms, square
+from indigo_jax.arrays import misfit, per_image, rms, square
 from indigo_jax.samplers.base import Info, State, in_float32, own_keys
 from indigo_jax.samplers.ddim import ddim_move
 from indigo_jax.schedules import NoiseSchedule
@@ -62,7 +62,7 @@ def gdp(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator | BlindO
         prediction = denoiser(state.x, jnp.full(state.x.shape[:1], t))
 
         def loss(x0, params):
-            left = seen(x0, params) - y
+            left = misfit(seen(x0, params), y)
             return jnp.sum(square(left)), rms(left)
 
         (of_x0, of_params), residual = jax.grad(loss, (0, 1), has_aux=True)(prediction.x0, state.extra)

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import rng, schedules
-from indigo_jax.arrays import per_image, square
+from indigo_jax.arrays import misfit, per_image, square
 from indigo_jax.operators import base
 from indigo_jax.samplers.base import Info, State, own_keys, start
 from indigo_jax.schedules import NoiseSchedule
@@ -48,7 +48,7 @@ def pnp_flow(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y:
     def step(keys, state: State, i) -> tuple[State, Info]:
         k = num_steps - 1 - i
         t, signal, level = schedule.timesteps[k], jnp.sqrt(schedule.alpha_bar[k]), levels[k]
-        downhill = jax.grad(lambda x: 0.5 * jnp.sum(square(operator(x) - y)))(state.x)
+        downhill = jax.grad(lambda x: 0.5 * jnp.sum(square(misfit(operator(x), y))))(state.x)
         v = state.x - per_image(rate, state.x, "rate") * (level / (1 + level))**power * downhill
         x = sum(denoiser(signal * (v + level * rng.normal(rng.fold(keys, draw), v)), jnp.full(v.shape[:1], t)).x0
                 for draw in range(num_draws)) / num_draws

@@ -2,7 +2,7 @@
 import jax.numpy as jnp
 
 from indigo_jax import guidance, operators, samplers
-from indigo_jax.arrays import norm, per_image
+from indigo_jax.arrays import misfit, norm, per_image
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Autoencoder, Denoiser, Kernel, Operator
 
@@ -44,11 +44,11 @@ def psld(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
     Source: Rout, Raoof, Daras, Caramanis, Dimakis & Shakkottai, Solving Linear Inverse Problems Provably via Posterior
     Sampling with Latent Diffusion Models, NeurIPS 2023 (arXiv 2307.00619).
     """
-    def misfit(z0):
+    def energy(z0):
         x = autoencoder.decode(z0)
         glued = operators.proximal(operator, y, x, 0.0, num_iterations=num_iterations)
-        of_y, of_z = norm(operator(x) - y), norm(z0 - autoencoder.encode(glued))
+        of_y, of_z = norm(misfit(operator(x), y)), norm(z0 - autoencoder.encode(glued))
         return jnp.ravel(per_image(scale, of_y)) * of_y + jnp.ravel(per_image(gluing, of_z)) * of_z
 
-    guided = guidance.energy(misfit, 1.0)(denoiser)
+    guided = guidance.energy(energy, 1.0)(denoiser)
     return samplers.ddim(guided, schedule, eta) if sampler is None else sampler(guided, schedule)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 
 from indigo_jax import rng, schedules
-from indigo_jax.arrays import per_image, square
+from indigo_jax.arrays import misfit, per_image, square
 from indigo_jax.operators import base
 from indigo_jax.samplers.base import Info, State, in_float32, own_keys
 from indigo_jax.schedules import NoiseSchedule
@@ -59,7 +59,7 @@ def reddiff(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: 
         t, a, x = schedule.timesteps[k], schedule.alpha_bar[k], state.x
         n = rng.normal(keys, x)
         eps = denoiser(jnp.sqrt(a) * x + jnp.sqrt(1 - a) * n, jnp.full(x.shape[:1], t)).eps
-        data = jax.grad(lambda x: 0.5 * jnp.sum(square(operator(x) - y)))(x)
+        data = jax.grad(lambda x: 0.5 * jnp.sum(square(misfit(operator(x), y))))(x)
         gradient = data + per_image(weight, x, "weight") * levels[k] * (eps - n)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes int32 counts with float32
             updates, memory = jax.vmap(optimizer.update)(gradient, state.extra, x)

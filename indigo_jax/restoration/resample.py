@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from indigo_jax import operators, rng
-from indigo_jax.arrays import square
+from indigo_jax.arrays import misfit, square
 from indigo_jax.samplers.base import Info, State, own_keys, start
 from indigo_jax.samplers.ddim import ddim_move
 from indigo_jax.schedules import NoiseSchedule
@@ -68,7 +68,7 @@ def resample(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y:
         return autoencoder.encode(operators.proximal(operator, y, x, rho, num_iterations=num_iterations))
 
     def in_latents(z0):
-        slope = jax.grad(lambda z: 0.5 * jnp.sum(square(operator(autoencoder.decode(z)) - y)))
+        slope = jax.grad(lambda z: 0.5 * jnp.sum(square(misfit(operator(autoencoder.decode(z)), y))))
         return jax.lax.fori_loop(0, num_descents, lambda _, z: z - rate * slope(z), z0)
 
     @own_keys

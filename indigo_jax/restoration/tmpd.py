@@ -2,6 +2,7 @@
 import jax.numpy as jnp
 
 from indigo_jax import guidance, operators, samplers
+from indigo_jax.arrays import misfit
 from indigo_jax.restoration.moments import explained
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
@@ -41,7 +42,7 @@ def tmpd(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
 
     def pull(m, level, covariance):
         root = jnp.sqrt(jnp.maximum(covariance(jnp.ones_like(m)), 1e-3 * level))  # C = root^2
-        left = y - operator(m)
+        left = -misfit(operator(m), y)
         return operators.proximal(lambda u: operator(root * u), left, jnp.zeros_like(m), variance,
                                   num_iterations=num_iterations) / root
 

@@ -1,5 +1,6 @@
 """The only sampling loop. What to keep and what to recompute are values, not other loops."""
 import functools
+import re
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -98,6 +99,20 @@ def start(x_init: Array, keys: Key) -> State:
     return State(in_float32(x_init))
 
 
+def _told(step):
+    """The step, which says what to give where a network has been taken for a denoiser."""
+    def tell(*arguments):
+        try:
+            return step(*arguments)
+        except AttributeError as error:
+            if not re.search(r"no attribute '?(x0|eps|drift)\b", str(error)):
+                raise
+            raise ValueError("a denoiser returns a denoisers.Prediction, and this one an array, as networks do: give "
+                             "denoisers.from_eps(network, schedule), from_x0 or from_v; or denoisers.of(network, info)"
+                             ) from error
+    return tell
+
+
 def sample(kernel: Kernel, keys: Key, x_init: Array, trace: str | Trace | None = None, remat: bool | Callable = False,
            *, callback: Callable[[int, Any], None] | None = None) -> tuple[Array, SampleInfo]:
     """Run a kernel from ``x_init`` to its end, in one ``lax.scan``.
@@ -119,7 +134,8 @@ def sample(kernel: Kernel, keys: Key, x_init: Array, trace: str | Trace | None =
         The final picture ``[B, H, W, C]`` and a :class:`SampleInfo`.
 
     Errors:
-        ValueError for an unknown trace, keys that are not one per image, and pictures of whole numbers.
+        ValueError for an unknown trace, keys that are not one per image, pictures of whole numbers, and a network in
+        the place of a denoiser.
 
     >>> from indigo_jax import samplers
     >>> kernel = samplers.indi(lambda x_t, t: 0.5 * x_t, 4)
@@ -130,10 +146,12 @@ def sample(kernel: Kernel, keys: Key, x_init: Array, trace: str | Trace | None =
     trace = Trace(trace) if isinstance(trace, str) else trace
     if trace is not None and (trace.what not in ("x", "x0") or trace.every < 1):
         raise ValueError(f"trace must be 'x', 'x0' or Trace(what, every >= 1); got {trace}")
-    if keys.shape != x_init.shape[:1]:
-        raise ValueError(f"one key per image: {x_init.shape[0]} images but keys of shape {keys.shape}; "
-                         "make them with rng.image_keys(seed, ids)")
-    step = kernel.step
+    typed = hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if not typed or keys.shape != x_init.shape[:1]:
+        found = f"of shape {keys.shape} and {keys.dtype}" if hasattr(keys, "dtype") else f"that are {keys!r}"
+        raise ValueError(f"one key per image: {x_init.shape[0]} images but keys {found}; make them with "
+                         f"rng.image_keys(seed, numpy.arange({x_init.shape[0]}))")
+    step = _told(kernel.step)
     if remat:
         step = jax.checkpoint(step, policy=remat if callable(remat) else None)
 

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import secrets
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -140,8 +141,16 @@ def save(path, params: Params, info: dict, *, dtype: str = "float16") -> None:
                            f"{near(dtype, DTYPES)}")
     if path.suffix != SUFFIX:
         raise WeightsError(f"{show(path)}: weights are written as safetensors: name it {path.stem}{SUFFIX}")
+    if not isinstance(params, Mapping):
+        raise WeightsError(f"{show(path)}: params is a {type(params).__name__}, not the variables of module.init; of "
+                           "a flax.nnx or equinox network models.adapted(Class)(...) is such a module")
     tensors = {name: np.asarray(value, np.float32) for name, value in checking.flatten(params)}
     info = {key: value for key, value in info.items() if key != "sha256"}
+    try:
+        json.dumps(info)
+    except TypeError as error:
+        raise WeightsError(f"{show(path)}: its info holds what a file cannot ({line(error)}); numbers of an array are "
+                           "array.tolist(), and schedules.to_json makes a schedule's") from error
     checking.check_info(path, info)
     info["kind"] = checking.kind_of(info)
     module = checking.module_of(path, info, len(tensors))

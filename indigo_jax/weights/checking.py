@@ -184,7 +184,7 @@ def _check_prior(path, info):
     schedule = info["schedule"]
     try:
         if not isinstance(schedule, dict) or "name" not in schedule:
-            raise ValueError("it has no name")
+            raise ValueError("it has no name: make it with schedules.to_json(NAME, ...)")
         schedules.to_json(**schedule)
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{show(path)}: the schedule {brief(schedule)} in its info is none of ours "

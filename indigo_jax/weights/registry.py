@@ -52,6 +52,8 @@ def register(name: str, module: Callable[..., Any], *, kind: str | None = None, 
         ValueError for a name of this package's, or a kind that there is not.
     """
     from indigo_jax.weights import checking
+    if not isinstance(name, str):
+        raise ValueError("the name comes first: weights.register('MyNet', MyNet)")
     if name in checking.ARCHITECTURES:
         raise ValueError(f"{name} is a network of this package; give yours another name")
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
