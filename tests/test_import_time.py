@@ -38,6 +38,11 @@ def test_sampler_core_loads_jax_only(module):
     assert not names & (HEAVY - loaded("import jax, jax.numpy"))
 
 
+def test_a_method_that_optimises_nothing_imports_no_optimiser():
+    names = loaded("from indigo_jax import images, methods\nmethods.load('look')")
+    assert "flax" in names and not names & {"optax", "chex", "skimage", "orbax"}
+
+
 @pytest.mark.parametrize("command", ["--help", "degrade --help", "evaluate --help", "weights --help", "cache --help",
                                      "demo --help"])
 def test_methods_are_imported_for_their_commands_alone(command):

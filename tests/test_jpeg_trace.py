@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import skimage
 from PIL import Image
+from scipy import ndimage
 
 from indigo_jax import images, methods, metrics, operators, restoration, rng
+from indigo_jax.methods.look import blur_effect
 from tests import networks
 
 
@@ -175,3 +177,22 @@ def test_a_restorer_that_knows_no_jpeg_is_refused(tmp_path):
     other = networks.write_weights(tmp_path / "other.safetensors", tasks=["deblur"])
     with pytest.raises(ValueError, match="not trained for jpeg"):
         methods.load("jpeg", task="jpeg", restorer=other)
+
+
+def test_a_picture_is_looked_at_once(look, monkeypatch):
+    x, other = (images.Picture(unit(photograph(side=side))[0]) for side in (128, 96))
+    answers, calls = [look.was_jpeg(x), look.was_jpeg(other)], []
+    inner = type(look)._look
+    monkeypatch.setattr(type(look), "_look", lambda *given: calls.append(given) or inner(*given))
+    assert [look.was_jpeg(x), look.was_jpeg(x._replace(pixels=x.pixels.copy())), look.was_jpeg(other)] == [
+        answers[0], answers[0], answers[1]]
+    assert len(calls) == 2  # of x and of the other, not again of x
+    look.was_jpeg(other._replace(jpeg_steps=(8,) * 64))
+    assert len(calls) == 3  # a table of its file is another question
+
+
+def test_the_blur_effect_is_scikit_images():
+    for shape, sigma in (((40, 33), 0), ((64, 97), 1), ((120, 96), 3)):
+        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        x = ndimage.gaussian_filter(x, sigma) if sigma else x
+        assert blur_effect(x) == pytest.approx(skimage.measure.blur_effect(x), abs=1e-6)

@@ -10,7 +10,6 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from indigo_jax import denoisers, images, metrics, operators, restoration, rng, samplers, schedules, tiles
 from indigo_jax.methods import base
@@ -176,9 +175,12 @@ class Indigo(base.Restoration):
         network = _invertible(self._fast(inn, **large), params[1])
         denoiser, levels = self._prior(params[0], plan)
         zeta = np.float32(chain.guidance * math.sqrt(math.prod(plan.canvas) / factor**2 / _REFERENCE))
+        refine = None
+        if chain.refine:
+            import optax  # takes a moment
+            refine = optax.adam(chain.refine)
         options = dict(cond=cond, scale=zeta if chain.guidance > 0 else 0.0, weights=chain.weights, eta=chain.eta,
-                       distance=self._distance(params), gradient=chain.gradient,
-                       refine=optax.adam(chain.refine) if chain.refine else None)
+                       distance=self._distance(params), gradient=chain.gradient, refine=refine)
         start, kernel = self._kernel(denoiser, levels, network, y, estimate, params, options)
         if chain.from_noise:
             return kernel, rng.normal(rng.init_keys(keys), start), estimate

@@ -42,6 +42,7 @@ class Once(KnownOperator):
         return jnp.maximum(restoration.flat_noise_level(y), _LEAST)
 
     def restore(self, prior, problem):
+        prior = prior._replace(denoiser=jax.jit(prior.denoiser))  # traced once for all calls
         if self.settings.sigma_255 is None:
             problem = problem._replace(sigma=explained(prior, problem))
         prior = prior._replace(denoiser=denoisers.mirrored(prior.denoiser, self._copies(problem.shape)))

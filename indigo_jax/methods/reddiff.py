@@ -2,7 +2,6 @@
 import dataclasses
 
 import jax.numpy as jnp
-import optax
 
 from indigo_jax import restoration
 from indigo_jax.methods.estimates import Estimated, squared_norm
@@ -32,6 +31,7 @@ class Reddiff(Estimated):
                                           low=0, high=1e6, metavar="N")
 
     def chain(self, prior, problem, num_steps):
+        import optax  # takes a moment, and other methods do without it
         size = squared_norm(problem)[:, None, None, None]
         root = jnp.sqrt(size)
         weight = self.settings.prior_weight

@@ -50,7 +50,9 @@ class Network(nn.Module, kw_only=True):
     def conv3x3(self, x: Array, features: int, name: str, *, strides: int = 1, zero_init: bool = False,
                 use_bias: bool = True) -> Array:
         """3x3 convolution with padding 1 on every side (so that stride 2 halves even sizes)."""
-        init = nn.initializers.zeros_init() if zero_init else nn.initializers.lecun_normal()
+        # asked for its shape whenever the network is traced, where the draws of the other would be traced as well
+        is_drawn = self.is_initializing() and not zero_init
+        init = nn.initializers.lecun_normal() if is_drawn else nn.initializers.zeros_init()
         return nn.Conv(features, (3, 3), strides=(strides, strides), padding=((1, 1), (1, 1)), dtype=self.dtype,
                        use_bias=use_bias, kernel_init=init, conv_general_dilated=CONVOLUTIONS[self.convolution],
                        name=name)(x)

@@ -4,11 +4,10 @@ Source: Chihaoui, Lemkhenter & Favaro, Blind Image Restoration via Fast Diffusio
 (arXiv 2405.19572), and its released code, which differentiates neither the network nor anything but linear steps.
 """
 import math
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from indigo_jax import operators, rng
 from indigo_jax.arrays import mean_square, misfit, split_as
@@ -16,6 +15,9 @@ from indigo_jax.restoration.reuse import Reuse, Reused
 from indigo_jax.samplers.base import in_float32
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator, Params
+
+if TYPE_CHECKING:
+    import optax  # takes a moment to import, and most methods do without it
 
 GRADIENTS = ("stop", "exact", "prox")
 CLIPS = ("straight_through", "hard")
@@ -82,7 +84,7 @@ class Objective(NamedTuple):
 
 
 def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array,
-         optimizer: optax.GradientTransformation, gradient: str | Callable[[Array], Array] = "stop", *,
+         optimizer: "optax.GradientTransformation", gradient: str | Callable[[Array], Array] = "stop", *,
          num_iterations: int = 60, clip: str = "straight_through", reuse: Reuse | None = None) -> Kernel:
     """BIRD as a kernel whose steps are the iterations of its optimisation.
 
@@ -166,6 +168,7 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
         with jax.numpy_dtype_promotion("standard"):
             gradients = {"z": now.grad_z, "params": now.grad_params}
             updates, opt_state = jax.vmap(optimizer.update)(gradients, state.opt_state, variables)
+        import optax
         variables = optax.apply_updates(variables, updates)
         if reuse is not None:
             reused = reuse.learn(reused, jnp.moveaxis(now.eps, 0, 1), now.loss, exact)
@@ -277,12 +280,14 @@ def ddim_rollout(denoiser: Denoiser, schedule: NoiseSchedule, z: Array, *, clip:
 
 
 def bird_optimizer(z: float = 0.1, params: float = 0.01, *, num_iterations: int = 60,
-                   final: float = 0.05) -> optax.GradientTransformation:
+                   final: float = 0.05) -> "optax.GradientTransformation":
     """Adam with a rate for the noise and one for the operator's unknowns, decayed by a cosine to ``final`` of it.
 
     The released code uses constant rates (``final=1``): z 3e-3 and params 2e-4 for deblurring, z 1e-3 for 8x
     super-resolution, 1e-2 for denoising and inpainting, over 100 to 200 iterations. Our defaults are for 60.
     """
+    import optax
+
     def adam(rate):
         return optax.adam(optax.cosine_decay_schedule(rate, num_iterations, alpha=final))
 

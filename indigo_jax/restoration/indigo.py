@@ -2,11 +2,10 @@
 
 Sources: You and Dragotti, INDIGO (arXiv 2306.02949), INDIGO+ (arXiv 2501.14014) and its released program.
 """
-from typing import Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from indigo_jax import guidance, rng, schedules
 from indigo_jax.restoration.inn_energy import InnEnergy, inn_energy
@@ -14,6 +13,9 @@ from indigo_jax.samplers.base import Info, in_float32, own_keys
 from indigo_jax.samplers.ddim import ddim_move
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, InvertibleNetwork, Kernel, Key, Operator, Params
+
+if TYPE_CHECKING:
+    import optax  # takes a moment to import, and most methods do without it
 
 GRADIENTS = ("full", "truncated")
 PRESETS = ("syn", "real")
@@ -50,7 +52,7 @@ class View(NamedTuple):
 def indigo(denoiser: Denoiser, schedule: NoiseSchedule, inn: InvertibleNetwork | Operator, y: Array, *,
            cond: Array | None = None, scale=3.5, weights: tuple[float, float] = (2.5, 1.0),
            distance: Callable[[Array, Array], Array] | None = None, eta: float = 0.5, clip: str | None = "hard",
-           gradient: str = "full", guide_every: int = 1, refine: optax.GradientTransformation | None = None,
+           gradient: str = "full", guide_every: int = 1, refine: "optax.GradientTransformation | None" = None,
            refine_until: int = 0, view: View = View()) -> Kernel:
     """INDIGO as a kernel: DDIM whose next state goes down an energy of the estimate ``x0``.
 
@@ -161,6 +163,7 @@ def indigo_preset(name: str) -> dict[str, Any]:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
     if name == "syn":
         return {"scale": 3.5, "weights": (2.5, 1.0)}
+    import optax
     return {"scale": 1.0, "weights": (1.0, 0.5), "refine": optax.adam(5e-5), "refine_until": 0}
 
 

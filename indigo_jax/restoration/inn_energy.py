@@ -1,13 +1,15 @@
 """What an invertible network says of a picture and a measurement, image by image; and how it learns from one image."""
-from typing import Any, Callable, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from indigo_jax.arrays import mean_square, norm, rms
 from indigo_jax.restoration.operator_inn import operator_inn
 from indigo_jax.typing import Array, InvertibleNetwork, Operator, Params
+
+if TYPE_CHECKING:
+    import optax  # takes a moment to import, and most methods do without it
 
 
 class InnEnergy(NamedTuple):
@@ -31,7 +33,7 @@ class InnEnergy(NamedTuple):
 
 def inn_energy(inn: InvertibleNetwork | Operator, measured: Array, *, cond: Array | None = None,
                weights: tuple[float, float] = (2.5, 1.0), distance: Callable[[Array, Array], Array] | None = None,
-               optimizer: optax.GradientTransformation | None = None) -> InnEnergy:
+               optimizer: "optax.GradientTransformation | None" = None) -> InnEnergy:
     """``E(u) = w_1 |y - c| + w_2 distance(v, u)`` with ``(c, d) = g(u)``, ``v = g^-1(y, d)``.
 
     Args:
@@ -93,6 +95,7 @@ def inn_energy(inn: InvertibleNetwork | Operator, measured: Array, *, cond: Arra
         return rms(measured - forward(params, u)[0])
 
     def refine(params, opt_state, u, active):
+        import optax
         grads = jax.grad(lambda params: jnp.sum(mean_square(measured - forward(params, u)[0])))(params)
         with jax.numpy_dtype_promotion("standard"):
             updates, refined = optimizer.update(grads, opt_state, params)

@@ -1,7 +1,8 @@
 """RED-diff: a picture that is optimised, with the network's error at ever lower levels as its regulariser."""
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
-import optax
 
 from indigo_jax import rng, schedules
 from indigo_jax.arrays import misfit, per_image, square
@@ -10,9 +11,12 @@ from indigo_jax.samplers.base import Info, State, in_float32, own_keys
 from indigo_jax.schedules import NoiseSchedule
 from indigo_jax.typing import Array, Denoiser, Kernel, Operator
 
+if TYPE_CHECKING:
+    import optax  # takes a moment to import, and most methods do without it
+
 
 def reddiff(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Array,
-            optimizer: optax.GradientTransformation | None = None, *, weight=0.25) -> Kernel:
+            optimizer: "optax.GradientTransformation | None" = None, *, weight=0.25) -> Kernel:
     """Regularisation by denoising diffusion (Mardani et al. 2023, Algorithm 1) as a kernel.
 
     One step of an optimiser at each level, from the noisiest, along the gradient of
@@ -43,6 +47,7 @@ def reddiff(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: 
     Source: Mardani, Song, Kautz & Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models
     (arXiv 2305.04391), whose ``lambda_t = lambda / SNR_t``.
     """
+    import optax
     weight = base.check_number(weight, "weight", 0.0)
     optimizer = optax.adam(0.1, b1=0.9, b2=0.99) if optimizer is None else optimizer
     num_steps, levels = schedule.timesteps.shape[0], schedules.sigmas(schedule)
