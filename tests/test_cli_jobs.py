@@ -391,6 +391,12 @@ def test_outputs_that_cannot_be_written(refused, monkeypatch):
     assert "--report new/r.json" in refused("in", "-o", "out", "--report", "new/r.json")
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that the system makes up")
+def test_a_folder_in_which_no_files_can_be_made(refused):
+    photo("a.png")
+    assert "--output /proc/b.png: no files can be made in /proc; name another" in refused("a.png", "-o", "/proc/b.png")
+
+
 def test_a_comparison_that_its_format_does_not_hold(refused):
     photo("a.png", width=8300, height=8)
     assert "c.webp: WEBP holds at most 16,383 pixels a side, not 166" in refused(

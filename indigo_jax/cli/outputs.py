@@ -138,6 +138,8 @@ def check_writable(path, flag: str) -> None:
         probe = temporary_name(folder / "probe.tmp")
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         os.unlink(probe)
+    except FileNotFoundError as error:  # what a folder says that the system makes up, as /proc
+        raise UsageError(f"{flag} {show(path)}: no files can be made in {show(folder)}; name another folder") from error
     except OSError as error:
         raise UsageError(f"{flag} {show(path)}: {show(folder)} cannot be written to ({error.strerror}); name another "
                          "folder, or change its permissions") from error

@@ -144,7 +144,7 @@ class Restore:
         if self.comparisons and isinstance(picture, images.Picture):
             file, = self.comparisons.of(job)
             height, width = (self.method.scale * side for side in picture.pixels.shape[:2])
-            images.check_size(file, height + 60, (1 + self.args.samples) * (width + 4))  # with labels and gaps
+            images.check_size(file, *images.side_by_side_size(height, width, 1 + self.args.samples))
         return [*notes_of(job, picture, self.places, self.method.scale), *[warning] * bool(warning)]
 
     def _work(self, job, picture, device, tick):

@@ -24,6 +24,17 @@ def side_by_side(pictures, labels=None, *, gap: int = 4) -> np.ndarray:
     return grid([pictures], labels, gap=gap)
 
 
+def side_by_side_size(height: int, width: int, columns: int, *, gap: int = 4) -> tuple[int, int]:
+    """Height and width of :func:`side_by_side` with labels, of so many pictures of at most ``height x width``.
+
+    >>> pictures = [np.zeros([30, 20, 3])] * 2
+    >>> side_by_side(pictures, ["before", "after"]).shape[:2] == side_by_side_size(30, 20, 2)
+    True
+    """
+    size = _text_size(height)
+    return size + size // 2 + height, columns * (width + gap) - gap
+
+
 def grid(rows, labels=None, *, gap: int = 4) -> np.ndarray:
     """Rows of pictures, all in cells of one size; ``labels`` stand above the first row. See :func:`side_by_side`."""
     rows = [[_rgb(picture) for picture in row] for row in rows]
@@ -54,8 +65,12 @@ def _rgb(picture):
     return np.broadcast_to(np.clip(picture, -1, 1), picture.shape[:2] + (3,))
 
 
+def _text_size(height):
+    return int(np.clip(height // 12, 10, 40))
+
+
 def _labels(labels, width, step, height):
-    size = int(np.clip(height // 12, 10, 40))
+    size = _text_size(height)
     strip = Image.new("L", (width, size + size // 2), 255)
     draw = ImageDraw.Draw(strip)
     for j, label in enumerate(labels):
