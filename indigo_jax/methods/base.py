@@ -112,6 +112,8 @@ class Restoration:
     class Settings:
         """None at all."""
 
+    settings: Any  # of the method's own ``Settings``
+
     def __init__(self, settings=None, *, task: str = "auto", scale: int | None = None, devices=None):
         self.settings = self.Settings() if settings is None else settings
         if task == "auto" and task not in self.tasks:
@@ -124,7 +126,8 @@ class Restoration:
         self.devices = list(jax.local_devices() if devices is None else devices)
         self.networks: dict[str, Network] = {}
         self.load()
-        self._placed, self._lock, self._listeners = {}, threading.Lock(), Listeners()
+        self._placed: dict[Any, Params] = {}
+        self._lock, self._listeners = threading.Lock(), Listeners()
         self._compile()
 
     def _compile(self):
@@ -187,7 +190,7 @@ class Restoration:
         del y
         return {}
 
-    def enlarged(self, y: Array) -> Array:
+    def enlarged(self, y: Array | np.ndarray) -> Array | np.ndarray:
         """Pictures ``[B, h, w, 3]`` as :meth:`solve` takes them: a method that restores larger ones enlarges first."""
         return y
 
@@ -298,7 +301,8 @@ class Restoration:
         """Network evaluations of a picture, tiles counted, and its layout; nothing is computed."""
         height, width = (self.scale * side + 2 * self.margin() for side in picture.pixels.shape[:2])
         plan = self.plan(height, width)
-        solved = Solved(jax.ShapeDtypeStruct((1, *plan.canvas, 3), np.float32))
+        shape: Any = jax.ShapeDtypeStruct((1, *plan.canvas, 3), np.float32)
+        solved = Solved(shape)
         return self.all_evaluations(solved, plan), plan
 
     def seconds(self, plan: tiles.Plan) -> float | None:
@@ -355,7 +359,8 @@ class Restoration:
 
     def facts(self, reports: list[Report]) -> dict:
         """What goes into the report file of one picture, of whose samples these are."""
-        facts = {"network_evaluations": sum(report.evaluations for report in reports), "tiles": reports[0].plan.count}
+        facts: dict[str, Any] = {"network_evaluations": sum(report.evaluations for report in reports),
+                                 "tiles": reports[0].plan.count}
         for name in ("residual", "sigma"):
             if getattr(reports[0], name) is not None:
                 facts[f"{name}_255"] = [round(getattr(report, name) * 127.5, 3) for report in reports]
@@ -366,11 +371,11 @@ class Restoration:
         plan = reports[0].plan
         pieces = f" in {plan.count} tiles of {plan.tile[0]} x {plan.tile[1]}" if plan.count > 1 else ""
         said = f"{count(sum(report.evaluations for report in reports), 'network evaluation')}{pieces}"
-        if reports[0].residual is not None:
-            residual = max(report.residual for report in reports) * 127.5
-            said += f", residual {residual:.1f} of 255"
-            if reports[0].sigma is not None:
-                said += f" (noise {max(report.sigma for report in reports) * 127.5:.1f})"
+        residuals = [report.residual for report in reports if report.residual is not None]
+        levels = [report.sigma for report in reports if report.sigma is not None]
+        if residuals:
+            said += f", residual {max(residuals) * 127.5:.1f} of 255"
+            said += f" (noise {max(levels) * 127.5:.1f})" if levels else ""
         return f"{said}; {reports[0].note}" if reports[0].note else said
 
 
@@ -385,7 +390,8 @@ def side_of(network: Network) -> int | None:
     """Side of the pictures that a network has learned; None for one that takes any size."""
     if network.info.get("kind") == "restorer" or hasattr(network.module, "reach"):
         return None
-    return int(network.info.get("image_size") or getattr(network.module, "image_size", 64))
+    side: Any = network.info.get("image_size") or getattr(network.module, "image_size", 64)
+    return int(side)
 
 
 def plan_of(network: Network, height: int, width: int, *, tile: int | None = None, multiple: int = 1) -> tiles.Plan:
@@ -440,7 +446,7 @@ def content_id(pixels: np.ndarray) -> int:
     False
     """
     pixels = np.ascontiguousarray(pixels, "<f4")
-    return rng.name_id(f"{pixels.shape} {hashlib.sha256(pixels).hexdigest()}")
+    return rng.name_id(f"{pixels.shape} {hashlib.sha256(pixels.data).hexdigest()}")
 
 
 def count(number: int, noun: str) -> str:

@@ -3,6 +3,7 @@ import dataclasses
 from typing import NamedTuple
 
 from indigo_jax import restoration, schedules
+from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.restoration import LatentRegularizer, latent_regularizers
 
@@ -18,7 +19,7 @@ _NOISE = 1e-3  # the same of a chain from pure noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(base.Restoration.Settings):
     """Of both methods; each None is a choice of the preset or of the method."""
 
     prior: str = flag("faces64", "the diffusion prior", metavar="NAME|PATH", file="weights")

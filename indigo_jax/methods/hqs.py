@@ -1,5 +1,6 @@
 """``--method hqs``: a known operator undone with a few calls of a denoiser; the least error, not a sample."""
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ class Hqs(KnownOperator):
     summary = "a denoiser and a known operator: the least error in a few calls"
     when = "the damage is known and fidelity counts: known blur, enlargement, holes"
     cost = "--steps, 8 (inpaint: 10)"
-    tasks = ("deblur", "sr", "inpaint", "denoise")
+    tasks: ClassVar[tuple[str, ...]] = ("deblur", "sr", "inpaint", "denoise")
     border, one_answer = "symmetric", True
 
     @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -194,6 +194,7 @@ class Indigo(base.Restoration):
     def autoencoder(self, params) -> Autoencoder | None:
         """Of the latents that the prior knows; None where it knows pixels."""
         del params
+        return None
 
     def _kernel(self, denoiser, levels, network, y, estimate, params, options):
         return estimate, restoration.indigo(denoiser, levels, network, y, **options)

@@ -1,7 +1,7 @@
 """Methods for a known operator: what is known of the damage as ``y = A(x) + noise``, for pictures and for sinograms."""
 import copy
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, Callable, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ class Problem(NamedTuple):
         shape: ``(H, W, C)`` of the pictures.
     """
 
-    operator: Operator | None
+    operator: Any
     y: Array
     keys: Key
     sigma: Array
@@ -82,10 +82,12 @@ def problem_of(task: str, y: Array, keys: Key, given: dict, shape: tuple[int, in
 
         y = 2 * y / shape[0] - mean_along_rays(jnp.ones((1, *shape)))
         return Problem(mean_along_rays, y, keys, 2 * sigma / shape[0], shape)
-    operator = {"auto": operators.compose, "denoise": operators.compose, "jpeg": operators.compose,
-                "sr": lambda: operators.average_pool(scale),
-                "deblur": lambda: operators.blur(given["kernel"]) if given.get("kernel") is not None else None,
-                "nonuniform": lambda: None, "inpaint": lambda: operators.inpaint(given["mask"])}[task]()
+    made: dict[str, Callable[[], Any]] = {
+        "auto": operators.compose, "denoise": operators.compose, "jpeg": operators.compose,
+        "sr": lambda: operators.average_pool(scale),
+        "deblur": lambda: operators.blur(given["kernel"]) if given.get("kernel") is not None else None,
+        "nonuniform": lambda: None, "inpaint": lambda: operators.inpaint(given["mask"])}
+    operator = made[task]()
     return Problem(operator, operator(y) if task == "inpaint" else y, keys, sigma, shape)
 
 
@@ -99,7 +101,7 @@ def grey_prior(prior: denoisers.Prior) -> denoisers.Prior:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KnownSettings:
+class KnownSettings(base.Restoration.Settings):
     """What all methods for a known operator take."""
 
     weights: str | None = flag(None, f"the diffusion prior; see: indigo weights list (default: {DEFAULT_WEIGHTS})",
@@ -120,7 +122,7 @@ class KnownSettings:
 class KnownOperator(base.Restoration):
     """Solve ``y = A(x) + noise`` with a diffusion prior; a subclass has :meth:`restore`."""
 
-    tasks = ("denoise", "deblur", "sr", "inpaint", "ct")
+    tasks: ClassVar[tuple[str, ...]] = ("denoise", "deblur", "sr", "inpaint", "ct")
     needs = "--kernel, --mask, --scale or the angles"
     Settings = KnownSettings
     kind_of_weights = "prior"
@@ -158,7 +160,8 @@ class KnownOperator(base.Restoration):
         return base.plan_of(self.networks["prior"], height, width, tile=self.largest, multiple=self.scale)
 
     def given(self, pixels, fill):
-        known, height, width = {}, *pixels.shape[:2]
+        known = {}
+        height, width = pixels.shape[:2]
         if self.task == "inpaint":
             mask = np.asarray(self.settings.mask, np.float32)
             if mask.shape != (height, width):

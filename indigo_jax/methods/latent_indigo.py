@@ -23,8 +23,9 @@ class LatentIndigo(Indigo):
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Settings(guided_chain.Settings):
         prior: str = flag("latent-faces", "the diffusion prior", metavar="NAME|PATH", file="weights")
-        inn: str | None = flag(None, "the invertible network that knows the damage (default: inn-latent, or inn-pixel)",
-                               metavar="NAME|PATH", file="weights")
+        inn: str | None = flag(  # type: ignore[assignment]
+            None, "the invertible network that knows the damage (default: inn-latent, or inn-pixel)",
+            metavar="NAME|PATH", file="weights")
         autoencoder: str | None = flag(None, "the autoencoder of the prior's latents (default: the one that --prior "
                                              "names)", metavar="NAME|PATH", file="weights")
         variant: str | None = flag(None, "what the invertible network sees; latent is faster (default: as --inn, or "

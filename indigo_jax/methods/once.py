@@ -1,6 +1,7 @@
 """``--method once``: noise taken out by a network that knows the level, called once on a picture and its mirror
 images."""
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ class Once(KnownOperator):
     summary = "a diffusion prior called once, at the picture's noise level"
     when = "noise alone is to go"
     needs, cost = "nothing, or --sigma-255", "--copies, 4, and 1 for the level"
-    tasks = ("auto", "denoise")
+    tasks: ClassVar[tuple[str, ...]] = ("auto", "denoise")
     one_answer = True
 
     @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -65,11 +65,11 @@ def restored(run, pixels: np.ndarray, plan: tiles.Plan) -> tuple[np.ndarray, flo
     """
     result, changed = np.empty(pixels.shape, np.float32), 0.0
     (height, width), (tall, wide) = plan.canvas, plan.tile
-    rows, columns = starts(plan)
+    (rows, columns), margin = starts(plan), plan.margin or 0
     for top in rows:
         for left in columns:
             piece = np.asarray(run(jnp.asarray(pixels[top:top + tall, left:left + wide])))
-            inner = tuple(slice(plan.margin if start else 0, size if start + size >= side else size - plan.margin)
+            inner = tuple(slice(margin if start else 0, size if start + size >= side else size - margin)
                           for start, size, side in ((top, len(piece), height), (left, piece.shape[1], width)))
             place = tuple(slice(start + cut.start, start + cut.stop) for start, cut in zip((top, left), inner))
             result[place] = piece[inner]

@@ -1,5 +1,5 @@
 """Several restorations of one picture together: their mean, and how far they lie apart."""
-from typing import NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 
@@ -48,6 +48,6 @@ def spread_of(samples: Sequence[images.Picture]) -> Spread:
     """
     if len(samples) < 2:
         raise ValueError(f"a spread needs at least two samples, got {len(samples)}")
-    mean = sum(one.pixels for one in samples) / np.float32(len(samples))
+    mean: Any = sum(one.pixels for one in samples) / np.float32(len(samples))
     variance = sum(np.square(one.pixels - mean) for one in samples) / np.float32(len(samples) - 1)
     return Spread(samples[0]._replace(pixels=mean), 127.5 * np.sqrt(variance.mean(axis=-1)))

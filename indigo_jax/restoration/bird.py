@@ -157,7 +157,8 @@ def bird(denoiser: Denoiser, schedule: NoiseSchedule, operator: Operator, y: Arr
 
     def step(keys, state: BirdState, i) -> tuple[BirdState, BirdInfo]:
         del keys  # an iteration draws nothing
-        eps, fresh, reused = None, None, state.reused
+        eps, fresh = None, None
+        reused: Any = state.reused
         exact = jnp.ones(state.z.shape[:1], bool)
         evaluations = jnp.full(state.z.shape[:1], num_levels)
         if reuse is not None:
