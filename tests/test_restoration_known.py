@@ -135,6 +135,18 @@ def test_ddnm_nears_the_posterior_of_a_measurement_without_noise():
     assert abs(errors[1]) < 0.07 and abs(np.log2(errors[0] / errors[1]) - 1) < 0.15, errors
 
 
+@pytest.mark.parametrize("zeta", [0.0, 0.36])
+def test_of_the_noise_diffpir_renews_a_share(zeta):
+    """What it takes for noise at level t, beside its x0, stands in x_s but for that share."""
+    operator = operators.gaussian_blur(0.8)
+    kernel = restoration.diffpir(GAUSSIAN.denoiser(SCHEDULE), SCHEDULE, operator, operator(X), 0.1, zeta=zeta)
+    state, info = kernel.step(KEYS, samplers.State(NOISE), 20)
+    before, after = ((x_t - jnp.sqrt(a) * info.x0) / jnp.sqrt(1 - a) for x_t, a in (
+        (NOISE, SCHEDULE.alpha_bar[29]), (state.x, SCHEDULE.alpha_bar[28])))
+    new = np.asarray(after - (1 - zeta)**0.5 * before)
+    assert abs(new.std() - zeta**0.5) < 0.02 and abs(np.mean(new * np.asarray(before))) < 0.03
+
+
 def test_ddnm_in_another_solver():
     """What was seen is kept, the rest is what 2M alone makes of the prior; the default is DDIM of eta 0.85."""
     operator, few = operators.inpaint(MASK), schedules.respace(SCHEDULE, 10, "log_snr")
