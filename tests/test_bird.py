@@ -318,6 +318,15 @@ def test_a_cheap_start_can_be_continued_exactly():
     same(start.reused, states[-1].reused)
 
 
+def test_the_exact_gradient_at_given_unknowns_is_that_of_the_known_operator():
+    blind = operators.blind_blur(3, start_sigma=0.8)
+    params = blind.init(KEYS)
+    guessed = jax.jit(restoration.bird_objective(DENOISER, SCHEDULE, blind, Y, "exact"))(Z, params)
+    known = jax.jit(restoration.bird_objective(DENOISER, SCHEDULE, operators.blur(blind.kernel(params)), Y, "exact"))(Z)
+    np.testing.assert_allclose(guessed.loss, known.loss, rtol=1e-5)
+    np.testing.assert_allclose(guessed.grad_z, known.grad_z, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("settings, words", [
     ({"gradient": "full"}, "stop, exact, prox"), ({"clip": "soft"}, "straight_through, hard"),
     ({"reuse": Reuse(6)}, "between 1 and the 5"), ({"num_iterations": 0}, "at least 1"),
