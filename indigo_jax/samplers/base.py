@@ -105,7 +105,7 @@ def _told(step):
         try:
             return step(*arguments)
         except AttributeError as error:
-            if not re.search(r"no attribute '?(x0|eps|drift)\b", str(error)):
+            if not re.search(r"no attribute '?(x0|eps|drift|share|log_var|_replace)\b", str(error)):
                 raise
             raise ValueError("a denoiser returns a denoisers.Prediction, and this one an array, as networks do: give "
                              "denoisers.from_eps(network, schedule), from_x0 or from_v; or denoisers.of(network, info)"
