@@ -40,6 +40,7 @@ NOT_RUN = {  # commands, and why
 }
 TOPOLOGIES = {"v5e:16x16": "cpu:4", "v4:4x4x4": "cpu:4", "v5e:1x1": "cpu:1"}  # TPUs need libtpu
 TINY = {  # what is added, by the beginning of a command; of all that fit
+    "indigo restore y.png -o x.png --method latent-indigo": "--steps 2",
     "python -m eval.run": "--limit 1 --metrics psnr --batch 1",
     "python -m eval.run ...": "--steps 2",
     "python -m train.plan": "--alone",
