@@ -106,6 +106,14 @@ def test_centring_moves_by_whole_pixels_and_loses_what_leaves():
     np.testing.assert_allclose(kernel_estimate.centred(kernel), expected, atol=1e-6)
 
 
+def test_rows_and_columns_are_moved_by_their_own_shifts():
+    kernel = np.zeros((5, 5), np.float32)
+    kernel[0, 3], kernel[1, 3], kernel[4, 0], kernel[4, 4] = 8, 8, 1, 1  # centroid at (0.9, 2.9): down, and back
+    moved = np.zeros((5, 5))
+    moved[1, 2], moved[2, 2] = 8, 8  # the last row leaves, whichever column it stands in
+    np.testing.assert_allclose(kernel_estimate.centred(jnp.asarray(kernel / 18)), moved / 16, atol=1e-6)
+
+
 @pytest.mark.parametrize("sigma", [0.01, 0.1])
 def test_noise_level_of_a_blurred_picture(sigma):
     y = jnp.broadcast_to(jnp.sin(jnp.linspace(0.0, 6.0, 128))[:, None, None], (2, 128, 128, 3))
