@@ -49,6 +49,8 @@ def bundle(folder):
     networks.write_weights(path("indi-photo"), name="indi-photo")
     for name in ("faces64", "ellipses64"):
         guided_networks.write_prior(path(name))
+    write(path("kernels9"), "DDPMUNet", {**guided_networks.PRIOR, "image_size": 9, "patch_size": 1}, (1, 9, 9, 3),
+          (1,), prediction="v", schedule=schedules.to_json("cosine", num_timesteps=100))
     guided_networks.write_inn(path("inn-pixel"))
     write(path("autoencoder-faces"), "TinyAutoencoder", guided_networks.SPACE, (1, 16, 16, 3), size=0.2)
     space = {"name": "autoencoder-faces", "sha256": weights.verify(path("autoencoder-faces"))["sha256"]}
