@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eval import problems
 from eval.measure import PSNR, psnr_of
 from eval.tables import mri
 from indigo_jax import operators, rng
@@ -21,7 +22,7 @@ def test_a_quarter_of_the_columns_and_noise_of_the_samples_alone():
 
 def test_total_variation_is_better_than_nothing(monkeypatch):
     monkeypatch.setattr(mri, "STRENGTHS", (0.01,))
-    pictures = mri.phantoms()
+    pictures = problems.phantoms(mri.SIDE, mri.COUNT)
     x, keys = pictures.at(SIDE, 0)
     assert len(pictures.names) == 1 + mri.COUNT and x.shape == (1 + mri.COUNT, SIDE, SIDE, 3)
     problem = mri.measured(4, x[:2], keys[:2])
@@ -30,7 +31,7 @@ def test_total_variation_is_better_than_nothing(monkeypatch):
 
 
 def test_zero_filling_of_everything_is_the_picture():
-    x = mri.phantoms().at(SIDE, 0)[0][:1]
+    x = problems.phantoms(mri.SIDE, mri.COUNT).at(SIDE, 0)[0][:1]
     operator = operators.mri(jnp.ones((SIDE, SIDE)))
     np.testing.assert_allclose(operator.zero_filled(operator(x)), x, atol=1e-5)
 
