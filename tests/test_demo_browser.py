@@ -3,6 +3,7 @@ import contextlib
 import importlib
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -218,7 +219,7 @@ def test_what_is_cancelled_stops_and_the_next_one_runs(visit, tmp_path):
     page.get_by_role("option", name="hqs").click()
     page.locator("#steps textarea, #steps input").first.fill("300")
     page.locator("#go").click()
-    says(page, "call 2 of 300")
+    says(page, re.compile(r"call \d+ of 300"))  # a quick one may go unseen
     page.locator("#stop").click()
     says(page, "Cancelled.")
     page.locator("#steps textarea, #steps input").first.fill("2")
