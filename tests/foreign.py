@@ -1,8 +1,10 @@
 """Tiny checkpoints of other programs, made by their names and shapes: ``{name: array}``, nothing of torch."""
+import json
 import math
 import re
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from tests import adm_reference, autoencoder_reference, latent_unet_reference
 
@@ -186,3 +188,25 @@ def text_encoder(words=20, length=9, channels=6, layers=2):
                                 ("mlp.fc1", 4 * channels, channels), ("mlp.fc2", channels, 4 * channels)):
             found |= {f"{prefix}.{name}.weight": (out, into), f"{prefix}.{name}.bias": (out,)}
     return {f"text_model.{name}": value for name, value in random_arrays(found).items()}
+
+
+def stable_diffusion(folder, **unet):
+    """A folder as StableDiffusionPipeline.save_pretrained makes it; ``unet``: more of its UNet's config."""
+    configs = {"unet": {**latent_unet_reference.config(latent_unet_reference.SMALL), **unet},
+               "vae": {"_class_name": "AutoencoderKL", "norm_num_groups": 4, "scaling_factor": 0.2},
+               "text_encoder": {"num_attention_heads": 2, "hidden_act": "gelu"},
+               "scheduler/scheduler_config": {"beta_schedule": "scaled_linear", "beta_start": 0.00085,
+                                              "beta_end": 0.012, "steps_offset": 1},
+               "tokenizer/special_tokens_map": {"pad_token": "!"},
+               "model_index": {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
+                               "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"],
+                               "safety_checker": [None, None]}}
+    states = {"unet/diffusion_pytorch_model": latent_unet(),
+              "vae/diffusion_pytorch_model": autoencoder_kl(latent_channels=4), "text_encoder/model": text_encoder()}
+    for name, config in configs.items():
+        path = folder / (f"{name}/config.json" if name in ("unet", "vae", "text_encoder") else f"{name}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(config))
+    for name, state in states.items():
+        save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, folder / f"{name}.safetensors")
+    return folder

@@ -2,12 +2,10 @@
 pictures and checkpoints under the names that the pages give to files, and configs made small when they are read."""
 import dataclasses
 import functools
-import json
 import os
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save_file
 
 from eval import benchmark, command
 from eval.configs import photo_degradations
@@ -15,7 +13,7 @@ from eval.figures import posteriors
 from eval.speed import indi as speed_of_indi, latent_indigo
 from eval.tables import calibration, conditional, opponents, people, solvers
 from indigo_jax import convert, methods, metrics, models, operators, schedules, weights
-from tests import foreign, guided_networks, inception_reference, latent_unet_reference, networks
+from tests import foreign, guided_networks, inception_reference, networks
 from tests.guided_networks import write
 from tests.paths import ROOT
 from tests.test_benchmark_indigo import TINY
@@ -104,7 +102,7 @@ def write_checkpoints(folder):
         **{f"model.diffusion_model.{name}": value for name, value in foreign.latent_unet("compvis").items()}}})
     inception = inception_reference.state(16)
     write_zip(folder / "pt_inception-2015-12-05-6726825d.pth", inception)
-    stable_diffusion(folder / "stable-diffusion-2-1")
+    foreign.stable_diffusion(folder / "stable-diffusion-2-1", sample_size=8)
     from scipy import io
     niqe = metrics.default_niqe()
     io.savemat(folder / "niqe_modelparameters.mat", {"mu_prisparam": niqe.mean[None], "cov_prisparam": niqe.cov})
@@ -117,27 +115,6 @@ def write_checkpoints(folder):
     networks.write_weights(folder / "indi_small.safetensors")
     write(folder / "given_y.safetensors", "RestorationUNet", GIVEN_Y, (1, 16, 16, 3), (1,), (1, 16, 16, 3),
           range=[-1, 1], **FLOW)
-
-
-def stable_diffusion(folder):
-    """A folder as a pipeline of diffusers saves itself."""
-    unet = {**latent_unet_reference.config(latent_unet_reference.SMALL), "sample_size": 8}
-    parts = {"unet": (unet, foreign.latent_unet(), "diffusion_pytorch_model"),
-             "vae": ({"_class_name": "AutoencoderKL", "norm_num_groups": 4, "scaling_factor": 0.2},
-                     foreign.autoencoder_kl(latent_channels=4), "diffusion_pytorch_model"),
-             "text_encoder": ({"num_attention_heads": 2, "hidden_act": "gelu"}, foreign.text_encoder(), "model")}
-    for name, (config, state, stem) in parts.items():
-        (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text(json.dumps(config))
-        save_file(contiguous(state), folder / name / f"{stem}.safetensors")
-    for name, content in (("scheduler/scheduler_config.json", {
-            "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}),
-            ("tokenizer/special_tokens_map.json", {"pad_token": "!"}),
-            ("model_index.json", {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"],
-                                  "unet": ["diffusers", "UNet2DConditionModel"],
-                                  "text_encoder": ["transformers", "CLIPTextModel"]})):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(content))
 
 
 def small(config):

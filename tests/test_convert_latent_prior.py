@@ -74,25 +74,7 @@ def test_the_empty_text_does_not_see_what_comes_later():
 @pytest.fixture
 def pipeline(tmp_path):
     """A folder as of StableDiffusionPipeline.save_pretrained."""
-    folder = tmp_path / "sd"
-    parts = {"unet": (CONFIG, foreign.latent_unet(), "diffusion_pytorch_model"),
-             "vae": ({"_class_name": "AutoencoderKL", "norm_num_groups": 4, "scaling_factor": 0.2},
-                     foreign.autoencoder_kl(latent_channels=4), "diffusion_pytorch_model"),
-             "text_encoder": ({"num_attention_heads": 2, "hidden_act": "gelu"}, foreign.text_encoder(), "model")}
-    for name, (config, state, stem) in parts.items():
-        (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text(json.dumps(config))
-        save_file(contiguous(state), folder / name / f"{stem}.safetensors")
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({
-        "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}))
-    (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
-    (folder / "model_index.json").write_text(json.dumps({
-        "_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"],
-        "safety_checker": [None, None]}))
-    return folder
+    return foreign.stable_diffusion(tmp_path / "sd")
 
 
 def test_a_pipeline_becomes_an_autoencoder_and_a_prior_of_its_latents(pipeline, tmp_path, capsys):

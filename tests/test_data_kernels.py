@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from indigo_jax import data, operators, restoration, rng
-from indigo_jax.data import kernels
 
 
 def test_items_are_grey_pictures_with_ids():
@@ -65,7 +64,7 @@ def test_it_is_the_picture_of_the_kernels_that_operators_draw():
 def test_open_source_splits_do_not_overlap():
     train, val, whole = (data.open_source("kernels:7", split=split) for split in ("train", "val", "all"))
     assert not set(train.names) & set(val.names) and set(train.names) | set(val.names) == set(whole.names)
-    assert len(train) == kernels.NUM_TRAIN == 20_000 and len(val) == 200 and len(whole) == 20_200
+    assert len(train) == 20_000 and len(val) == 200 and len(whole) == 20_200
     shakes = [{source[i]["image"].tobytes() for i in range(0, 80, 2)} for source in (val, train)]
     assert not shakes[0] & shakes[1]
     assert [batch["image"].shape for batch in itertools.islice(data.evaluation_batches(val, batch_size=4), 2)] == [

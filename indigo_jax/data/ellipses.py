@@ -1,13 +1,12 @@
 """Random phantoms of ellipses, drawn when asked for: pictures to train a prior for tomography on."""
 import numpy as np
 
-from indigo_jax.data.source import Pictures
+from indigo_jax.data.drawn import Drawn, of_split
 
 MIN_SIZE = 16
-NUM_VAL, NUM_TRAIN = 200, 20_000  # of ``ellipses:SIZE``
 
 
-class EllipsePhantoms(Pictures):
+class EllipsePhantoms(Drawn):
     """A source of random phantoms in the manner of Shepp and Logan: grey ellipses in a body, most within a skull.
 
     Pictures are uint8 ``[size, size, 3]``, grey.
@@ -30,15 +29,8 @@ class EllipsePhantoms(Pictures):
     """
 
     def __init__(self, count: int, size: int, seed: int, *, start: int = 0, cache: bool = False):
-        for name, value, low in (("count", count, 1), ("size", size, MIN_SIZE), ("seed", seed, 0), ("start", start, 0)):
-            if int(value) != value or value < low:
-                raise ValueError(f"ellipses: {name} is {value}; it must be a whole number, at least {low}")
-        if seed >= 2**32:
-            raise ValueError(f"ellipses: seed is {seed}; it must be in 0 ... 2**32 - 1")
-        size, seed, numbers = int(size), int(seed), range(int(start), int(start) + int(count))
-        super().__init__([f"ellipses/{seed}/{number}" for number in numbers],
-                         lambda index: {"image": _draw(_ellipses(seed, numbers[index]), size)},
-                         f"phantoms of {size} x {size}, seed {seed}", cache=cache)
+        super().__init__("ellipses", count, size, seed, start, least=MIN_SIZE, cache=cache,
+                         draw=lambda seed, number, size: _draw(_ellipses(seed, number), size))
 
 
 def open_ellipses(size: str, split: str, cache: bool) -> EllipsePhantoms:
@@ -46,9 +38,7 @@ def open_ellipses(size: str, split: str, cache: bool) -> EllipsePhantoms:
     if not (size.isascii() and size.isdigit() and int(size) >= MIN_SIZE):
         raise ValueError(f"ellipses:{size}: give the side of the pictures, a whole number of at least {MIN_SIZE}, "
                          "as ellipses:64")
-    start = {"val": 0, "train": NUM_VAL, "all": 0}[split]
-    count = {"val": NUM_VAL, "train": NUM_TRAIN, "all": NUM_VAL + NUM_TRAIN}[split]
-    return EllipsePhantoms(count, int(size), 0, start=start, cache=cache)
+    return EllipsePhantoms(size=int(size), cache=cache, **of_split(split))
 
 
 def _ellipses(seed, number):

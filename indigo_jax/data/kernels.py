@@ -6,15 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax import operators, rng
-from indigo_jax.data.source import Pictures
+from indigo_jax.data.drawn import Drawn, of_split
 from indigo_jax.operators.kernels import picture_of
 
 MIN_SIZE = 5
-NUM_VAL, NUM_TRAIN = 200, 20_000  # of ``kernels:SIZE``
 _TOGETHER = 1000  # kernels that are drawn as one
 
 
-class BlurKernels(Pictures):
+class BlurKernels(Drawn):
     """A source of random blur kernels: every other one a camera shake, the others Gaussians.
 
     Pictures are uint8 ``[size, size, 3]``, grey, black where a kernel is 0, its largest weight white
@@ -36,21 +35,9 @@ class BlurKernels(Pictures):
     """
 
     def __init__(self, count: int, size: int, seed: int, *, start: int = 0):
-        for name, value, low in (("count", count, 1), ("size", size, MIN_SIZE), ("seed", seed, 0), ("start", start, 0)):
-            if int(value) != value or value < low:
-                raise ValueError(f"kernels: {name} is {value}; it must be a whole number, at least {low}")
+        super().__init__("kernels", count, size, seed, start, least=MIN_SIZE, draw=_draw)
         if size % 2 == 0:
             raise ValueError(f"kernels: size is {size}; it must be odd: {size + 1}")
-        if seed >= 2**32:
-            raise ValueError(f"kernels: seed is {seed}; it must be in 0 ... 2**32 - 1")
-        numbers = range(int(start), int(start) + int(count))
-
-        def read(index):
-            block, slot = divmod(numbers[index], _TOGETHER)
-            return {"image": _block(int(seed), block, int(size))[slot]}
-
-        super().__init__([f"kernels/{seed}/{number}" for number in numbers], read,
-                         f"blur kernels of {size} x {size}, seed {seed}")
 
 
 def open_kernels(size: str, split: str) -> BlurKernels:
@@ -58,9 +45,12 @@ def open_kernels(size: str, split: str) -> BlurKernels:
     if not (size.isascii() and size.isdigit() and int(size) >= MIN_SIZE and int(size) % 2):
         raise ValueError(f"kernels:{size}: give the side of the kernels, an odd number of at least {MIN_SIZE}, as "
                          "kernels:9")
-    start = {"val": 0, "train": NUM_VAL, "all": 0}[split]
-    count = {"val": NUM_VAL, "train": NUM_TRAIN, "all": NUM_VAL + NUM_TRAIN}[split]
-    return BlurKernels(count, int(size), 0, start=start)
+    return BlurKernels(size=int(size), **of_split(split))
+
+
+def _draw(seed, number, size):
+    block, slot = divmod(number, _TOGETHER)
+    return _block(seed, block, size)[slot]
 
 
 @functools.lru_cache(maxsize=64)
