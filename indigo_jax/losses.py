@@ -323,3 +323,34 @@ def inn(forward: Callable, inverse: Callable, x: Array, y: Array, *, absolute: f
         total = sum(jnp.sum(jnp.abs(leaf), axis=(1, 2, 3)) for leaf in leaves)
         loss = loss + sparse * total / sum(leaf[0].size for leaf in leaves)
     return loss
+
+
+def contrastive(a: Array, b: Array, *, temperature: float = 0.1) -> Array:
+    """How badly each embedding of one batch finds its partner in another: what partners share is what gets embedded.
+
+    ``-log softmax_j(cos(a_i, b_j) / temperature)`` at ``j = i``; ``log B`` where all are alike. If row i of both is
+    of one degradation of two pictures, and each picture occurs in both, a picture is no help: only its degradation is.
+
+    Args:
+        a, b: ``[B, D]``; rows of the same number are partners.
+        temperature: of the softmax, above 0.
+
+    Returns:
+        The loss of each row of a, ``[B]`` float32.
+
+    Errors:
+        ValueError for embeddings of other shapes, or a temperature that is not above 0.
+
+    Source: van den Oord, Li and Vinyals, "Representation learning with contrastive predictive coding" (2018), eq. 4; of
+    degradations: Wang et al., "Unsupervised degradation representation learning for blind super-resolution" (2021),
+    whose negatives are other pictures' degradations, of a queue.
+
+    >>> contrastive(jnp.eye(2), jnp.eye(2)).round(5).tolist()
+    [4.999999873689376e-05, 4.999999873689376e-05]
+    """
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(f"two batches of embeddings [B, D] are needed, got {a.shape} and {b.shape}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    a, b = (each / jnp.sqrt(jnp.sum(each**2, axis=1, keepdims=True) + 1e-12) for each in (a, b))
+    return -jnp.diagonal(jax.nn.log_softmax(jnp.matmul(a, b.T, precision="highest") / temperature, axis=1))

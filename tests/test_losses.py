@@ -307,3 +307,20 @@ def test_denoising_is_the_error_over_the_root_of_the_level():
     assert bool((right < 1e-4).all())
     gradient = jax.grad(lambda a: losses.denoising(lambda n, level: a * n, x, x, sigma, level).sum())(1.0)
     assert bool(jnp.isfinite(gradient))  # also where the error is nothing
+
+
+# ---------------------------------------------------------------- embeddings
+
+def test_contrast_of_made_up_embeddings():
+    a, b = jnp.asarray([[2.0, 0.0], [0.0, 0.5]]), jnp.asarray([[3.0, 0.0], [1.0, 1.0]])  # lengths do not matter
+    cosines = np.array([[1.0, 0.5**0.5], [0.0, 0.5**0.5]]) / 0.2
+    want = np.log(np.exp(cosines).sum(1)) - np.diagonal(cosines)
+    np.testing.assert_allclose(losses.contrastive(a, b, temperature=0.2), want, rtol=1e-5)
+    np.testing.assert_allclose(losses.contrastive(jnp.ones((8, 3)), jnp.ones((8, 3))), np.log(8), rtol=1e-6)
+
+
+def test_contrast_refuses_what_it_cannot_compare():
+    with pytest.raises(ValueError, match=r"got \(2, 3\) and \(2, 4\)"):
+        losses.contrastive(jnp.ones((2, 3)), jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match="temperature"):
+        losses.contrastive(jnp.ones((2, 3)), jnp.ones((2, 3)), temperature=0.0)

@@ -374,12 +374,24 @@ def test_mixture_frequencies_and_choice():
     assert set(np.round(y, 4)) == {np.float32(0.1), np.float32(0.3)}
     assert abs((y > 0.2).mean() - 0.75) < 0.07
     np.testing.assert_array_equal(np.asarray(mixed.choice(keys)) == 2, y > 0.2)
-    with pytest.raises(ValueError, match="changes the size"):
-        operators.mixture([operators.downsample(2)], [1.0])
+    with pytest.raises(ValueError, match="different shapes: Clip .4, 4, 3., .*2, 2, 3"):
+        operators.mixture([operators.clip(), operators.downsample(2)], [1.0, 1.0])(
+            jnp.zeros((1, 4, 4, 3)), keys=rng.image_keys(0, [0]))
     with pytest.raises(ValueError, match="as many probabilities"):
         operators.mixture(marks, [0.5, 0.5])
     with pytest.raises(ValueError, match="above 0"):
         operators.mixture(marks, [0, 0, 0])
+
+
+def test_a_mixture_may_shrink():
+    mean, corner = operators.average_pool(2), operators.downsample(2, method="nearest")
+    mixed, keys = operators.mixture([mean, corner], [1.0, 1.0]), rng.image_keys(0, range(8))
+    x = _normal("shrinks", 8, 4, 6, 3)
+    assert not mixed.shape_preserving
+    chosen = np.asarray(mixed.choice(keys))
+    assert 0 < chosen.sum() < 8
+    for y, image, which in zip(mixed(x, keys=keys), x, chosen):
+        np.testing.assert_allclose(y, (mean, corner)[which](image[None])[0], atol=1e-6)
 
 
 def test_quantize_and_photo_mixture_hold_eight_bit_levels():

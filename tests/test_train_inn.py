@@ -98,8 +98,37 @@ def test_the_null_embedding_learns_where_it_is_used(pictures):
         assert (size[0] > 0) == null and (size[1] > 0) == (not null)
 
 
+def test_what_lies_beside_is_degraded_alike(pictures):
+    """Of another picture, by the same draw; and no picture of a batch stands alone."""
+    marks = operators.mixture([operators.average_pool(2), operators.downsample(2, method="nearest")], [1.0, 1.0])
+    config, keys = tiny(pictures, "run", degradation=marks, contrastive=0.1), jax.random.split(jax.random.key(1), 8)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 20, 20, 3), np.uint8)
+    beside = inn.make_beside(config, {"image": jnp.asarray(pixels)}, keys)
+    chosen = np.asarray(marks.choice(jax.vmap(lambda key: jax.random.fold_in(key, inn._DEGRADE))(keys)))
+    assert 0 < chosen.sum() < 8
+    for y, image, which in zip(beside, np.roll(pixels, 1, axis=0), chosen):
+        want = marks.operators[which](jnp.asarray(image[None], jnp.float32) / 255)[0, 1:-1, 1:-1]
+        np.testing.assert_allclose(y, want, atol=1e-6)
+    assert inn.make_beside(tiny(pictures, "run"), {"image": jnp.asarray(pixels)}, keys) is None
+
+
+def test_contrast_reaches_the_encoder_alone(pictures):
+    params = jax.jit(TINY.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 4, 4, 3)))
+    x, y = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3)), jax.random.uniform(jax.random.key(2), (4, 4, 4, 3))
+
+    def gradient(contrastive):
+        config = tiny(pictures, "run", contrastive=contrastive)
+        return jax.grad(lambda params: inn.inn_loss(config, params, x, y, beside=y[::-1] ** 2).sum())(params)["params"]
+
+    with_it, without = gradient(1.0), gradient(0.0)
+    for name, equal in (("inn", True), ("encoder", False)):
+        pairs = zip(*(jax.tree.leaves(each[name]) for each in (with_it, without)))
+        assert all(np.allclose(a, b, atol=1e-6) for a, b in pairs) == equal
+
+
 @pytest.mark.parametrize("changes, words", [
-    ({"margin": 3}, "multiple of the scale 2"), ({"null_share": 1.5}, "null_share"), ({"sparse": -1.0}, "at least 0")])
+    ({"margin": 3}, "multiple of the scale 2"), ({"null_share": 1.5}, "null_share"), ({"sparse": -1.0}, "at least 0"),
+    ({"contrastive": 0.1, "accumulate": 2}, "accumulate=1")])
 def test_configs_that_make_no_sense(pictures, changes, words):
     with pytest.raises(ValueError, match=words):
         tiny(pictures, "run", **changes)

@@ -53,6 +53,9 @@ class InnConfig(RunConfig):
     """Weight of the mean absolute error of the picture made of the measurement and its own details."""
     sparse: float = 0.01
     """Weight of the mean absolute value of the details."""
+    contrastive: float = 0.0
+    """Weight of :func:`losses.contrastive`: F(y) is to tell the degradations of a batch apart, whatever the picture.
+    Each picture is then degraded a second time, as the one beside it was."""
 
     @property
     def scale(self) -> int:
@@ -69,8 +72,10 @@ class InnConfig(RunConfig):
                 raise ValueError(f"{name} must be a multiple of the scale {self.scale}, got {getattr(self, name)}")
         if self.precision not in ("network", "float32"):
             raise ValueError(f"precision {self.precision}: the network is not invertible but in float32")
-        if min(self.absolute, self.swapped, self.sparse) < 0:
-            raise ValueError("the weights absolute, swapped and sparse must be at least 0")
+        if min(self.absolute, self.swapped, self.sparse, self.contrastive) < 0:
+            raise ValueError("the weights absolute, swapped, sparse and contrastive must be at least 0")
+        if self.contrastive and self.accumulate > 1:
+            raise ValueError("contrastive compares all pictures of a batch: it needs accumulate=1")
 
 
 def inputs(config: InnConfig) -> tuple:
@@ -103,29 +108,47 @@ def _measure(config, operator, x, keys):
     return y
 
 
+def make_beside(config: InnConfig, batch: dict, keys) -> jax.Array | None:
+    """Measurements of other pictures, degraded as those of :func:`make_pairs`; None where nothing asks for them."""
+    if not config.contrastive:
+        return None
+    return make_pairs(config, {"image": jnp.roll(batch["image"], 1, axis=0)}, keys)[1]
+
+
 def encoder(config: InnConfig, mesh):
     """``(batch, step) -> batch``: uint8 pictures as ``{"image": E(x), "coarse": E(y), "measurement": y}``, y in [0, 1],
-    drawn with the keys of the step."""
+    drawn with the keys of the step; and ``"beside"`` of :func:`make_beside`."""
     def pairs(space, batch, step):
-        x, y = make_pairs(config, batch, loop.step_keys(config.seed, step, batch["image"].shape[0]))
+        keys = loop.step_keys(config.seed, step, batch["image"].shape[0])
+        (x, y), beside = make_pairs(config, batch, keys), make_beside(config, batch, keys)
         encode = space.autoencoder.encode
-        return {"image": encode(2 * x - 1), "coarse": encode(2 * y - 1), "measurement": y}
+        found = {"image": encode(2 * x - 1), "coarse": encode(2 * y - 1), "measurement": y, "beside": beside}
+        return {name: value for name, value in found.items() if value is not None}
 
     encode = latent.program(config, mesh, pairs)
     return lambda batch, step: encode(batch, np.int32(step))
 
 
-def inn_loss(config: InnConfig, params, x, y, null=None, coarse=None) -> jax.Array:
-    """The loss of each picture ``[B]``; with the null embedding where ``null`` ``[B]`` says so.
+def inn_loss(config: InnConfig, params, x, y, null=None, coarse=None, beside=None) -> jax.Array:
+    """The loss of each picture ``[B]``.
 
-    ``coarse``: what the coarse part should be, if it is not y.
+    Args:
+        config: of the weights, and of the network.
+        params: of the network.
+        x, y: pictures or latents, and their measurements, as from :func:`make_pairs`.
+        null: ``[B]``, which pictures get the null embedding; None: none of them.
+        coarse: what the coarse part should be, if it is not y.
+        beside: of :func:`make_beside`; None: nothing is contrasted.
     """
     apply = functools.partial(loop.network(config).apply, params)
     cond = apply(y, null=null, method="embed")
-    return losses.inn(lambda x: apply(x, cond, method="forward"),
+    loss = losses.inn(lambda x: apply(x, cond, method="forward"),
                       lambda coarse, details: apply(coarse, details, cond, method="inverse"), x,
                       y if coarse is None else coarse,
                       absolute=config.absolute, swapped=config.swapped, sparse=config.sparse)
+    if beside is None:
+        return loss
+    return loss + config.contrastive * losses.contrastive(*(apply(seen, method="embed") for seen in (y, beside)))
 
 
 def train_step(config: InnConfig, optimizer, state: loop.TrainState, batch: dict) -> tuple[loop.TrainState, dict]:
@@ -134,21 +157,24 @@ def train_step(config: InnConfig, optimizer, state: loop.TrainState, batch: dict
     Randomness comes from (seed, step, slot in the batch) alone.
     """
     def loss_fn(params, batch, keys):
-        x, y = (batch["image"], batch["measurement"]) if config.autoencoder else make_pairs(config, batch, keys)
+        if config.autoencoder:
+            x, y, beside = batch["image"], batch["measurement"], batch.get("beside")
+        else:
+            (x, y), beside = make_pairs(config, batch, keys), make_beside(config, batch, keys)
         null = rng.uniform(rng.fold(keys, _IS_NULL)) < config.null_share
-        return jnp.mean(inn_loss(config, params, x, y, null, batch.get("coarse")))
+        return jnp.mean(inn_loss(config, params, x, y, null, batch.get("coarse"), beside))
 
     keys = loop.step_keys(config.seed, state.step, batch["image"].shape[0])
-    batch = {name: batch[name] for name in ("image", "coarse", "measurement") if name in batch}
+    batch = {name: batch[name] for name in ("image", "coarse", "measurement", "beside") if name in batch}
     return loop.update(config, optimizer, state, loss_fn, batch, keys)
 
 
 def evaluation(config: InnConfig, source):
     """The same held-out pictures every time, degraded in the same way.
 
-    PSNR of the coarse picture against the measurement, with F(y) and with the null embedding; PSNR of the picture made
-    of the measurement and the true details; the worst round trip. For latents, of what they decode to, against what
-    E(y) or E(x) decodes to.
+    PSNR of the coarse picture against the measurement, with F(y), with the null embedding, and with F of another
+    measurement: what is far below the first shows that the network listens. PSNR of the picture made of the measurement
+    and the true details; the worst round trip. For latents, of what they decode to, against what E(y) or E(x) makes.
     """
     batch = next(data.evaluation_batches(source, batch_size=min(8, len(source)), crop=config.crop + 2 * config.margin))
     x, y = jax.jit(functools.partial(make_pairs, config))(
@@ -164,20 +190,21 @@ def evaluation(config: InnConfig, source):
         cond = apply(y, method="embed")
         coarse, details = apply(x, cond, method="forward")
         back = apply(coarse, details, cond, method="inverse")
-        return (coarse, apply(x, method="forward")[0], apply(measured, details, cond, method="inverse"),
-                jnp.max(jnp.abs(back - x)))
+        null, other = (apply(x, cond, method="forward")[0] for cond in (None, jnp.roll(cond, 1, axis=0)))
+        return (coarse, null, other, apply(measured, details, cond, method="inverse"), jnp.max(jnp.abs(back - x)))
 
     def evaluate(params):
         *parts, round_trip = run(params, whole, y, measured)
-        true, wanted, coarse, null, swapped = map(view, (whole, measured, *parts))
-        scores = [metrics.psnr(a, b).mean() for a, b in ((coarse, wanted), (null, wanted), (swapped, true))]
+        true, wanted, coarse, null, other, swapped = map(view, (whole, measured, *parts))
+        scores = [metrics.psnr(a, b).mean()
+                  for a, b in ((coarse, wanted), (null, wanted), (other, wanted), (swapped, true))]
         return (dict(zip(COLUMNS, map(float, (*scores, round_trip)))),
                 [list(row) for row in zip(true, wanted, coarse, swapped)])
 
     return evaluate
 
 
-COLUMNS = ("eval_coarse_psnr", "eval_null_psnr", "eval_swapped_psnr", "eval_round_trip")
+COLUMNS = ("eval_coarse_psnr", "eval_null_psnr", "eval_other_psnr", "eval_swapped_psnr", "eval_round_trip")
 CAPTION = "picture, measurement, coarse, measurement with true details"
 KEPT = FITTING = ("scale", "autoencoder")
 open_data = loop.open_pictures

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from indigo_jax import rng
+from indigo_jax.arrays import per_image
 from indigo_jax.operators import base
 from indigo_jax.typing import Array, Key
 
@@ -49,6 +50,8 @@ class Mixture(base.Applied):
     operators: tuple
     probabilities: Array
 
+    shape_preserving = property(lambda self: all(operator.shape_preserving for operator in self.operators))
+
     def choice(self, keys: Key) -> Array:
         """Which operator each image gets: int32 ``[B]``."""
         edges = jnp.cumsum(self.probabilities)[:-1]
@@ -56,12 +59,13 @@ class Mixture(base.Applied):
         return jnp.sum((draw[:, None] >= edges).astype(jnp.int32), axis=1)
 
     def _apply(self, x: Array, keys: Key) -> Array:
-        def branch(operator):
-            return lambda key, image: operator(image[None], keys=key[None])[0]
-
-        branches = [branch(operator) for operator in self.operators]
-        return jax.vmap(lambda index, key, image: jax.lax.switch(index, branches, key, image))(
-            self.choice(keys), keys, x)
+        made = [operator(x, keys=keys) for operator in self.operators]
+        if len({each.shape for each in made}) > 1:
+            sizes = ", ".join(f"{type(operator).__name__} {each.shape[1:]}"
+                              for operator, each in zip(self.operators, made))
+            raise ValueError(f"mixture: of pictures {x.shape[1:]} the operators make different shapes: {sizes}")
+        choice = per_image(self.choice(keys), x)
+        return jnp.select([choice == index for index in range(len(made))], made)
 
 
 @base.operator()
@@ -101,14 +105,14 @@ def mixture(operators, probabilities) -> Mixture:
     """One of several operators for each image, drawn from the image's key.
 
     Args:
-        operators: shape-preserving operators whose parameters are shared by all images (no ``[B]`` parameters).
+        operators: operators whose results have one shape: all keep the size, or all change it alike.
         probabilities: one per operator, not negative; divided by their sum.
 
-    All the operators are computed for all the images and one result is kept: that is what a batched switch is. They all
-    get the image's own key, which is safe since one result is kept, and lets the compiler draw equal noise only once.
+    All the operators are computed for all the images and one result is kept. They all get the image's own key, which is
+    safe since one result is kept, and lets the compiler draw equal noise only once.
 
     Errors:
-        ``ValueError`` for an operator that changes the size, or probabilities that do not fit.
+        ``ValueError`` for probabilities that do not fit; where it is called, for results of different sizes.
     """
     operators = tuple(operators)
     probabilities = base.check_number(probabilities, "probabilities", 0.0)
@@ -117,9 +121,6 @@ def mixture(operators, probabilities) -> Mixture:
     numbers = base.concrete(probabilities)
     if numbers is not None and np.sum(numbers) <= 0:
         raise ValueError("at least one probability must be above 0")
-    for operator in operators:
-        if not operator.shape_preserving:
-            raise ValueError(f"mixture: {type(operator).__name__} changes the size of the image")
     return Mixture(operators, probabilities / jnp.sum(probabilities))
 
 
