@@ -5,9 +5,9 @@ Not a test and not run by CI. It needs cosmic-ray and pytest-cov, and, once, the
     python -m pytest -q --doctest-modules indigo_jax tests --cov=indigo_jax --cov-context=test --cov-report=
     python -m tests.mutation 100 indigo_jax/samplers indigo_jax/losses.py
 
-Each of so many mutants, drawn by chance, meets the tests that reach its line, small ones first, in its own process;
-no file is changed. Mutants of bit operators and what is no Python are left out. What survives is printed: some of it is
-no fault, such as another text of an error.
+Each of so many mutants, drawn by chance (150:300 is the second half of 300, to run beside the first), meets the tests
+that reach its line, small ones first, in its own process; no file is changed. Mutants of bit operators and what is no
+Python are left out. What survives is printed: some of it is no fault, such as another text of an error.
 """
 import importlib.machinery
 import os
@@ -61,7 +61,7 @@ def survives(path, code, tests):
     return False
 
 
-def main(number, paths):
+def main(first, last, paths):
     files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.glob("*.py")))]
     data = coverage.CoverageData(str(ROOT / ".coverage"))
     data.read()
@@ -70,14 +70,19 @@ def main(number, paths):
     size = {}  # of a test: lines that it reaches
     for name in (name for each in tests.values() for names in each.values() for name in names):
         size[name] = size.get(name, 0) + 1
-    found, killed, tried = [mutant for file in files for mutant in mutants(file.resolve())], 0, 0
+    found, killed, drawn = [mutant for file in files for mutant in mutants(file.resolve())], 0, 0
     random.Random(0).shuffle(found)
     for path, line, operator, index in found:
+        if drawn == last:
+            break
         before = path.read_text()
         code = mutate_code(before, operator, index)
         try:
             compile(code, str(path), "exec")
         except SyntaxError:
+            continue
+        drawn += 1
+        if drawn <= first:
             continue
         here = tests.get(str(path), {})  # what is read at import alone, such as defaults, concerns all its tests
         chosen = sorted(here.get(line) or set().union(*here.values()), key=size.get)[:MOST_TESTS]
@@ -86,13 +91,11 @@ def main(number, paths):
         else:
             new = next(b for a, b in zip(before.split("\n"), code.split("\n")) if a != b)
             print(f"{path.relative_to(ROOT)}:{line}: not noticed by {len(chosen)} tests: {new.strip()}", flush=True)
-        tried += 1
-        if tried == number:
-            break
-    print(f"{killed} of {tried} noticed; there are {len(found)} in all")
+    print(f"{killed} of {drawn - first} noticed; there are {len(found)} in all")
 
 
 if __name__ == "__main__":
     sys.dont_write_bytecode = True
     os.chdir(ROOT)
-    main(int(sys.argv[1]), [pathlib.Path(name) for name in sys.argv[2:]])
+    start, _, end = sys.argv[1].rpartition(":")
+    main(int(start or 0), int(end), [pathlib.Path(name) for name in sys.argv[2:]])
