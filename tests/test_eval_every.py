@@ -1,4 +1,5 @@
 """The table of all methods: what is damaged how, which lines there are, what the table says; no network is run."""
+import functools
 import types
 
 import numpy as np
@@ -8,6 +9,7 @@ from eval import problems
 from eval.measure import Cache
 from eval.tables import every
 from indigo_jax import methods
+from indigo_jax.methods import base
 from indigo_jax.methods.known import Sampled
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
@@ -52,6 +54,19 @@ def test_every_method_that_does_a_task_has_its_lines(task, weights):
             "sr": {"hqs", "indi", "bird"}, "inpaint": {"hqs", "bird"}, "jpeg": {"indi"}}[task] <= named
     assert not named & {"deblur": {"blind", "indi"}, "blind": {"hqs", "diffpir"}}.get(task, set())
     assert {line.method for line in every.lines_of(task, weights, ["bird"])} <= {"bird"}
+
+
+@pytest.mark.parametrize("weights", ["photo", "faces64"])
+@pytest.mark.parametrize("task", every.TASKS)
+def test_every_line_can_be_loaded(task, weights, monkeypatch):
+    """One that is refused would end the table after an hour."""
+    monkeypatch.setattr(base, "open_network", _open)
+    settings = every.damaged(task, np.zeros((96, 96, 3), np.uint8), 0).settings
+    for line in every.lines_of(task, weights):
+        methods.load(line.method, task="deblur" if task == "blind" else task, **line.settings, **settings)
+
+
+_open = functools.cache(base.open_network)
 
 
 def test_rows_and_the_table(monkeypatch):

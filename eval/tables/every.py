@@ -92,7 +92,7 @@ def lines_of(task: str, weights: str, wanted=None) -> list[Line]:
         if (task == "blind" and kind.needs_kernel or task == "deblur" and not takes_kernel
                 or method == "latent-indigo" and task != "sr"):
             continue
-        own = {} if guided or method == "indi" else {"weights": weights}
+        own = {} if guided or method in ("indi", "blind") else {"weights": weights}  # blind: of any size, so `photo`
         if method == "hqs" and task == "sr":
             own["shrunk"] = "mean"
         if issubclass(kind, Sampled):
@@ -248,6 +248,7 @@ def table(args, pictures: Pictures, path, command: str):
     notes = (f"{on}. Bundled weights; noise levels are estimated by the methods themselves. A chain of samples has "
              f"{BUDGET} evaluations, as one sample or as the mean of four of a quarter each; BIRD, INDIGO and what is "
              "no chain have their own number. Inputs and results are rounded to 8 bits; blurred pictures are cut out "
-             "of larger ones. Wiener and total variation are told the noise. PSNR of unknown blur is the best of all "
+             "of larger ones. Wiener and total variation are told the noise; an unknown kernel "
+             "is looked for with `photo`, of faces too. PSNR of unknown blur is the best of all "
              "moves by at most 3 pixels.")
     return "all", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])
