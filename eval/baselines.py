@@ -27,7 +27,7 @@ def first(task: str, problem: Problem) -> Array:
 def wiener(task: str, problem: Problem) -> Array:
     """``argmin |A x - y|^2 / sigma^2 + |D x|^2 / s^2``, D the differences: the Wiener filter for pictures with Gaussian
     differences, with exact borders."""
-    return _smooth(problem, problem.y, problem.sigma[:, None, None, None] / _SMOOTH)
+    return _smooth(problem, first(task, problem), problem.sigma[:, None, None, None] / _SMOOTH)
 
 
 def total_variation(task: str, problem: Problem) -> Array:

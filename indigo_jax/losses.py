@@ -150,7 +150,7 @@ def diffusion(apply_fn: Callable, x: Array, keys: Key, schedule: NoiseSchedule, 
         loss = loss * jnp.minimum(snr, 5.0) / {"eps": snr, "x0": jnp.ones_like(snr), "v": snr + 1}[prediction]
     if learned_variance:
         x0 = jax.lax.stop_gradient((x_t - sigma * output) / signal)
-        loss = loss + 0.001 * schedule.timesteps.shape[0] * _variational_bound(schedule, index, x, x_t, x0, v)
+        loss = loss + 0.001 * schedule.timesteps.shape[0] * _variational_bound(schedule, index, x, x0, v)
     return loss
 
 
@@ -259,7 +259,7 @@ def _mean(values):
     return jnp.mean(values, axis=tuple(range(1, values.ndim)))
 
 
-def _variational_bound(schedule, index, x, x_t, x0, v):
+def _variational_bound(schedule, index, x, x0, v):
     """The term of level ``index`` in L_vlb, in bits per number, ``[B]``."""
     def at(values):
         return per_image(values[index], x)
@@ -269,8 +269,8 @@ def _variational_bound(schedule, index, x, x_t, x0, v):
     a, before = at(schedule.alpha_bar), at(schedule.alpha_bar_prev)
     from_x0 = jnp.sqrt(before) * (1 - a / before) / (1 - a)  # Ho et al., Eq. 7
     kl = 0.5 * (log_var - low - 1 + jnp.exp(low - log_var) + (from_x0 * (x - x0)) ** 2 * jnp.exp(-log_var))
-    mean = from_x0 * x0 + jnp.sqrt(a / before) * (1 - before) / (1 - a) * x_t
-    bound = jnp.where(per_image(index, x) == 0, -_log_likelihood(x, mean, 0.5 * log_var), kl)
+    # at level 0 the mean is x0: nothing of x_t is left
+    bound = jnp.where(per_image(index, x) == 0, -_log_likelihood(x, x0, 0.5 * log_var), kl)
     return _mean(bound) / math.log(2.0)
 
 

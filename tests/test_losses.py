@@ -251,7 +251,7 @@ def test_the_bound_is_that_of_the_papers(index):
     schedule, v = schedules.linear(100, 0.001, 0.05), 0.3
     x = jnp.array([-1.0, -0.998, 0.2, 0.998, 1.0]).reshape(1, 1, 5, 1)
     x_t, x0 = x + 0.07, 0.9 * x + 0.01
-    found = losses._variational_bound(schedule, jnp.array([index]), x, x_t, x0, v * jnp.ones_like(x))
+    found = losses._variational_bound(schedule, jnp.array([index]), x, x0, v * jnp.ones_like(x))
     a, before = (np.asarray(values, np.float64)[index] for values in (schedule.alpha_bar, schedule.alpha_bar_prev))
     first = [np.asarray(values, np.float64)[1] for values in (schedule.alpha_bar, schedule.alpha_bar_prev)]
     beta = 1 - a / before

@@ -51,6 +51,16 @@ def test_the_network_of_a_kernel_is_a_relu6_layer_and_a_softmax():
     np.testing.assert_allclose(ALL["mlp"].kernel(params), wanted, rtol=1e-3, atol=1e-6)
 
 
+def test_the_network_of_a_kernel_starts_evenly_around_zero():
+    """As torch's layers do: evenly up to one over the root of their inputs, on both sides."""
+    params = jax.device_get(jax.jit(ALL["mlp"].init)(rng.image_keys(0, range(50))))
+    assert 0 <= params["input"].min() and 0.09 < params["input"].max() <= 0.1
+    for layer, inputs in (("hidden", params["input"].shape[1]), ("out", params["hidden"]["bias"].shape[1])):
+        for leaf in params[layer].values():
+            np.testing.assert_allclose([leaf.min(), leaf.max()], np.array([-1, 1]) / inputs**0.5, rtol=0.05)
+            assert abs(leaf.mean()) < 0.05 / inputs**0.5
+
+
 def test_varying_kernels_start_as_one_broad_gaussian_and_are_those_of_varying_blur():
     operator = ALL["varying"]
     apply, params = quick(operator), operator.init(KEYS)

@@ -73,6 +73,9 @@ def test_masks():
     assert (masks[:, :, 45:55] == 1).all() and len({mask.tobytes() for mask in masks}) == 5
     with pytest.raises(ValueError, match="acceleration"):
         operators.cartesian_mask(jax.random.key(0), 8, 100, acceleration=50)
+    assert np.asarray(operators.cartesian_mask(jax.random.key(0), 4, 10, acceleration=1)).all()
+    with pytest.raises(ValueError, match="leaves 20 of 10 columns"):
+        operators.cartesian_mask(jax.random.key(0), 4, 10, acceleration=0.5)
     coils = operators.coil_sensitivities(8, 6, 5)
     np.testing.assert_allclose(np.sum(np.abs(coils)**2, axis=2), 1.0, atol=1e-6)
 

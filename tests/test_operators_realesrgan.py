@@ -160,6 +160,31 @@ def test_drawn_kernels_follow_their_numbers():
     assert abs((pulse[:, 4, 4] == 1).mean() - 0.2) < 0.05
 
 
+@pytest.mark.parametrize("kind", range(6), ids=realesrgan_kernels.KINDS)
+def test_each_kind_of_kernel_is_the_bell_of_its_name(kind):
+    """Isotropic or not, with a plateau or not; the exponents have a test of their own."""
+    how = Kernels((9, 9), (1.2, 1.2), shares=tuple(float(i == kind) for i in range(6)))
+    q = ((np.indices((9, 9)) - 4) ** 2).sum(0) / 1.2**2
+    wanted = 1 / (1 + q) if kind >= 4 else np.exp(-q / 2)
+    found = np.asarray(realesrgan_kernels.draw_kernels(KEYS[:8], how))
+    np.testing.assert_allclose(found, np.broadcast_to(wanted / wanted.sum(), found.shape), atol=1e-5)
+    turned = np.asarray(realesrgan_kernels.draw_kernels(KEYS[:8], how._replace(sigma=(0.5, 3.0))))
+    assert (np.abs(turned - turned.swapaxes(1, 2)).max((1, 2)) < 1e-6).all() == (kind % 2 == 0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_share_of_the_pictures_is_blurred(share):
+    first, second, *rest = SETS["kdsr"]
+    numbers = SETS["kdsr"]._replace(**{name: how._replace(
+        kernels=Kernels((5, 5), (2.0, 2.0)), blur=share if name == "first" else 0.0, resize=(0.0, 0.0, 1.0),
+        gaussian=1.0, sigma_255=(0.0, 0.0), quality=(100.0, 100.0)) for name, how in (("first", first), ("second", second))},
+        final_sinc=0.0)
+    x = jnp.broadcast_to(jnp.asarray(np.indices((16, 16)).sum(0) % 2 * 1.6 - 0.8, jnp.float32)[None, ..., None],
+                         (64, 16, 16, 3))
+    contrast = np.asarray(operators.realesrgan(numbers, factor=1)(x, keys=KEYS[:64])).std((1, 2, 3))
+    assert abs((contrast < 0.2).mean() - share) < 0.15 and ((contrast < 0.2) | (contrast > 0.6)).all()
+
+
 @pytest.mark.parametrize("sides, lowest", [((3, 9), np.pi / 3), ((13, 15), np.pi / 5)], ids=str)
 def test_cutoffs_of_low_pass_filters_are_even_from_their_lowest_to_pi(sides, lowest):
     """The next pixel over the centre is ``2 J_1(c) / c``, which falls with the cutoff c; KDSR's low-pass filters of
