@@ -8,7 +8,7 @@ from PIL import Image
 from indigo_jax import convert, denoisers, metrics, models, operators, restoration, rng, samplers, schedules
 from indigo_jax.methods import bird, known
 from indigo_jax.restoration import kernel_estimate
-from indigo_jax.restoration.blind_em import largest_size
+from indigo_jax.restoration.blind_em import blur_of, largest_size
 from tests.oracles import GaussianDiffusion
 from tests.paths import SHARED, needs_shared
 
@@ -182,6 +182,15 @@ def test_a_kernel_of_unknown_size_is_found():
     ((64, 80), 1, 25), ((51, 64), 1, 25), ((50, 64), 1, 23), ((16, 99), 1, 7), ((1, 1), 1, 1), ((64, 64), 9, 9)])
 def test_largest_size_is_odd_and_less_than_half(sides, cells, largest):
     assert largest_size(*sides, cells=cells) == largest
+
+
+def test_kernels_of_a_grid_lie_row_by_row():
+    """Three of four patches keep the picture, and that of the second column's first row makes it darker."""
+    kernels, x = np.zeros((1, 4, 3, 3), np.float32), jnp.ones((1, 16, 16, 1))
+    kernels[:, :, 1, 1] = [1.0, 0.5, 1.0, 1.0]
+    y = np.asarray(blur_of(jnp.asarray(kernels), (2, 2), x.shape)(x))[0, ..., 0]
+    np.testing.assert_allclose([y[0, 0], y[0, -1], y[-1, 0], y[-1, -1]], [1.0, 0.5, 1.0, 1.0], atol=1e-6)
+    np.testing.assert_allclose(blur_of(jnp.asarray(kernels[:, 1]), (1, 1), x.shape)(x), 0.5 * x, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -383,7 +383,7 @@ class Seeing:
         return params["by"] * jnp.mean(y, axis=(1, 2))
 
 
-@pytest.mark.parametrize("side", [8, 300])
+@pytest.mark.parametrize("side", [8, indigo._PIECE + 100])
 def test_the_condition_is_that_of_the_measurement(side):
     """Of a large picture the mean over pieces that cover it; here all pieces are alike."""
     y = jnp.broadcast_to(jnp.array([0.1, 0.4, 0.8]), (2, side, side, 3))
