@@ -185,12 +185,13 @@ def test_largest_size_is_odd_and_less_than_half(sides, cells, largest):
 
 
 def test_kernels_of_a_grid_lie_row_by_row():
-    """Three of four patches keep the picture, and that of the second column's first row makes it darker."""
-    kernels, x = np.zeros((1, 4, 3, 3), np.float32), jnp.ones((1, 16, 16, 1))
-    kernels[:, :, 1, 1] = [1.0, 0.5, 1.0, 1.0]
-    y = np.asarray(blur_of(jnp.asarray(kernels), (2, 2), x.shape)(x))[0, ..., 0]
-    np.testing.assert_allclose([y[0, 0], y[0, -1], y[-1, 0], y[-1, -1]], [1.0, 0.5, 1.0, 1.0], atol=1e-6)
-    np.testing.assert_allclose(blur_of(jnp.asarray(kernels[:, 1]), (1, 1), x.shape)(x), 0.5 * x, atol=1e-6)
+    """Three of four patches keep a ramp, and that of the second column in the first row moves it by one."""
+    kernels, x = np.zeros((1, 4, 3, 3), np.float32), jnp.broadcast_to(jnp.arange(16.0)[:, None], (1, 16, 16))[..., None]
+    kernels[0, [0, 2, 3], 1, 1] = kernels[0, 1, 2, 1] = 1
+    moved = np.abs(np.asarray(blur_of(jnp.asarray(kernels), (2, 2), x.shape)(x) - x))[0, ..., 0]
+    np.testing.assert_allclose([moved[2, 1], moved[2, -2], moved[-3, 1], moved[-3, -2]], [0, 1, 0, 0], atol=1e-5)
+    one = blur_of(jnp.asarray(kernels[:, 1]), (1, 1), x.shape)(x)
+    np.testing.assert_allclose(np.abs(one - x)[:, 2:-2], 1.0, atol=1e-5)
 
 
 @pytest.mark.slow
