@@ -1,13 +1,13 @@
-"""Blind deblurring leaves a picture as it is where the kernel that it has found does not explain it."""
+"""Blind deblurring leaves a picture as it is where the kernel that it has found does not explain it, or cannot be."""
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from indigo_jax import images, methods
+from indigo_jax import images, methods, operators
 from indigo_jax.methods import base, hqs
 from tests import networks
 
-PIXELS = np.random.default_rng(0).uniform(-1, 1, (20, 24, 3)).astype(np.float32)
+PIXELS = np.random.default_rng(0).uniform(-0.9, 0.9, (60, 24, 3)).astype(np.float32)
 KERNEL = jnp.zeros((5, 5)).at[2].set(0.2)
 
 
@@ -16,22 +16,27 @@ def weights(tmp_path_factory):
     return networks.write_denoiser(tmp_path_factory.mktemp("weights") / "denoiser.safetensors")
 
 
-@pytest.mark.parametrize("left, is_kept", [(0.7, False), (1.5, True)])
-def test_what_is_not_explained_is_left_as_it_is(monkeypatch, weights, left, is_kept):
-    """``left``: the residual, in units of the noise with the error of a kernel, 3 of 255."""
+@pytest.mark.parametrize("left, rows, is_kept", [(0.7, 0, False), (1.5, 0, True), (0.7, 12, True), (0.7, 1, False)])
+def test_what_cannot_be_is_left_as_it_is(monkeypatch, weights, left, rows, is_kept):
+    """``left``: the residual, in units of the noise with the error of a kernel, 3 of 255; so many rows become white,
+    of a canvas of which the picture is a part."""
     sigma = np.sqrt(2.0**2 + 3.0**2) / 127.5
 
     def found(self, params, y, seen, sigma, keys):
         return jnp.broadcast_to(KERNEL, (y.shape[0], 5, 5))
 
     def solved(self, params, y, keys, *, plan, given):
-        return base.Solved(jnp.full_like(y, 0.25), left * given["sigma"][None], given["sigma"][None])
+        x = jnp.full_like(y, 0.25)
+        x = x.at[:, method.margin():method.margin() + rows].set(1.0).at[:, 0].set(1.0)  # beyond the picture none counts
+        return base.Solved(x, left * given["sigma"][None], given["sigma"][None])
 
     method = methods.load("blind", task="deblur", weights=weights, kernel_size=5, sigma_255=2.0)
     monkeypatch.setattr(type(method), "find", found)
     monkeypatch.setattr(hqs.Hqs, "solve", solved)
     restored, report = method(images.Picture(PIXELS))
-    np.testing.assert_array_equal(restored.pixels, PIXELS if is_kept else np.full_like(PIXELS, 0.25))
+    wanted = np.full_like(PIXELS, 0.25)
+    wanted[:rows] = 1.0
+    np.testing.assert_array_equal(restored.pixels, PIXELS if is_kept else wanted)
     assert ("left as it is" in report.note) == is_kept
-    np.testing.assert_array_equal(report.kernel, KERNEL)
+    np.testing.assert_array_equal(report.kernel, operators.gaussian_kernel(0.01, 5) if is_kept else KERNEL)
     np.testing.assert_allclose(report.sigma, sigma, rtol=1e-5)

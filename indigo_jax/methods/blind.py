@@ -3,6 +3,7 @@ import dataclasses
 import functools
 
 import jax.numpy as jnp
+import numpy as np
 
 from indigo_jax import denoisers, operators, restoration, samplers
 from indigo_jax.methods import base
@@ -13,13 +14,15 @@ _PART = 320  # side of the part on which the kernel is looked for, at most; even
 _SIZE = 25  # of the kernel, where nothing is known of it
 _ROUNDS, _STEPS = 3, 8  # of picture and kernel with the denoiser; network evaluations of each
 _ERROR = 3 / 127.5  # of the kernel that is found, as noise, in [-1, 1] units
+_WHITE, _TOO_WHITE = 0.995, 0.03  # a wrong kernel makes contrasts that no picture holds: so many more values near 1
 _BELIEVED = 1.1  # times the noise and this error: what a picture may leave unexplained; right kernels leave 0.6 to 0.8
 
 
 class Blind(Hqs):
     """A first kernel from the picture alone, as one of few edges (:func:`restoration.sparse_kernel`), on its middle;
     there three rounds of :func:`restoration.hqs` with the kernel and of :func:`restoration.estimate_kernel` with its
-    result; at last hqs on the whole. A picture that the kernel does not explain is left as it is."""
+    result; at last hqs on the whole. A picture that the kernel does not explain, or of which it makes contrasts that no
+    picture holds, is left as it is."""
 
     name = "blind"
     summary = "a denoiser finds the blur of a photograph and undoes it"
@@ -56,12 +59,20 @@ class Blind(Hqs):
         sigma = jnp.sqrt(given["sigma"]**2 + _ERROR**2)
         kernel = self.find(params[0], y[:, rows, columns], seen, sigma, keys)
         solved = super().solve(params, y, keys, plan=plan, given={**given, "kernel": kernel, "sigma": sigma})
-        believed = solved.residual <= _BELIEVED * sigma
-        return solved._replace(x=jnp.where(believed[:, None, None, None], solved.x, y), kernel=kernel)
+        whole = jnp.broadcast_to(given["seen"], y.shape[:3])[..., None]
+
+        def share(x):
+            ends = jnp.where(jnp.abs(x) >= _WHITE, whole, 0.0)
+            return jnp.sum(ends, axis=(1, 2, 3)) / (3 * jnp.sum(whole, axis=(1, 2, 3)))
+
+        believed = (solved.residual <= _BELIEVED * sigma) & (share(solved.x) - share(y) <= _TOO_WHITE)
+        believed = believed[:, None, None]
+        return solved._replace(x=jnp.where(believed[..., None], solved.x, y),
+                               kernel=jnp.where(believed, kernel, _no_blur(kernel)))
 
     def report(self, solved, plan):
         report = super().report(solved, plan)
-        if report.residual <= _BELIEVED * report.sigma:
+        if np.any(solved.kernel != _no_blur(solved.kernel)):
             return report
         return report._replace(note="no kernel was found that explains the picture, so it is left as it is; try "
                                     "--kernel-size, or --method indi")
@@ -88,8 +99,7 @@ class Blind(Hqs):
             sharp, _ = samplers.sample(splitting, keys, y)
             kernel = restoration.estimate_kernel(sharp, y, kernel, seen=inside)
         there = jnp.isfinite(jnp.sum(kernel, axis=(1, 2), keepdims=True))
-        none = jnp.zeros_like(kernel[0]).at[self._size // 2, self._size // 2].set(1.0)
-        return jnp.where(there, kernel, none)  # none: where too little was seen to find anything
+        return jnp.where(there, kernel, _no_blur(kernel))  # where too little was seen to find anything
 
     def margin(self):
         return self._size // 2 + 8
@@ -100,3 +110,9 @@ class Blind(Hqs):
     def all_evaluations(self, solved, plan):
         """The kernel is looked for on one part."""
         return _ROUNDS * _STEPS + super().evaluations(solved) * plan.count
+
+
+def _no_blur(kernel):
+    """Of the shape of kernels ``[B, size, size]``, one that leaves pictures as they are."""
+    middle = kernel.shape[-1] // 2
+    return jnp.zeros_like(kernel).at[:, middle, middle].set(1.0)
