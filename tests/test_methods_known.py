@@ -168,6 +168,13 @@ def test_methods_and_their_tasks(name, task, given, prior, denoiser):
         np.testing.assert_allclose(restored.pixels * HOLES[..., None], y.pixels * HOLES[..., None], atol=1e-5)
 
 
+@pytest.mark.parametrize("sigma_255, is_said", [(0.0, False), (5.0, True)])
+def test_ddnm_says_that_it_believes_noise(prior, sigma_255, is_said):
+    method = methods.load("ddnm", task="deblur", steps=2, kernel=KERNEL, weights=prior, sigma_255=sigma_255)
+    _, report = method(picture(SIDE, SIDE))
+    assert ("5.0 of 255): use --method hqs" in report.note) == is_said
+
+
 def test_noise_is_told_or_estimated(denoiser):
     """Of what is seen, in grey values in the report."""
     x = np.tile(np.linspace(-0.5, 0.5, 64, dtype=np.float32)[:, None, None], (1, 64, 3))
