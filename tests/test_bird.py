@@ -327,6 +327,12 @@ def test_the_exact_gradient_at_given_unknowns_is_that_of_the_known_operator():
     np.testing.assert_allclose(guessed.grad_z, known.grad_z, rtol=1e-3, atol=1e-6)
 
 
+def test_noise_alone_has_unknowns_for_each_picture():
+    blind = operators.blind_blur(3)
+    state = restoration.bird(DENOISER, SCHEDULE, blind, Y[:2], optax.sgd(1.0), num_iterations=1).init(Z[:2])
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(state.params)} == {2} != {Z.shape[1]}
+
+
 @pytest.mark.parametrize("settings, words", [
     ({"gradient": "full"}, "stop, exact, prox"), ({"clip": "soft"}, "straight_through, hard"),
     ({"reuse": Reuse(6)}, "between 1 and the 5"), ({"num_iterations": 0}, "at least 1"),

@@ -217,6 +217,7 @@ def test_refusals():
     for size in (4, 41):
         with pytest.raises(ValueError, match="size must be odd and at most"):
             restoration.blind_em(GaussianDiffusion(0.0, 0.5).denoiser(schedule), schedule, X, size=size)
+    restoration.blind_em(GaussianDiffusion(0.0, 0.5).denoiser(schedule), schedule, X[:, :9], size=9)
 
 
 @pytest.mark.slow

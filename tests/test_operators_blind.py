@@ -73,6 +73,12 @@ def test_varying_kernels_start_as_one_broad_gaussian_and_are_those_of_varying_bl
     np.testing.assert_allclose(apply(X, params), want, atol=1e-6)
 
 
+def test_a_narrow_kernel_may_still_grow():
+    """Nothing of it is so small that no step would find it again."""
+    logits = operators.blind_varying_blur(9, 1, 2, start_sigma=0.1).init(KEYS)["logits"]
+    assert np.isfinite(logits).all() and float(logits.min()) == pytest.approx(np.log(1e-8))
+
+
 def test_varying_kernels_are_found_where_the_picture_is_known():
     truth = operators.linear_motion_kernel(jnp.full(2, 3.0), jnp.array([0.0, np.pi / 2]), 3)
     x = rng.normal(KEYS[:1], jnp.zeros((1, 24, 32, 3)))

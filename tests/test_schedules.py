@@ -420,6 +420,9 @@ def test_offsets_that_leave_the_schedule(options, message):
     with pytest.raises(ValueError, match=message):
         schedules.respace(schedules.linear(), 10, **options)
     assert schedules.respace(schedules.linear(), 10, steps_offset=99).timesteps[-1] == 999
+    assert schedules.respace(schedules.linear(), 7, steps_offset=147).timesteps[-1] == 999
+    with pytest.raises(ValueError, match="at most 147 for 7"):
+        schedules.respace(schedules.linear(), 7, steps_offset=148)
 
 
 def test_variances_where_a_step_adds_nothing_are_finite():

@@ -27,6 +27,11 @@ def rectangles(seed, side=72, margin=4, kernel=SHIFTED):
     return y[:, margin:-margin, margin:-margin]
 
 
+@pytest.mark.parametrize("size, sizes", [(3, [3]), (5, [5]), (7, [5, 7]), (25, [5, 7, 9, 13, 19, 25])])
+def test_sizes_from_coarse_to_fine(size, sizes):
+    assert steps._pyramid(size) == sizes
+
+
 def likeness(found, wanted):
     """1 for the same kernel, wherever it lies."""
     n = 2 * max(found.shape[0], wanted.shape[0])

@@ -44,11 +44,16 @@ def sparse_kernel(y: Array, size: int, *, seen: Array | None = None) -> Array:
                          f"got {size}")
     seen = jnp.ones(y.shape[:3], jnp.float32) if seen is None else jnp.asarray(seen, jnp.float32)
     luma = (jnp.mean(jnp.asarray(y, jnp.float32), axis=-1) + 1) / 2
+    return jax.vmap(lambda one, mask: _coarse_to_fine(one, mask, _pyramid(size)))(luma, seen)
+
+
+def _pyramid(size):
+    """Odd sizes of the kernel from coarse to fine, each about sqrt(2) times that before."""
     sizes = [size]
     while sizes[-1] > _SMALLEST:
         sizes.append(max(_SMALLEST, round(sizes[-1] / 2**0.5) | 1))
         sizes[-1] = min(sizes[-1], sizes[-2] - 2)
-    return jax.vmap(lambda one, mask: _coarse_to_fine(one, mask, sizes[::-1]))(luma, seen)
+    return sizes[::-1]
 
 
 def _coarse_to_fine(y, seen, sizes):
