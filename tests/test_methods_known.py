@@ -223,11 +223,14 @@ def test_texture_that_was_taken_for_noise_is_not_taken_out():
         np.testing.assert_allclose(level, wanted, rtol=0.1)
 
 
-def test_the_border_of_a_blurred_picture_is_honest(denoiser):
+@pytest.mark.parametrize("name", ["hqs", "diffpir", "bird"])
+def test_the_border_of_a_blurred_picture_is_honest(name, denoiser, monkeypatch):
     """Beyond it nothing is assumed: a canvas that is larger by the kernel, of which the inside alone is measured."""
+    fast(monkeypatch)
     kernel = np.zeros((9, 5), np.float32)
     kernel[:, 2] = 1 / 9
-    method = methods.load("hqs", task="deblur", weights=denoiser, kernel=kernel, steps=1)
+    steps = {} if name == "bird" else {"steps": 1}
+    method = methods.load(name, task="deblur", weights=denoiser, kernel=kernel, **steps)
     assert method.margin() == 4 + 8
     seen = []
     run = method.run
@@ -235,6 +238,23 @@ def test_the_border_of_a_blurred_picture_is_honest(denoiser):
     method(picture(20, 30))
     inside = np.asarray(seen[0]["seen"])[0]
     assert inside.sum() == 20 * 30 and (inside[12:32, 12:42] == 1).all()
+
+
+def test_beside_the_border_a_prior_of_one_size_trusts_less():
+    """As much as the share of a pixel that has come from beyond it; nothing in the middle is doubted."""
+    kernel = np.zeros((1, 5), np.float32)
+    kernel[0, 1:4] = [0.5, 0.25, 0.25]
+    wanted = np.ones((6, 8))
+    for column, share in ((0, 0.25), (7, 0.5)):  # what lies to the left comes in with the kernel's right
+        wanted[:, column] = 0.1 / np.hypot(0.1, share * known._MIRROR)
+    np.testing.assert_allclose(known._trusted(kernel, 6, 8, 0.1), wanted, rtol=1e-5)
+
+
+def test_what_is_left_is_that_of_what_was_measured():
+    y, seen = jnp.ones((1, 4, 4, 3)), jnp.zeros((1, 4, 4)).at[:, :1].set(1.0)
+    problem = known.Problem(None, seen[..., None] * y, rng.image_keys(0, [0]), jnp.ones(1), (4, 4, 3), seen)
+    np.testing.assert_allclose(problem.left(0 * y), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(problem._replace(seen=None).left(0 * y), 0.5, rtol=1e-6)
 
 
 LEANING = np.array([[0.6, 0.2, 0.0], [0.0, 0.2, 0.0], [0.0, 0.0, 0.0]], np.float32)

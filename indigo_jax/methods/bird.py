@@ -161,7 +161,7 @@ def optimise(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> b
     Errors:
         ValueError for proximal or start with an operator that has unknowns.
     """
-    operator, y, keys = problem.operator, problem.y, problem.keys
+    operator, keys = problem.operator, problem.keys
     blind = hasattr(operator, "init")
     if blind and (knobs.proximal or knobs.start):
         raise ValueError("proximal and start need a known, linear operator; use deblur() where the kernel is unknown")
@@ -176,7 +176,7 @@ def optimise(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> b
         x = jnp.clip(_nearest(problem, x, _LAST_VARIANCE), -1.0, 1.0)
     seen = operator(x, state.params) if blind else operator(x)
     found = operator.kernel(state.params) if blind and hasattr(operator, "kernel") else None
-    return base.Solved(x, arrays.rms(seen - y), problem.sigma, found)
+    return base.Solved(x, problem.left(seen), problem.sigma, found)
 
 
 def inpaint(prior: denoisers.Prior, problem: Problem, knobs: Optimisation) -> base.Solved:

@@ -102,7 +102,7 @@ class Blind(Hqs):
         return jnp.where(there, kernel, _no_blur(kernel))  # where too little was seen to find anything
 
     def margin(self):
-        return self._size // 2 + 8
+        return self.around(self._size)
 
     def evaluations(self, solved):
         return _ROUNDS * _STEPS + super().evaluations(solved)

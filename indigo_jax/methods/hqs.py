@@ -14,7 +14,6 @@ _HOLE, _LEAST_IN_HOLES = 0.1, 0.03  # first and last level where holes are fille
 _DEEP = 8  # pixels from what is seen after which a hole's smooth continuation counts more than the network
 _SMOOTHED = 200  # iterations of that continuation
 _ROUNDED = 1 / 127.5  # noise of a clean picture of 8 bits
-_AROUND = 8  # pixels of canvas beyond half of the kernel
 
 
 class Hqs(KnownOperator):
@@ -43,9 +42,7 @@ class Hqs(KnownOperator):
         return jnp.maximum(restoration.flat_noise_level(y), 0.005)
 
     def margin(self):
-        if self.settings.kernel is None:
-            return 0
-        return max(self.settings.kernel.shape) // 2 + _AROUND
+        return 0 if self.settings.kernel is None else self.around(max(self.settings.kernel.shape))
 
     def given(self, pixels, fill):
         known = super().given(pixels, fill)
@@ -53,15 +50,12 @@ class Hqs(KnownOperator):
             known["sigma"] = self.estimate(jnp.asarray(pixels[None], jnp.float32))[0]
         if self.settings.sigma_255 is None and self.task == "sr":  # so small a picture has no flat parts to see it by
             known["sigma"] = jnp.float32(_ROUNDED)
-        return {**known, "seen": fill(jnp.ones(pixels.shape[:2]), mode="constant")} if self.margin() else known
+        return known
 
     def problem(self, y, keys, plan, given):
         problem = super().problem(y, keys, plan, given)
         if self.scale > 1 and self.settings.shrunk == "bicubic":
             return problem._replace(operator=operators.downsample(self.scale))
-        if "seen" in given:
-            blur, seen = operators.blur(given["kernel"], boundary="periodic"), operators.inpaint(given["seen"])
-            return problem._replace(operator=operators.compose(blur, seen), y=seen(y))
         return problem
 
     def solve(self, params, y, keys, *, plan, given):
@@ -80,11 +74,7 @@ class Hqs(KnownOperator):
             seen = given["mask"][..., None]
             smooth, near = operators.smooth_fill(y, seen, num_iterations=_SMOOTHED), _near(seen)
             x = jnp.where(seen > 0, y, near * x + (1 - near) * smooth)  # what is there stays as it is
-        solved = self.found(problem, x)
-        seen = given.get("seen", given.get("mask"))
-        if seen is None:
-            return solved
-        return solved._replace(residual=solved.residual / jnp.sqrt(jnp.maximum(jnp.mean(seen, axis=(1, 2)), 1e-6)))
+        return self.found(problem._replace(seen=given.get("mask", problem.seen)), x)
 
     @property
     def _steps(self):
