@@ -184,6 +184,15 @@ def test_largest_size_is_odd_and_less_than_half(sides, cells, largest):
     assert largest_size(*sides, cells=cells) == largest
 
 
+def test_the_residual_is_that_of_the_kernel_that_was_used():
+    schedule, y = schedules.linear(100), operators.blur(TRUE)(X)
+    kernel = restoration.blind_em(GaussianDiffusion(0.0, 0.5).denoiser(schedule), schedule, y, size=9, sigma=0.02)
+    state = kernel.init(y, None)
+    _, info = jax.jit(kernel.step)(rng.image_keys(0, [0, 1]), state, 0)
+    left = blur_of(state.blur_kernel, (1, 1), y.shape)(info.x0) - y
+    np.testing.assert_allclose(info.residual, np.sqrt(np.mean(left**2, axis=(1, 2, 3))), rtol=1e-4)
+
+
 def test_kernels_of_a_grid_lie_row_by_row():
     """Three of four patches keep a ramp, and that of the second column in the first row moves it by one."""
     kernels, x = np.zeros((1, 4, 3, 3), np.float32), jnp.broadcast_to(jnp.arange(16.0)[:, None], (1, 16, 16))[..., None]

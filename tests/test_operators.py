@@ -325,6 +325,8 @@ def test_inpaint_masks():
     strokes = np.asarray(operators.random_stroke_mask(rng.image_keys(0, range(8)), 40, 50, strokes=1,
                                                       thickness=(4.0, 4.0)))[..., 0]
     assert strokes.shape == (8, 40, 50) and len({each.tobytes() for each in strokes}) == 8
+    lengths = [(each == 0).sum() / 4 for each in strokes]  # a stroke that begins where the one before ends: here a dot
+    assert 2 <= sum(length > 8 for length in lengths) <= 6, lengths
     for each in strokes:  # a straight line, 4 pixels thick: its area and the extent of its ends agree
         at = np.argwhere(each == 0)
         length = np.ptp(at @ np.linalg.svd(at - at.mean(0))[2][0])
