@@ -116,6 +116,22 @@ def falling_as_a_photograph(side=192):
     return np.repeat((0.15 * x / x.std())[..., None], 3, axis=2)
 
 
+@pytest.mark.parametrize("sigma", [0.02, 0.1])
+def test_noise_is_seen_where_a_blur_has_left_nothing(sigma):
+    """Of a picture that is texture all over, which other estimates take for noise."""
+    random, kernel = np.random.default_rng(0), np.zeros((1, 9), np.float32)
+    kernel[0] = 1 / 9
+    x = jnp.asarray(random.choice([-0.3, 0.3], (2, 64, 80, 3)), jnp.float32)
+    clean = operators.blur(kernel)(x)
+    y = clean + sigma * random.standard_normal(clean.shape).astype(np.float32)
+    np.testing.assert_allclose(restoration.blurred_noise_level(y, kernel), sigma, rtol=0.2)
+    assert (np.asarray(restoration.flat_noise_level(y)) > 1.3 * sigma).all()
+    np.testing.assert_allclose(restoration.blurred_noise_level(y[1:], kernel),
+                               restoration.blurred_noise_level(y, kernel)[1:], rtol=1e-4)
+    with pytest.raises(ValueError, match="does not fit"):
+        restoration.blurred_noise_level(y[:, :, :8], kernel)
+
+
 @pytest.mark.parametrize("told", [0.03, 0.1])
 def test_texture_without_noise_is_not_taken_for_noise(told):
     """A photograph full of texture: what its flattest blocks show is not believed, unless there is grain beside it."""

@@ -13,6 +13,8 @@ from indigo_jax.methods.known import KnownOperator, KnownSettings
 _HOLE, _LEAST_IN_HOLES = 0.1, 0.03  # first and last level where holes are filled already, in [-1, 1] units
 _DEEP = 8  # pixels from what is seen after which a hole's smooth continuation counts more than the network
 _SMOOTHED = 200  # iterations of that continuation
+_LARGE = 1024  # side of the part of a picture that is enough to see its noise
+_COMPRESSED = 2 / 127.5  # noise below which frequencies may have lost it to compression
 _ROUNDED = 1 / 127.5  # noise of a clean picture of 8 bits
 
 
@@ -48,6 +50,8 @@ class Hqs(KnownOperator):
         known = super().given(pixels, fill)
         if self.settings.sigma_255 is None and self.task == "inpaint":
             known["sigma"] = self.estimate(jnp.asarray(pixels[None], jnp.float32))[0]
+        if self.settings.sigma_255 is None and self.task == "deblur" and "kernel" in known:
+            known["sigma"] = _not_texture(known["sigma"], pixels, self.settings.kernel)
         if self.settings.sigma_255 is None and self.task == "sr":  # so small a picture has no flat parts to see it by
             known["sigma"] = jnp.float32(_ROUNDED)
         return known
@@ -82,6 +86,16 @@ class Hqs(KnownOperator):
 
     def evaluations(self, solved):
         return self._steps
+
+
+def _not_texture(sigma, pixels, kernel):
+    """The noise level, or less, where frequencies of which the kernel has left nothing show less; not below a level that
+    compression may have brought them to."""
+    if any(taps > side for taps, side in zip(kernel.shape, pixels.shape)):
+        return sigma
+    part = pixels[None, :_LARGE, :_LARGE]
+    shown = restoration.blurred_noise_level(jnp.asarray(part, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    return jnp.minimum(sigma, jnp.maximum(shown[0], _COMPRESSED))
 
 
 def _near(seen):

@@ -18,7 +18,7 @@ from indigo_jax.restoration.jpeg_trace import JpegTrace, find_jpeg, jpeg_error, 
 from indigo_jax.restoration.kernel_estimate import estimate_kernel, noise_level
 from indigo_jax.restoration.latent_indigo import latent_indigo
 from indigo_jax.restoration.latent_regularizers import LatentRegularizer, manifold_drift
-from indigo_jax.restoration.noise_estimate import flat_noise_level, patch_noise_level
+from indigo_jax.restoration.noise_estimate import blurred_noise_level, flat_noise_level, patch_noise_level
 from indigo_jax.restoration.operator_inn import operator_inn
 from indigo_jax.restoration.pigdm import pigdm
 from indigo_jax.restoration.pnp_flow import pnp_flow
@@ -34,8 +34,8 @@ from indigo_jax.typing import Autoencoder, InvertibleNetwork
 __all__ = [
     "Autoencoder", "BirdInfo", "BirdState", "BlindState", "IndigoState", "InvertibleNetwork", "JpegTrace",
     "LatentRegularizer", "Objective", "Reuse", "View", "Walks", "averaged", "bird", "bird_objective",
-    "bird_optimizer", "blind_dps", "blind_em", "daps", "ddim_rollout", "ddnm", "ddrm", "diffpir", "dps",
-    "estimate_kernel", "find_jpeg", "fix_color", "flat_noise_level", "fourier_svd", "gdp", "gibbs_ddrm", "hqs",
+    "bird_optimizer", "blind_dps", "blind_em", "blurred_noise_level", "daps", "ddim_rollout", "ddnm", "ddrm", "diffpir",
+    "dps", "estimate_kernel", "find_jpeg", "fix_color", "flat_noise_level", "fourier_svd", "gdp", "gibbs_ddrm", "hqs",
     "indigo", "indigo_preset", "indigo_schedule", "indigo_start", "isometry", "jpeg_error", "kernel_of",
     "latent_indigo", "manifold_drift", "nearest_jpeg", "noise_level", "operator_inn", "patch_noise_level",
     "picture_of", "pigdm", "pnp_flow", "psld", "reddiff", "resample", "sparse_kernel", "stopped", "tmpd", "to_sphere",

@@ -1,4 +1,6 @@
 """How noisy a photograph is, also where its noise is correlated from pixel to pixel, as that of cameras and films."""
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ _BIAS = 1.04  # the flattest of many blocks look less noisy than they are; measu
 _FLOOR = 1.3  # ratio of the quantiles up to which the flattest blocks are alike, so that what they show is noise
 _FEWEST = 24  # blocks
 _CLIPPED = 0.05  # share of a block's pixels that may be black or white
+_LEFT = 0.1  # share of the frequencies, those of which a blur has left least
 _PATCH = 5  # pixels of a patch
 _PATCHES = 60_000  # that are looked at, about
 _ENOUGH = 4  # patches for each number in one
@@ -51,6 +54,36 @@ def flat_noise_level(y: Array) -> Array:
     low, high = (jnp.take_along_axis(spread, (share * last).astype(jnp.int32)[:, None], axis=1)[:, 0]
                  for share in _QUANTILES)
     return jnp.where((low < fine) | (high < _FLOOR * low), _BIAS * low, fine)
+
+
+def blurred_noise_level(y: Array, kernel: Array) -> Array:
+    """Standard deviation of white noise in pictures ``[B, H, W, C]`` that a known kernel has blurred -> ``[B]``.
+
+    Of the tenth of all frequencies of which the blur has left least, what is there is noise: their median power under a
+    Hann window. Texture that other estimates take for noise is blurred, so it is not there. Too large for a kernel that
+    leaves something of all frequencies; too small where compression has taken the noise out of just these.
+
+    Args:
+        y: blurred pictures, in any units.
+        kernel: ``[h, w]``, not larger than they are.
+
+    Errors:
+        ValueError for a larger kernel.
+
+    Source: ours. The power of a frequency of white noise has an exponential distribution, of median ``ln 2``.
+
+    >>> float(blurred_noise_level(jnp.zeros((1, 16, 16, 3)), jnp.full((3, 3), 1 / 9))[0])
+    0.0
+    """
+    height, width = y.shape[1:3]
+    if kernel.shape[0] > height or kernel.shape[1] > width:
+        raise ValueError(f"a kernel of {kernel.shape} does not fit into pictures of {(height, width)}")
+    window = jnp.outer(*(jnp.hanning(side + 2)[1:-1] for side in (height, width))).astype(y.dtype)
+    centred = (y - jnp.mean(y, axis=(1, 2), keepdims=True)) * window[..., None]
+    power = jnp.abs(jnp.fft.rfft2(centred, axes=(1, 2)))**2 / jnp.sum(window**2)
+    left = jnp.abs(jnp.fft.rfft2(kernel, (height, width)))
+    counted = (left <= jnp.quantile(left, _LEFT))[None, ..., None]
+    return jnp.sqrt(jnp.nanmedian(jnp.where(counted, power, jnp.nan), axis=(1, 2, 3)) / math.log(2.0))
 
 
 def patch_noise_level(y: Array) -> tuple[Array, Array]:
