@@ -89,7 +89,7 @@ class Hqs(KnownOperator):
 
 
 def _not_texture(sigma, pixels, kernel):
-    """The noise level, or less, where frequencies of which the kernel has left nothing show less; not below a level that
+    """The noise level, or less, where frequencies of which the kernel has left nothing show less; not below what
     compression may have brought them to."""
     if any(taps > side for taps, side in zip(kernel.shape, pixels.shape)):
         return sigma

@@ -78,7 +78,8 @@ def blurred_noise_level(y: Array, kernel: Array) -> Array:
     height, width = y.shape[1:3]
     if kernel.shape[0] > height or kernel.shape[1] > width:
         raise ValueError(f"a kernel of {kernel.shape} does not fit into pictures of {(height, width)}")
-    window = jnp.outer(*(jnp.hanning(side + 2)[1:-1] for side in (height, width))).astype(y.dtype)
+    rows, columns = (jnp.hanning(side + 2)[1:-1] for side in (height, width))
+    window = jnp.outer(rows, columns).astype(y.dtype)
     centred = (y - jnp.mean(y, axis=(1, 2), keepdims=True)) * window[..., None]
     power = jnp.abs(jnp.fft.rfft2(centred, axes=(1, 2)))**2 / jnp.sum(window**2)
     left = jnp.abs(jnp.fft.rfft2(kernel, (height, width)))
