@@ -312,10 +312,11 @@ def test_denoising_is_the_error_over_the_root_of_the_level():
 # ---------------------------------------------------------------- embeddings
 
 def test_contrast_of_made_up_embeddings():
-    a, b = jnp.asarray([[2.0, 0.0], [0.0, 0.5]]), jnp.asarray([[3.0, 0.0], [1.0, 1.0]])  # lengths do not matter
-    cosines = np.array([[1.0, 0.5**0.5], [0.0, 0.5**0.5]]) / 0.2
+    a, b = np.array([[2.0, 0.0], [0.0, -0.5]]), np.array([[3.0, 0.0], [-5.0, 0.5]])  # their mean is 0
+    cosines = np.array([[u @ v / np.linalg.norm(u) / np.linalg.norm(v) for v in b] for u in a]) / 0.2
+    a, b = (jnp.asarray(each + [7.0, -3.0], jnp.float32) for each in (a, b))
     want = np.log(np.exp(cosines).sum(1)) - np.diagonal(cosines)
-    np.testing.assert_allclose(losses.contrastive(a, b, temperature=0.2), want, rtol=1e-5)
+    np.testing.assert_allclose(losses.contrastive(a, b, temperature=0.2), want, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(losses.contrastive(jnp.ones((8, 3)), jnp.ones((8, 3))), np.log(8), rtol=1e-6)
 
 
