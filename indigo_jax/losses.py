@@ -328,9 +328,9 @@ def inn(forward: Callable, inverse: Callable, x: Array, y: Array, *, absolute: f
 def contrastive(a: Array, b: Array, *, temperature: float = 0.1) -> Array:
     """How badly each embedding of one batch finds its partner in another: what partners share is what gets embedded.
 
-    ``-log softmax_j(cos(a_i, b_j) / temperature)`` at ``j = i``, a and b less the mean of both, since untrained encoders
-    give almost one direction to all pictures, where cosines have no slope; ``log B`` where all are alike. If row i is
-    in both of one degradation of two pictures, and each picture occurs in both, a picture is no help, its degradation is.
+    ``-log softmax_j(cos(a_i, b_j) / temperature)`` at ``j = i``, a and b less the mean of both: untrained encoders give
+    almost one direction to all pictures, where cosines have no slope. ``log B`` where all are alike. If row i is in both
+    of one degradation of two pictures, and each picture occurs in both, a picture is no help, its degradation is.
 
     Args:
         a, b: ``[B, D]``; rows of the same number are partners.
