@@ -329,8 +329,8 @@ def contrastive(a: Array, b: Array, *, temperature: float = 0.1) -> Array:
     """How badly each embedding of one batch finds its partner in another: what partners share is what gets embedded.
 
     ``-log softmax_j(cos(a_i, b_j) / temperature)`` at ``j = i``, a and b less the mean of both: untrained encoders give
-    almost one direction to all pictures, where cosines have no slope. ``log B`` where all are alike. If row i of both is
-    of one degradation of two pictures, and each picture occurs in both, pictures are no help, degradations are.
+    almost one direction to all pictures, where cosines have no slope. ``log B`` where all are alike. If row i is, in
+    both, of one degradation, and each picture occurs in both, then pictures are no help, and degradations are.
 
     Args:
         a, b: ``[B, D]``; rows of the same number are partners.
