@@ -358,6 +358,19 @@ def test_smooth_filling_is_biharmonic_and_does_not_look_at_what_is_unseen():
     np.testing.assert_allclose(alone[0], found[1], atol=1e-5)
 
 
+def test_the_flatter_filling_is_harmonic():
+    """Every unseen pixel is the mean of its four neighbours; it does not go beyond what is around the hole."""
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 12, 14, 3)).astype(np.float32)
+    seen = np.ones((1, 12, 14, 1), np.float32)
+    seen[0, 3:9, 4:10] = 0
+    found = np.asarray(operators.smooth_fill(jnp.asarray(np.where(seen > 0, x, 7.0)), jnp.asarray(seen), order=1))
+    around = (found[:, 2:8, 4:10] + found[:, 4:10, 4:10] + found[:, 3:9, 3:9] + found[:, 3:9, 5:11]) / 4
+    np.testing.assert_allclose(found[:, 3:9, 4:10], around, atol=1e-4)
+    np.testing.assert_array_equal(found[np.broadcast_to(seen > 0, x.shape)], x[np.broadcast_to(seen > 0, x.shape)])
+    with pytest.raises(ValueError, match="order is 1 or 2, not 3"):
+        operators.smooth_fill(x, seen, order=3)
+
+
 def test_compose_runs_left_to_right_with_keys_by_position():
     x, keys = _normal("chain", 2, 8, 8, 3), rng.image_keys(0, [4, 9])
     noise, blur = operators.gaussian_noise(sigma=0.2), operators.gaussian_blur(1.0)

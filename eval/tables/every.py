@@ -93,8 +93,6 @@ def lines_of(task: str, weights: str, wanted=None) -> list[Line]:
                 or method == "latent-indigo" and task != "sr"):
             continue
         own = {} if guided or method in ("indi", "blind") else {"weights": weights}  # blind: of any size, so `photo`
-        if method == "hqs" and task == "sr":
-            own["shrunk"] = "mean"
         if issubclass(kind, Sampled):
             steps = {"steps": BUDGET}
             found += [Line(method, SAMPLE, {**own, **steps, "aim": "perception"}),

@@ -12,7 +12,7 @@ class Choice(NamedTuple):
 _CHOICES = {  # task: what measured best on pictures that nothing was tuned on; see docs/results.md
     "auto": Choice("look", "it looks for noise and what JPEG has left; for blur or too few pixels say --task"),
     "denoise": Choice("once", "one call at the noise level has the least error"),
-    "sr": Choice("indi", "it was trained for enlarging"),
+    "sr": Choice("hqs", "a denoiser held to what shrinking leaves errs least; --method indi is quick"),
     "jpeg": Choice("jpeg", "it holds to what the file's rounding allows"),
     "inpaint": Choice("hqs", "it fills holes with the least error"),
     "nonuniform": Choice("bird", "only it finds blur that changes across the picture"),

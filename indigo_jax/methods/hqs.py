@@ -11,11 +11,11 @@ from indigo_jax.methods.flags import flag
 from indigo_jax.methods.known import KnownOperator, KnownSettings
 
 _HOLE, _LEAST_IN_HOLES = 0.1, 0.03  # first and last level where holes are filled already, in [-1, 1] units
-_DEEP = 8  # pixels from what is seen after which a hole's smooth continuation counts more than the network
+_DEEP = 4  # pixels from what is seen after which a hole's continuation counts more than the network
 _SMOOTHED = 200  # iterations of that continuation
 _LARGE = 1024  # side of the part of a picture that is enough to see its noise
 _COMPRESSED = 2 / 127.5  # noise below which frequencies may have lost it to compression
-_ROUNDED = 1 / 127.5  # noise of a clean picture of 8 bits
+_ROUNDED = 1 / 127.5 / 12**0.5  # noise of a clean picture of 8 bits
 
 
 class Hqs(KnownOperator):
@@ -76,8 +76,7 @@ class Hqs(KnownOperator):
         x, _ = samplers.sample(kernel, keys, first)
         if self.task == "inpaint":
             seen = given["mask"][..., None]
-            smooth, near = operators.smooth_fill(y, seen, num_iterations=_SMOOTHED), _near(seen)
-            x = jnp.where(seen > 0, y, near * x + (1 - near) * smooth)  # what is there stays as it is
+            x = jnp.where(seen > 0, y, _calmer_inside(x, y, seen))  # what is there stays as it is
         return self.found(problem._replace(seen=given.get("mask", problem.seen)), x)
 
     @property
@@ -96,6 +95,13 @@ def _not_texture(sigma, pixels, kernel):
     part = pixels[None, :_LARGE, :_LARGE]
     shown = restoration.blurred_noise_level(jnp.asarray(part, jnp.float32), jnp.asarray(kernel, jnp.float32))
     return jnp.minimum(sigma, jnp.maximum(shown[0], _COMPRESSED))
+
+
+def _calmer_inside(x, y, seen):
+    """The deeper in a hole the more of its continuation, which near its edge goes on in slopes, inside is flat."""
+    near = _near(seen)
+    sloping, flat = (operators.smooth_fill(y, seen, num_iterations=_SMOOTHED, order=order) for order in (2, 1))
+    return near * x + (1 - near) * (near * sloping + (1 - near) * flat)
 
 
 def _near(seen):

@@ -15,13 +15,13 @@ def get_config() -> IndiConfig:
     return IndiConfig(
         model=models.RestorationUNet(width=48, multipliers=(1, 2, 3), num_res_blocks=1, patch_size=2),
         degradation=operators.photo_mixture(
-            dict(motion_blur=0.60, jpeg=0.11, gaussian_noise=0.05, super_resolution=0.06, gaussian_blur=0.18),
+            dict(motion_blur=0.42, jpeg=0.13, gaussian_noise=0.15, super_resolution=0.18, gaussian_blur=0.12),
             gaussian_blur=operators.random_gaussian_blur((0.5, 3.0), sigma_255=(0.0, 0.5)),
             motion_blur=operators.random_motion_blur((8.0, 16.0), straight=0.5, sigma_255=(0.0, 0.5)),
             super_resolution=operators.random_super_resolution(4, sigma_255=(0.0, 0.5)),
             jpeg=operators.random_jpeg((5, 50)),
-            gaussian_noise=operators.random_gaussian_noise((5.0, 50.0))),
-        tasks=("denoise", "deblur", "sr", "jpeg"),
+            gaussian_noise=operators.random_photo_noise((5.0, 50.0))),
+        tasks=("denoise", "deblur", "sr", "jpeg"), grey=0.08,
         num_steps=24_000, batch_size=8, crop=64, margin=16, loss="l2", a=5.0,
         learning_rate=8e-4, warmup_steps=100, final_learning_rate=1e-6, weight_decay=1e-5, ema=0.999,
         checkpoint_every=500, log_every=50, eval_every=500, cache=True)
