@@ -23,7 +23,8 @@ ROWS = {  # method: task and settings that take a second; @name is the file of a
     "look": dict(task="auto", weights="@denoiser", restorer="@restorer"),
     "jpeg": dict(task="jpeg", weights="@denoiser", restorer="@restorer"),
     "hqs": dict(task="deblur", weights="@denoiser", steps=2, kernel=KERNEL),
-    "blind": dict(task="deblur", weights="@denoiser", kernel_size=3, steps=2, sigma_255=120.0),  # so it is believed
+    "blind": dict(task="deblur", weights="@denoiser", restorer="@restorer", kernel_size=3, steps=2,
+                  sigma_255=120.0),  # so it is believed
     "diffpir": dict(task="denoise", weights="@prior", steps=4),
     "bird": dict(task="denoise", weights="@prior", sigma_255=10.0),
     "ddrm": dict(task="sr", scale=2, weights="@prior", steps=3),

@@ -6,7 +6,7 @@ import pytest
 from skimage import data, transform
 
 from indigo_jax import denoisers, images, methods, operators, rng, samplers, schedules, weights
-from indigo_jax.methods import base, bird, blind, known, once, surroundings
+from indigo_jax.methods import base, bird, blind, known, once
 from indigo_jax.methods.once import denoise_once
 from indigo_jax.methods.sinograms import sinogram, sinogram_noise
 from tests import guided_networks, networks
@@ -240,33 +240,14 @@ def test_the_border_of_a_blurred_picture_is_honest(name, denoiser, monkeypatch):
     assert inside.sum() == 20 * 30 and (inside[12:32, 12:42] == 1).all()
 
 
-def test_what_came_in_from_beyond_the_border_is_taken_off():
-    """Of a picture of one colour, which goes on beyond its border in that colour: what is left is a blur of the
-    picture among zeros. Pixels are trusted less by the share that came from beyond; beyond the picture none is."""
+def test_beside_the_border_a_prior_of_one_size_trusts_less():
+    """As much as the share of a pixel that has come from beyond it; nothing in the middle is doubted."""
     kernel = np.zeros((1, 5), np.float32)
     kernel[0, 1:4] = [0.5, 0.25, 0.25]
-    share = np.zeros((20, 24))
-    share[:, 0], share[:, -1] = 0.25, 0.5  # what lies to the left comes in with the kernel's right
-    color = np.array([0.5, -0.25, 0.0])
-    added, trusted = surroundings.came_in(np.broadcast_to(color, (20, 24, 3)).astype(np.float32), kernel, 0.1, (20, 24),
-                                          9)
-    np.testing.assert_allclose(added, share[..., None] * color, atol=0.1)
-    np.testing.assert_allclose(trusted, 0.1 / np.hypot(0.1, share * surroundings._ERROR), rtol=1e-5)
-    added, trusted = surroundings.came_in(np.broadcast_to(color, (12, 12, 3)).astype(np.float32), kernel, 0.1, (20, 24),
-                                          9)
-    assert not added[12:].any() and not trusted[:, 12:].any() and (trusted[:12, 1:12] == 1).all()
-
-
-def test_a_prior_of_one_size_is_given_a_problem_without_surroundings(prior):
-    """What the operator makes of the true window is the measurement, less what came in."""
-    kernel = np.full((3, 3), 1 / 9, np.float32)
-    method = methods.load("diffpir", task="deblur", weights=prior, kernel=kernel, sigma_255=0, steps=1)
-    given = {"sigma": jnp.zeros(1), "kernel": jnp.asarray(kernel), "added": jnp.asarray(RANDOM.random((1, 16, 16, 3))),
-             "seen": jnp.ones((1, 16, 16))}
-    x = jnp.asarray(picture(16, 16).pixels[None])
-    problem = method.problem(operators.blur(kernel, boundary="zero")(x) + given["added"], rng.image_keys(0, [0]),
-                             method.plan(16, 16), given)
-    np.testing.assert_allclose(problem.residual(x), 0.0, atol=1e-6)
+    wanted = np.ones((6, 8))
+    for column, share in ((0, 0.25), (7, 0.5)):  # what lies to the left comes in with the kernel's right
+        wanted[:, column] = 0.1 / np.hypot(0.1, share * known._MIRROR)
+    np.testing.assert_allclose(known._trusted(kernel, 6, 8, 0.1), wanted, rtol=1e-5)
 
 
 def test_what_is_left_is_that_of_what_was_measured():

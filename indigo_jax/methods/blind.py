@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from indigo_jax import denoisers, operators, restoration, samplers
+from indigo_jax import denoisers, operators, restoration, samplers, tiles
 from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.hqs import Hqs
@@ -21,14 +21,14 @@ _BELIEVED = 1.1  # times the noise and this error: what a picture may leave unex
 class Blind(Hqs):
     """A first kernel from the picture alone, as one of few edges (:func:`restoration.sparse_kernel`), on its middle;
     there three rounds of :func:`restoration.hqs` with the kernel and of :func:`restoration.estimate_kernel` with its
-    result; at last hqs on the whole. A picture that the kernel does not explain, or of which it makes contrasts that no
-    picture holds, is left as it is."""
+    result; at last hqs on the whole. Where the kernel does not explain the picture, or makes contrasts of it that no
+    picture holds, a network that restores directly takes its place: less, and no harm (:class:`Indi`)."""
 
     name = "blind"
     summary = "a denoiser finds the blur of a photograph and undoes it"
     when = "the whole picture is blurred alike, as by a shaken camera, and the kernel is unknown"
     needs = "nothing; better with --kernel-size"
-    cost = f"{_ROUNDS * _STEPS} on the middle {_PART} x {_PART} pixels, then --steps, 8"
+    cost = f"{_ROUNDS * _STEPS} on the middle {_PART} x {_PART} pixels, then --steps, 8, and 1"
     tasks = ("deblur",)
     one_answer = True
     needs_kernel = False
@@ -37,6 +37,8 @@ class Blind(Hqs):
     class Settings(Hqs.Settings):
         kernel_size: int | None = flag(None, f"no more than so many pixels wide is the kernel, odd (default: {_SIZE})",
                                        low=3, high=63, tasks=("deblur",), metavar="PIXELS")
+        restorer: str = flag("indi-photo", "the network for pictures of which no kernel is found; see: indigo weights "
+                                           "list", metavar="NAME|PATH", file="weights")
 
     def load(self):
         if self.settings.kernel is not None:
@@ -47,6 +49,10 @@ class Blind(Hqs):
         if base.side_of(self.networks["prior"]) is not None:
             raise ValueError(f"{self.info.get('name')} knows pictures of one size; blind needs a denoiser of any, as "
                              "photo: use --method bird, or other weights")
+        network = base.open_network(self.settings.restorer, "restorer")
+        if "deblur" not in network.info["tasks"]:
+            raise ValueError(f"the restorer {self.settings.restorer} was not trained for deblur; leave --restorer out")
+        self.networks["restorer"] = network
 
     @property
     def _size(self):
@@ -67,15 +73,21 @@ class Blind(Hqs):
 
         believed = (solved.residual <= _BELIEVED * sigma) & (share(solved.x) - share(y) <= _TOO_WHITE)
         believed = believed[:, None, None]
-        return solved._replace(x=jnp.where(believed[..., None], solved.x, y),
+        return solved._replace(x=jnp.where(believed[..., None], solved.x, self._directly(params[1], y, plan)),
                                kernel=jnp.where(believed, kernel, _no_blur(kernel)))
+
+    def _directly(self, params, y, plan):
+        """By the restorer, in one call: InDI's only step, without the noise that it begins with."""
+        module, _, info = self.networks["restorer"]
+        restorer = denoisers.of(tiles.by_plan(functools.partial(module.apply, params), plan), info)
+        return jnp.clip(restorer(y, jnp.ones(y.shape[:1])), -1, 1)
 
     def report(self, solved, plan):
         report = super().report(solved, plan)
         if np.any(solved.kernel != _no_blur(solved.kernel)):
             return report
-        return report._replace(note="no kernel was found that explains the picture, so it is left as it is; try "
-                                    "--kernel-size, or --method indi")
+        return report._replace(note=f"no kernel was found that explains the picture, so {self.settings.restorer} "
+                                    "restored it; try --kernel-size")
 
     def find(self, params, y, seen, sigma, keys):
         """The kernels ``[B, size, size]`` of pictures.
@@ -105,11 +117,11 @@ class Blind(Hqs):
         return self.around(self._size)
 
     def evaluations(self, solved):
-        return _ROUNDS * _STEPS + super().evaluations(solved)
+        return _ROUNDS * _STEPS + super().evaluations(solved) + 1
 
     def all_evaluations(self, solved, plan):
         """The kernel is looked for on one part."""
-        return _ROUNDS * _STEPS + super().evaluations(solved) * plan.count
+        return _ROUNDS * _STEPS + (super().evaluations(solved) + 1) * plan.count
 
 
 def _no_blur(kernel):
