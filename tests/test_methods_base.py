@@ -248,7 +248,7 @@ OWNERS = {"indi": {"weights", "steps"}, "once": {"weights"}, "hqs": {"weights", 
 
 @pytest.mark.parametrize("task, flags, wanted", [
     ("auto", (), "look"), ("deblur", (), "blind"), ("deblur", ("kernel",), "hqs"), ("denoise", (), "once"),
-    ("sr", (), "hqs"), ("jpeg", (), "jpeg"), ("inpaint", ("mask",), "hqs"), ("nonuniform", (), "bird"),
+    ("sr", (), "hqs"), ("jpeg", (), "jpeg"), ("inpaint", ("mask",), "hqs"), ("nonuniform", (), "indi"),
     ("ct", (), "diffpir")])
 def test_auto_takes_what_measured_best(task, flags, wanted):
     choice = methods.choose(task, flags)

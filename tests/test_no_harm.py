@@ -125,7 +125,7 @@ def test_a_kernel_that_is_not_there_is_not_turned():
         methods.load("blind", task="deblur", kernel_is="correlation")
 
 
-@pytest.mark.parametrize("task", [task for task in methods.TASKS if task != "nonuniform"])  # which bird alone does
+@pytest.mark.parametrize("task", methods.TASKS)
 @pytest.mark.parametrize("known", [(), ("kernel",)])
 def test_auto_takes_no_prior_of_faces(task, known):
     method = methods.METHODS[methods.choose(task, known if task == "deblur" else ()).method]

@@ -246,7 +246,7 @@ def table(args, pictures: Pictures, path, command: str):
     notes = (f"{on}. Bundled weights; noise levels are estimated by the methods themselves. A chain of samples has "
              f"{BUDGET} evaluations, as one sample or as the mean of four of a quarter each; BIRD, INDIGO and what is "
              "no chain have their own number. Inputs and results are rounded to 8 bits; blurred pictures are cut out "
-             "of larger ones. Wiener and total variation are told the noise; an unknown kernel "
-             "is looked for with `photo`, of faces too. PSNR of unknown blur is the best of all "
-             "moves by at most 3 pixels.")
+             "of larger ones. Wiener and total variation are told the noise; all but half-quadratic splitting are "
+             "told how a picture was shrunk, which that takes for bicubic. An unknown kernel is looked for with "
+             "`photo`, of faces too. PSNR of unknown blur is the best of all moves by at most 3 pixels.")
     return "all", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])

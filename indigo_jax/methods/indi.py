@@ -16,7 +16,7 @@ class Indi(base.Restoration):
     summary = "a network that restores directly, trained on pairs"
     when = "nothing is known but the kind of damage; fast; 4x enlargement"
     needs, cost = "nothing", "--steps, 1"
-    tasks = ("auto", "denoise", "deblur", "sr", "jpeg")
+    tasks = ("auto", "denoise", "deblur", "nonuniform", "sr", "jpeg")
     border, kind_of_weights = "reflect", "restorer"
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class Indi(base.Restoration):
 
     def load(self):
         network = base.open_network(self.settings.weights, "restorer")
-        if self.task not in ("auto", *network.info["tasks"]):
+        learned = {"nonuniform": "deblur"}.get(self.task, self.task)
+        if learned not in ("auto", *network.info["tasks"]):
             raise ValueError(f"the weights {self.settings.weights} were not trained for {self.task}; use auto or one "
                              f"of {', '.join(network.info['tasks'])}, or other weights")
         self.networks = {"restorer": network}
