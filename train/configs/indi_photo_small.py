@@ -1,11 +1,13 @@
 """The shipped model ``indi-photo``: one small network for noise, blur, 4x super-resolution and JPEG.
 
-Data: 400 natural photographs of 481 x 321 (BSDS500 train and test) in one pack, degraded on the fly.
-Command: ``python -m train.indi --config train/configs/indi_photo_small.py --data bsds400.npz --workdir RUN``
+Data: 400 natural photographs of 481 x 321 (BSDS500 train and test) four times and 844 of 256 x 384 (a sample of
+ImageNet) once, in packs, degraded on the fly.
+Command: ``python -m train.indi --config train/configs/indi_photo_small.py --data 4*bsds400.npz+imagenet256.npz
+--workdir RUN``
 Hardware: two CPU cores; about 0.5 s a step, three hours and a half.
-Expect: see ``indigo_jax/weights/indi-photo.md``. The shipped weights took four runs of 24,200 steps in all, each with
+Expect: see ``indigo_jax/weights/indi-photo.md``. The shipped weights took six runs of 29,700 steps in all, each with
 ``--start-from`` the one before and a mixture, a loss and times of its own, which that card lists; this file is the
-third of them, at their whole length.
+last two of them, at the length of the first four.
 """
 from indigo_jax import models, operators
 from train.indi import IndiConfig
