@@ -45,6 +45,14 @@ def open_network(name_or_path, kind: str) -> Network:
     return Network(*weights.load(name_or_path, kind=kind))
 
 
+def open_restorer(name_or_path, task: str) -> Network:
+    """A network that restores directly, which is to have learned the task: ValueError."""
+    network = open_network(name_or_path, "restorer")
+    if task not in network.info["tasks"]:
+        raise ValueError(f"the restorer {name_or_path} was not trained for {task}; leave --restorer out")
+    return network
+
+
 class Solved(NamedTuple):
     """What a method finds; every array begins with the batch ``[B]``.
 

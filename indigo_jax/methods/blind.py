@@ -49,10 +49,7 @@ class Blind(Hqs):
         if base.side_of(self.networks["prior"]) is not None:
             raise ValueError(f"{self.info.get('name')} knows pictures of one size; blind needs a denoiser of any, as "
                              "photo: use --method bird, or other weights")
-        network = base.open_network(self.settings.restorer, "restorer")
-        if "deblur" not in network.info["tasks"]:
-            raise ValueError(f"the restorer {self.settings.restorer} was not trained for deblur; leave --restorer out")
-        self.networks["restorer"] = network
+        self.networks["restorer"] = base.open_restorer(self.settings.restorer, "deblur")
 
     @property
     def _size(self):

@@ -35,10 +35,7 @@ class Jpeg(Once):
 
     def load(self):
         super().load()
-        network = base.open_network(self.settings.restorer, "restorer")
-        if "jpeg" not in network.info["tasks"]:
-            raise ValueError(f"the restorer {self.settings.restorer} was not trained for jpeg; leave --restorer out")
-        self.networks["restorer"] = network
+        self.networks["restorer"] = base.open_restorer(self.settings.restorer, "jpeg")
 
     def __call__(self, picture, **how):
         if picture.jpeg_steps is None:
