@@ -9,7 +9,7 @@ from eval import problems
 from eval.measure import Cache
 from eval.tables import every
 from indigo_jax import methods
-from indigo_jax.methods import base
+from indigo_jax.methods import base, bird
 from indigo_jax.methods.known import Sampled
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8)
@@ -173,3 +173,20 @@ def test_portraits_have_the_prior_of_faces_and_photographs_theirs(monkeypatch, f
     assert name == "all" and [row["prior"] for row in rows] == [weights for weights, _ in asked] == priors
     assert asked[0][1] == {"tasks": ["sr", "jpeg"], "wanted": ["indi"], "seed": 3, "lpips": None, "cache": None}
     assert "100 evaluations" in text and text.endswith("Written by `python -m eval.tables --method all`.")
+
+
+def test_diffpir_has_as_many_evaluations_as_bird(monkeypatch):
+    asked = []
+    pictures = problems.Pictures("one", ["a"], [IMAGE])
+
+    def restored(answers, line, task, damage, seed):
+        asked.append((task, line.method, line.settings))
+        return damage.truth, line.settings.get("steps", 0)
+
+    monkeypatch.setattr(every, "_restored", restored)
+    args = types.SimpleNamespace(lpips=None, seed=0)
+    name, rows, text = every.bird_table(args, pictures, None, "python -m eval.tables --method bird-photo")
+    assert {settings["weights"] for _, _, settings in asked} == {"photo"}
+    steps = {(task, settings["steps"]) for task, method, settings in asked if method == "diffpir"}
+    assert steps == {(task, bird.DEFAULT[task].evaluations) for task in ("denoise", "deblur", "sr", "inpaint")}
+    assert name == "bird-photo" and "BIRD" in text and {row["method"] for row in rows} >= {"bird", "diffpir", "hqs"}

@@ -6,7 +6,7 @@ import pytest
 from skimage import data, transform
 
 from indigo_jax import denoisers, images, methods, operators, rng, samplers, schedules, weights
-from indigo_jax.methods import base, bird, blind, known, once
+from indigo_jax.methods import base, bird, blind, hqs, known, once
 from indigo_jax.methods.once import denoise_once
 from indigo_jax.methods.sinograms import sinogram, sinogram_noise
 from tests import guided_networks, networks
@@ -83,6 +83,24 @@ def test_holes_of_any_picture_are_filled_and_the_rest_is_kept(prior, size, tiles
     assert restored.pixels.shape == y.pixels.shape and np.isfinite(restored.pixels).all()
     assert report.plan.count == tiles and report.evaluations == 58 * tiles
     assert float(np.sum(np.abs(restored.pixels - y.pixels) * mask[..., None])) < 0.1 * 3 * y.pixels.size
+
+
+def test_the_usual_prior_is_that_of_photographs_and_of_slices_their_own():
+    found = {(name, task): kind.named_weights(kind.Settings(), task)["weights"]
+             for name, kind in methods.METHODS.items() if issubclass(kind, known.KnownOperator) for task in kind.tasks}
+    assert found == {(name, task): "ellipses64" if task == "ct" else "photo" for name, task in found}
+
+
+def test_a_hole_is_a_mean_whose_shares_change_from_its_edge_inwards():
+    """Where network and continuations agree it is that; else its middle is near the flat one of 10 beside a slope."""
+    seen = np.ones((1, 40, 40, 1), np.float32)
+    seen[:, 12:28, 12:28] = 0
+    y = np.where(seen > 0, 0.5, 0.0) * np.ones((1, 40, 40, 3), np.float32)
+    half = np.full_like(y, 0.5)
+    np.testing.assert_allclose(hqs._calmer_inside(half, y, seen), half, atol=1e-3)
+    share = np.asarray(hqs._calmer_inside(half + 1.0, y, seen))[0, 20, :, 0] - 0.5
+    assert share[12] == pytest.approx(0.25 + 0.25 * np.exp(-0.5), abs=0.01)
+    assert share[20] == pytest.approx(0.25 + 0.25 * np.exp(-4.0), abs=0.01)
 
 
 def test_holes_begin_with_their_smooth_continuation(denoiser):

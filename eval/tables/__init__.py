@@ -5,6 +5,7 @@
     python -m eval.tables --method bird --weights PRIOR [--data FOLDER] [--tasks ...] [--methods ...] [--seeds 0 1]
     python -m eval.tables --method people [--data FOLDER] [--limit N] [--lpips FILE]
     python -m eval.tables --method all [--data PHOTOGRAPHS] [--faces FOLDER] [--limit N] [--tasks ...] [--methods ...]
+    python -m eval.tables --method bird-photo [--data PHOTOGRAPHS] [--limit N] [--lpips FILE]
     python -m eval.tables --method coverage [--data FOLDER] [--limit N]
     python -m eval.tables --method solvers [--data FOLDER] [--limit N]
     python -m eval.tables --method opponents --weights PRIOR [--data FOLDER] [--limit N]
@@ -23,6 +24,8 @@ beside the picture as it is and what scikit-image has.
 --method all has every method on every task that it does, photographs with the prior of photographs and the pictures of
 --faces with that of faces, from honest borders, at equal evaluations, samples and means apart. It keeps its numbers as
 --method bird does.
+
+--method bird-photo is that for BIRD and DiffPIR with the prior of photographs, at BIRD's number of evaluations.
 
 --method calibration asks of every sampler of posteriors whether its mean and its spread are those of the posterior,
 where that is known exactly. --method mri measures slices from a quarter and an eighth of k-space, on phantoms with the
@@ -61,6 +64,7 @@ _GUIDED = guided_methods()
 # by method: ``table(args, pictures, path, command) -> (name of the weights, rows, Markdown)``: arguments of the command
 # line, clean pictures, where the files go (without an extension), the command that was given
 TABLES = {"indi": photo.table, "bird": known.table, "people": people.table, "all": every.table,
+          "bird-photo": every.bird_table,
           "opponents": opponents.table, "conditional": conditional.table, "coverage": coverage.table,
           "calibration": calibration.table, "mri": mri.table, "reproduction": reproduction.table,
           "solvers": solvers.table,
@@ -69,7 +73,7 @@ _NO_PICTURES = ("calibration", "mri", "reproduction")
 _PICTURES = tuple(method for method in TABLES if method not in _NO_PICTURES)
 OWN_FLAGS = {"data": _PICTURES, "limit": _PICTURES, "weights": ("indi", "bird", "opponents", "conditional"),
              "against": ("conditional",), "autoencoder": ("latent-indigo",),
-             "lpips": ("indi", "people", "all", "conditional", *_GUIDED), "faces": ("all",),
+             "lpips": ("indi", "people", "all", "bird-photo", "conditional", *_GUIDED), "faces": ("all",),
              "steps": ("indi", "conditional"), "spacing": ("indi",), "tasks": ("bird", "all", "coverage"),
              "methods": ("bird", "all", "coverage"),
              "seeds": ("bird", *_GUIDED),
@@ -143,7 +147,7 @@ def _work(args, parser):
     names = ("phantom.png",) if "ct" in args.tasks else None
     pictures = args.method in _PICTURES and problems.open_pictures(args.data, limit=args.limit, names=names)
     main = args.prior or METHODS[args.method].Settings().prior if args.method in _GUIDED else args.weights
-    main = {"people": "photographs", "all": "methods", "coverage": coverage.WEIGHTS,
+    main = {"people": "photographs", "all": "methods", "bird-photo": "photographs", "coverage": coverage.WEIGHTS,
             "solvers": solvers.WEIGHTS}.get(args.method, main)
     stem = re.sub(r"\W+", "_", pathlib.Path(main).stem) + ("" if args.data else "_scikit_image")
     stem = stem if args.method == "indi" else f"{stem}_{args.method.replace('-', '_')}"

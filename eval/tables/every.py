@@ -18,6 +18,7 @@ from eval.problems import FACTOR, KERNEL_SIZE, Pictures, digest, open_pictures, 
 import indigo_jax
 from indigo_jax import images, methods, operators, rng
 from indigo_jax import metrics as scores
+from indigo_jax.methods import bird
 from indigo_jax.methods.known import Sampled, problem_of
 
 SIDE = 64  # of what is restored
@@ -77,10 +78,10 @@ def damaged(task: str, image: np.ndarray, seed: int) -> Damage:
     return Damage(_eight_bits(y), x, settings)
 
 
-def lines_of(task: str, weights: str, wanted=None) -> list[Line]:
+def lines_of(task: str, weights: str, wanted=None, budget: int = BUDGET) -> list[Line]:
     """The lines of a task for pictures that the prior ``weights`` knows.
 
-    A chain of samples has :data:`BUDGET` evaluations; what has a cost of its own keeps it and says it.
+    A chain of samples has ``budget`` evaluations; what has a cost of its own keeps it and says it.
     """
     portraits, name = weights != "photo", "deblur" if task == "blind" else task
     found = []
@@ -94,7 +95,7 @@ def lines_of(task: str, weights: str, wanted=None) -> list[Line]:
             continue
         own = {} if guided or method in ("indi", "blind") else {"weights": weights}  # blind: of any size, so `photo`
         if issubclass(kind, Sampled):
-            steps = {"steps": BUDGET}
+            steps = {"steps": budget}
             found += [Line(method, SAMPLE, {**own, **steps, "aim": "perception"}),
                       Line(method, MEAN, {**own, **steps, "aim": "distortion"})]
         else:
@@ -103,7 +104,7 @@ def lines_of(task: str, weights: str, wanted=None) -> list[Line]:
 
 
 def measure(pictures: Pictures, weights: str, *, tasks=tuple(TASKS), wanted=None, seed: int = 0, lpips=None,
-            cache: Cache | None = None) -> list[dict]:
+            cache: Cache | None = None, budgets: dict[str, int] | None = None) -> list[dict]:
     """One row per task, picture and line: ``{"prior", "task", "picture", "method", "kind", "evaluations", "psnr",
     "lpips"}``; PSNR of what is rounded to 8 bits, of unknown blur at the best of all moves by at most 3 pixels.
 
@@ -115,8 +116,10 @@ def measure(pictures: Pictures, weights: str, *, tasks=tuple(TASKS), wanted=None
         seed: of all damage and chains.
         lpips: callable ``(a, b) -> [B]`` of uint8, or None.
         cache: of what is measured, by the damage, the line and the program's own files; None: nothing is kept.
+        budgets: evaluations of a chain of samples by task; default: :data:`BUDGET`.
     """
-    rows, jobs = [], [(task, line) for task in tasks for line in [*BASELINES, *lines_of(task, weights, wanted)]]
+    rows, jobs = [], [(task, line) for task in tasks for line in [
+        *BASELINES, *lines_of(task, weights, wanted, (budgets or {}).get(task, BUDGET))]]
     for task, line in tqdm(jobs, unit="line", mininterval=1.0):
         answers, psnr = {}, aligned_psnr if task == "blind" else _psnr
         for name, image in zip(pictures.names, pictures.images):
@@ -250,3 +253,17 @@ def table(args, pictures: Pictures, path, command: str):
              "told how a picture was shrunk, which that takes for bicubic. An unknown kernel is looked for with "
              "`photo`, of faces too. PSNR of unknown blur is the best of all moves by at most 3 pixels.")
     return "all", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])
+
+
+def bird_table(args, pictures: Pictures, path, command: str):
+    """BIRD and DiffPIR with the prior of photographs, at as many evaluations as BIRD takes: the name, the rows, the
+    Markdown; see :data:`eval.tables.TABLES`."""
+    budgets = {task: bird.DEFAULT[task].evaluations for task in ("denoise", "deblur", "sr", "inpaint")}
+    rows = measure(pictures, "photo", tasks=budgets, wanted=("bird", "diffpir", "hqs"), seed=args.seed,
+                   lpips=lpips_of(args.lpips), cache=path and Cache(path.with_suffix(".jsonl"), MEASURED),
+                   budgets=budgets)
+    notes = (f"`photo` on {about(pictures, SIDE)}. DiffPIR has as many evaluations as BIRD, as one sample or as the "
+             "mean of four of a quarter each; half-quadratic splitting is what `--method auto` takes but for noise. "
+             "Inputs and results are rounded to 8 bits; blurred pictures are cut out of larger ones. Wiener and total "
+             "variation are told the noise; all but half-quadratic splitting how a picture was shrunk.")
+    return "bird-photo", rows, "\n\n".join([to_markdown(rows), notes, f"Written by `{command}`."])

@@ -10,7 +10,6 @@ class Diffpir(Sampled):
     """DiffPIR (Zhu et al. 2023) from pure noise; see :func:`restoration.diffpir`."""
 
     name = "diffpir"
-    usual_weights = "photo"
     summary = "a diffusion prior and a known operator: one sharp sample"
     when = "the damage is known and a sharp picture of what the prior has learned is wanted"
     cost = "--steps, 50"

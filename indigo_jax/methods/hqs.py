@@ -10,8 +10,11 @@ from indigo_jax.methods import base
 from indigo_jax.methods.flags import flag
 from indigo_jax.methods.known import KnownOperator, KnownSettings
 
+_BLURRED = 0.2  # first level where a blur is undone
 _HOLE, _LEAST_IN_HOLES = 0.1, 0.03  # first and last level where holes are filled already, in [-1, 1] units
-_DEEP = 4  # pixels from what is seen after which a hole's continuation counts more than the network
+_EDGE = (0.5, 0.5, 0.0)  # shares by the edge of a hole: of the network, of biharmonic and of harmonic continuation
+_DEEP = (0.25, 0.1, 0.65)  # the same far inside
+_DEPTH = 2  # pixels from what is seen over which the first give way to the second
 _SMOOTHED = 200  # iterations of that continuation
 _LARGE = 1024  # side of the part of a picture that is enough to see its noise
 _COMPRESSED = 2 / 127.5  # noise below which frequencies may have lost it to compression
@@ -65,7 +68,7 @@ class Hqs(KnownOperator):
     def solve(self, params, y, keys, *, plan, given):
         prior = base.prior(self.networks["prior"], params[0], plan)
         problem = self.problem(y, keys, plan, given)
-        first, sigma, start = y, problem.sigma, 0.384
+        first, sigma, start = y, problem.sigma, _BLURRED if self.task == "deblur" else 0.384
         if self.scale > 1:
             first = jnp.clip(operators.upsample(self.scale)(y), -1, 1)
         if self.task == "inpaint":
@@ -98,16 +101,17 @@ def _not_texture(sigma, pixels, kernel):
 
 
 def _calmer_inside(x, y, seen):
-    """The deeper in a hole the more of its continuation, which near its edge goes on in slopes, inside is flat."""
-    near = _near(seen)
+    """A mean of three that err differently: the network, a continuation in slopes and a flat one, which counts most
+    far inside, where nothing is known."""
     sloping, flat = (operators.smooth_fill(y, seen, num_iterations=_SMOOTHED, order=order) for order in (2, 1))
-    return near * x + (1 - near) * (near * sloping + (1 - near) * flat)
+    near = _near(seen)
+    return sum((near * edge + (1 - near) * deep) * one for one, edge, deep in zip((x, sloping, flat), _EDGE, _DEEP))
 
 
 def _near(seen):
-    """``exp(-depth / 8)`` where nothing is seen ``[B, H, W, 1]``, the depth in steps from pixel to pixel; else 1."""
+    """``exp(-depth / _DEPTH)`` where nothing is seen ``[B, H, W, 1]``, depth in steps from pixel to pixel; else 1."""
     def grow(_, near):
         best = jax.lax.reduce_window(near, 0.0, jax.lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
-        return jnp.maximum(seen, jnp.exp(-1 / _DEEP) * best)
+        return jnp.maximum(seen, jnp.exp(-1 / _DEPTH) * best)
 
-    return jax.lax.fori_loop(0, 5 * _DEEP, grow, seen)
+    return jax.lax.fori_loop(0, 5 * _DEPTH, grow, seen)

@@ -13,7 +13,7 @@ from indigo_jax.methods.flags import flag
 from indigo_jax.methods.sinograms import Sinogram, sinogram_noise
 from indigo_jax.typing import Array, Kernel, Key, Operator
 
-DEFAULT_WEIGHTS = "faces64, of diffpir photo; ct: ellipses64"
+DEFAULT_WEIGHTS = "photo; ct: ellipses64"
 _SAMPLES = 4  # of which the mean is taken
 _CLEAN_255 = 2.5  # noise of a good photograph
 _MIRROR = 0.7  # what a mirror image errs by beyond the border, in [-1, 1] units; measured: 0.1 and 0.3 are worse
@@ -150,7 +150,7 @@ class KnownOperator(base.Restoration):
     needs = "--kernel, --mask, --scale or the angles"
     Settings = KnownSettings
     kind_of_weights = "prior"
-    usual_weights: ClassVar[str] = "faces64"
+    usual_weights: ClassVar[str] = "photo"
     needs_kernel = True
 
     @property
