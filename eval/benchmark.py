@@ -1,14 +1,15 @@
 """Speed and memory: of InDI's sampler, training step and rollout gradient; of BIRD's iterations; of LatentINDIGO's
 guided steps; of more devices; of training on a CPU beside torch; of single convolutions; of
-starting up.
+starting up; the memory of every method beside that of a call of its network.
 
     python -m eval.benchmark indi [--json] [--sizes 64] [--batch 8] [--steps 1 10] [--large]
-    python -m eval.benchmark bird [--json] [--sizes 64] [--batch 1 4] [--large]
+    python -m eval.benchmark bird [--json] [--sizes 64] [--batch 1 4] [--large] [--against torch]
     python -m eval.benchmark latent-indigo [--json [FILE]] [--sizes 256 512 1024 2048] [--time 256] [--large]
     python -m eval.benchmark scaling [--json] [--topologies v5e:4x4 v5p:8x8x16] [--two-processes]
     python -m eval.benchmark training [--json] [--against torch] [--networks indi_photo_small]
     python -m eval.benchmark convolution [--json] [--batch 8]
     python -m eval.benchmark start [--json]
+    python -m eval.benchmark peaks [--json] [--sizes 256]
     python -m eval.benchmark all [--json [FILE]]
 
 Each row is one compiled program on all devices (bird: on as many as divide the batch), timed after a run that is not
@@ -24,7 +25,7 @@ import pathlib
 from tqdm import tqdm
 
 from eval import command
-from eval.speed import bird, convolution, indi, latent_indigo, scaling, start, training
+from eval.speed import bird, convolution, indi, latent_indigo, peaks, scaling, start, training
 from eval.speed.measuring import Program, measure, table
 from indigo_jax.restoration.indigo import GRADIENTS
 
@@ -34,7 +35,8 @@ BENCHMARKS = {"indi": (indi.indi, indi.COLUMNS, ()), "bird": (bird.bird, bird.CO
               "scaling": (scaling.scaling, scaling.COLUMNS, scaling.NOTES),
               "training": (training.training, training.COLUMNS, training.NOTES),
               "convolution": (convolution.convolution, convolution.COLUMNS, convolution.NOTES),
-              "start": (start.start, start.COLUMNS, start.NOTES)}
+              "start": (start.start, start.COLUMNS, start.NOTES),
+              "peaks": (peaks.peaks, peaks.COLUMNS, peaks.NOTES)}
 
 
 def to_text(rows: list[dict]) -> str:
@@ -47,10 +49,11 @@ def _one_table(rows):
     first = rows[0]
     _, columns, notes = BENCHMARKS[first["benchmark"]]
     notes = notes(rows) if callable(notes) else notes
+    repeats = max(row["repeats"] for row in rows)
+    runs = f"from the fastest of up to {repeats} runs" if repeats else "compiled, not run"
     return "\n".join([table(rows, columns), "", *notes,
                       f"{first['device_count']} x {first['device_kind']} ({first['platform']}), jax "
-                      f"{first['jax_version']}; from the fastest of up to {max(row['repeats'] for row in rows)} runs; "
-                      "memory per device"])
+                      f"{first['jax_version']}; {runs}; memory per device"])
 
 
 def record(rows: list[dict], path=command.RESULTS / "speed.md") -> None:
@@ -100,7 +103,7 @@ def _parser():
     parser.add_argument("--networks", nargs="+", choices=training.NETWORKS, metavar="NAME",
                         help=f"training: of {', '.join(training.NETWORKS)}; default: all")
     parser.add_argument("--against", nargs="+", choices=("torch",), default=[], metavar="torch",
-                        help="training: the same networks in torch, in the same run")
+                        help="training, bird in official mode: the same in torch, in the same run")
     parser.add_argument("--repeats", type=command.whole, default=5, metavar="R", help="timed runs of a row; default: 5")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="S",
                         help="begin no further run of a row after so long; default: 20")

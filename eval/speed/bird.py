@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval.speed.measuring import Program, flops, parameter_count, peak_share, random_arrays, scaled, shapes
+from eval.speed import twins
+from eval.speed.measuring import (
+    Program, flops, interleaved, measure, parameter_count, peak_share, random_arrays, scaled, shapes)
 from indigo_jax import denoisers, models, operators, restoration, rng, schedules, sharding
 
 
@@ -43,7 +45,10 @@ PEER = "released torch code (torch 2.13, float32, 1 or 2 threads of two shared C
 PEER_SECONDS = {(1_790_659, 64, "official", 1): (0.160, 0.307), (1_790_659, 64, "official", 4): (0.921, 0.921),
                 (1_790_659, 64, "exact", 1): (0.613, 0.967), (1_790_659, 64, "exact", 4): (1.63, 1.63),
                 (113_673_219, 256, "official", 1): (62.7, 62.7)}
+_RATES = 3e-3, 2e-4  # of z and of the kernel's network
 NOTES = (f"peer s: seconds per iteration of the {PEER}",
+         "of peer's: with --against torch, official mode: both in turns in one run, the least seconds of the processor; "
+         "peer s is then that of torch here (eval/speed/twins.py)",
          "GFLOP/image: of the network, per iteration; of peak: their share of what the device can do, - where its kind "
          "is not known",
          "images/s: finished pictures, for the usual number of iterations of the mode")
@@ -58,12 +63,13 @@ COLUMNS = (("mode", "mode", "s"), ("network", "network", "s"), ("dtype", "dtype"
            ("parameters", "params", ",d"), ("batch", "batch", "d"), ("image_size", "size", "d"),
            ("num_levels", "levels", "d"), ("evaluations_per_iteration", "evals", "d"),
            ("seconds_per_iteration", "s/iteration", ".4g"), ("peer_seconds_per_iteration", "peer s", _seconds),
+           ("over_peer", "of peer's", ".2f"),
            ("images_per_second", "images/s", ".3g"), ("compile_seconds", "compile s", ".3g"),
            ("flops_per_image", "GFLOP/image", scaled(1e9)), ("peak_bytes", "peak MB", scaled(1e6)),
            ("peak_share", "of peak", ".1%"))
 
 
-def bird(args) -> list[Program]:
+def bird(args) -> list:
     """Iterations of blind deblurring in each mode, for batches of pictures; ``--large``: the network of CelebA-HQ."""
     if args.large:
         cases = [("celeba-hq", LARGE.clone(dtype=dtype), 256, ["official", "default"])
@@ -72,8 +78,10 @@ def bird(args) -> list[Program]:
         cases = [("ch 32", SMALL, size, list(MODES)) for size in args.sizes]
     programs = []
     for (network, module, size, modes), batch in itertools.product(cases, args.batch or [1, 4]):
-        programs += [program(network, module, mode, size=size, batch=batch, num_iterations=args.iterations)
-                     for mode in modes]
+        for mode in modes:
+            own = program(network, module, mode, size=size, batch=batch, num_iterations=args.iterations)
+            beside = "torch" in args.against and mode == "official" and module.dtype == jnp.float32
+            programs.append(functools.partial(_beside_torch, own, module, args) if beside else own)
     return programs
 
 
@@ -90,7 +98,8 @@ def program(network: str, module, name: str, *, size: int, batch: int, num_itera
 
     def derive(row):
         seconds = row["run_seconds_min"] / num_iterations
-        return {"seconds_per_iteration": seconds, "images_per_second": batch / (seconds * mode.num_iterations),
+        return {"seconds_per_iteration": seconds, "over_peer": None,
+                "images_per_second": batch / (seconds * mode.num_iterations),
                 "peak_share": peak_share(row["flops_per_image"] * batch / seconds, row["dtype"], row["device_kind"],
                                          devices)}
 
@@ -100,9 +109,8 @@ def program(network: str, module, name: str, *, size: int, batch: int, num_itera
 
 def _iterations(module, mode, size, batch, num_iterations, devices):
     """The kernel network of the released code, of 13 x 13 taps at 64 px and 41 x 41 at 256 px."""
-    operator = operators.blind_blur(13 if size < 128 else 41, form="mlp", boundary="zero", correlate=True)
-    schedule = schedules.respace(schedules.linear(), mode.num_levels, "linspace")
-    optimizer = restoration.bird_optimizer(3e-3, 2e-4, final=1.0)
+    operator, schedule = _operator(size), _levels(mode)
+    optimizer = restoration.bird_optimizer(*_RATES, final=1.0)
     network = module.clone(convolution="flipped") if mode.gradient == "exact" else module
 
     def run(params, keys, unknowns, z, y):
@@ -122,6 +130,33 @@ def _iterations(module, mode, size, batch, num_iterations, devices):
     arguments = params, *jax.device_put((keys, operator.init(keys), z, np.clip(y / 2, -1, 1)),
                                         sharding.batch_sharding(mesh))
     return jax.jit(run), arguments, mode.evaluations * _flops_of_one(module, params, z, mode.gradient == "exact")
+
+
+def _operator(size):
+    return operators.blind_blur(13 if size < 128 else 41, form="mlp", boundary="zero", correlate=True)
+
+
+def _levels(mode):
+    return schedules.respace(schedules.linear(), mode.num_levels, "linspace")
+
+
+def _beside_torch(program: Program, module, args) -> dict:
+    """The row of a program, with torch's seconds for an iteration of the same, both in turns."""
+    row = measure(program, repeats=1, seconds=0.0)
+    function, arguments, _ = program.make()
+    compiled = function.lower(*arguments).compile()
+    params, _, unknowns, z, y = arguments
+    start, step = twins.bird(module, twins.parameters(params), _levels(MODES[row["mode"]]), y, unknowns, _RATES)
+    state = start(z)
+    times = interleaved({"ours": lambda: compiled(*arguments),
+                         "torch": lambda: [step(state) for _ in range(row["num_iterations"])]},
+                        repeats=args.repeats, seconds=args.seconds)
+    each = {name: [value / row["num_iterations"] for value in values] for name, values in times.items()}
+    least = {name: min(values) for name, values in each.items()}
+    return {**row, "seconds_per_iteration": least["ours"], "over_peer": least["ours"] / least["torch"],
+            "images_per_second": row["batch"] / (least["ours"] * row["usual_iterations"]),
+            "repeats": len(each["ours"]), "peer": f"torch {twins.torch().__version__}, the same run",
+            "peer_seconds_per_iteration": [least["torch"], max(each["torch"])]}
 
 
 def _flops_of_one(module, params, z, differentiated):

@@ -191,3 +191,63 @@ def _ddpm(module, p, x, t):
         if level:
             h = _conv(p[f"up_{level}_upsample"], _upsample(h))
     return _unfold(_conv(p["conv_out"], _silu(norm(p["norm_out"], h))), module.patch_size)
+
+
+def bird(module, params, schedule, y, unknowns, rates):
+    """BIRD's blind deblurring as its released program goes: each DDIM step with its noise prediction as a constant, the
+    kernel by a network, Adam on both, z back to its sphere.
+
+    Args:
+        module, params: the network, as for :func:`apply`; not differentiated.
+        schedule: its few levels.
+        y: blurred pictures ``[B, H, W, C]``.
+        unknowns: of ``operators.blind_blur(form="mlp", boundary="zero", correlate=True)``.
+        rates: of z and of the unknowns.
+
+    Returns:
+        ``(start, step)``: ``start(z) -> state`` of noise ``[B, H, W, C]``; ``step(state) -> (z, x0, loss)``, which
+        moves the state on: z and the picture ``[B, C, H, W]``, the losses ``[B]``.
+    """
+    nn, y = torch().nn.functional, pictures(y)
+    batch, channels = y.shape[:2]
+    taps = unknowns["out"]["bias"].shape[-1]
+    levels = [(float(t), *(math.sqrt(float(each)) for each in (a, 1 - a, b, 1 - b))) for t, a, b in zip(
+        schedule.timesteps[::-1], schedule.alpha_bar[::-1], schedule.alpha_bar_prev[::-1])]
+
+    def rollout(x):
+        for t, signal, noise, signal_s, noise_s in levels:
+            with torch().no_grad():
+                eps = apply(module, params, x, torch().full((batch,), t))
+            x0 = torch().clamp((x - noise * eps) / signal, -1, 1)
+            x = signal_s * x0 + noise_s * (x - signal * x0) / noise
+        return x
+
+    def kernel(net):
+        h = nn.relu6(torch().einsum("bi,bij->bj", net["input"], net["hidden"]["kernel"]) + net["hidden"]["bias"])
+        logits = torch().einsum("bj,bjk->bk", h, net["out"]["kernel"]) + net["out"]["bias"]
+        return torch().softmax(logits, 1).reshape(batch, 1, math.isqrt(taps), math.isqrt(taps))
+
+    def start(z):
+        net = jax.tree.map(lambda leaf: torch().from_numpy(np.array(leaf, np.float32)), unknowns)
+        learned = [*net["hidden"].values(), *net["out"].values()]
+        z = pictures(z)
+        for leaf in (z, *learned):
+            leaf.requires_grad_()
+        optimizer = torch().optim.Adam([{"params": [z], "lr": rates[0]}, {"params": learned, "lr": rates[1]}])
+        return z, net, optimizer
+
+    def step(state):
+        z, net, optimizer = state
+        optimizer.zero_grad()
+        x0 = rollout(z)
+        blurred = nn.conv2d(x0.reshape(1, batch * channels, *x0.shape[2:]), kernel(net).repeat_interleave(channels, 0),
+                            padding="same", groups=batch * channels).reshape(x0.shape)
+        losses = torch().mean((blurred - y)**2, dim=(1, 2, 3))
+        losses.sum().backward()
+        optimizer.step()
+        with torch().no_grad():
+            radius = math.sqrt(z[0].numel())
+            z.mul_(radius / torch().linalg.vector_norm(z, dim=(1, 2, 3), keepdim=True))
+        return z, x0, losses
+
+    return start, step
