@@ -47,7 +47,7 @@ PEER_SECONDS = {(1_790_659, 64, "official", 1): (0.160, 0.307), (1_790_659, 64, 
                 (113_673_219, 256, "official", 1): (62.7, 62.7)}
 _RATES = 3e-3, 2e-4  # of z and of the kernel's network
 NOTES = (f"peer s: seconds per iteration of the {PEER}",
-         "of peer's: with --against torch, official mode: both in turns in one run, the least seconds of the processor; "
+         "of peer's: with --against torch, official mode, both in turns in one run, least seconds of the processor; "
          "peer s is then that of torch here (eval/speed/twins.py)",
          "GFLOP/image: of the network, per iteration; of peak: their share of what the device can do, - where its kind "
          "is not known",

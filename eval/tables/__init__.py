@@ -6,6 +6,7 @@
     python -m eval.tables --method people [--data FOLDER] [--limit N] [--lpips FILE]
     python -m eval.tables --method all [--data PHOTOGRAPHS] [--faces FOLDER] [--limit N] [--tasks ...] [--methods ...]
     python -m eval.tables --method bird-photo [--data PHOTOGRAPHS] [--limit N] [--lpips FILE]
+    python -m eval.tables --method captured --data FOLDER [--limit N]
     python -m eval.tables --method coverage [--data FOLDER] [--limit N]
     python -m eval.tables --method solvers [--data FOLDER] [--limit N]
     python -m eval.tables --method opponents --weights PRIOR [--data FOLDER] [--limit N]
@@ -26,6 +27,8 @@ beside the picture as it is and what scikit-image has.
 --method bird does.
 
 --method bird-photo is that for BIRD and DiffPIR with the prior of photographs, at BIRD's number of evaluations.
+
+--method captured has photographs of a shaken camera, with their truths and kernels in gt/ beside them.
 
 --method calibration asks of every sampler of posteriors whether its mean and its spread are those of the posterior,
 where that is known exactly. --method mri measures slices from a quarter and an eighth of k-space, on phantoms with the
@@ -56,7 +59,8 @@ import shlex
 from eval import command, problems
 from eval.command import guided_methods, write, write_csv
 from eval.tables import (
-    calibration, conditional, coverage, every, guided, known, mri, opponents, people, photo, reproduction, solvers)
+    calibration, captured, conditional, coverage, every, guided, known, mri, opponents, people, photo, reproduction,
+    solvers)
 from indigo_jax.methods import METHODS
 
 
@@ -67,11 +71,12 @@ TABLES = {"indi": photo.table, "bird": known.table, "people": people.table, "all
           "bird-photo": every.bird_table,
           "opponents": opponents.table, "conditional": conditional.table, "coverage": coverage.table,
           "calibration": calibration.table, "mri": mri.table, "reproduction": reproduction.table,
-          "solvers": solvers.table,
+          "solvers": solvers.table, "captured": captured.table,
           **dict.fromkeys(_GUIDED, guided.table)}
-_NO_PICTURES = ("calibration", "mri", "reproduction")
+_NO_PICTURES = ("calibration", "captured", "mri", "reproduction")
 _PICTURES = tuple(method for method in TABLES if method not in _NO_PICTURES)
-OWN_FLAGS = {"data": _PICTURES, "limit": _PICTURES, "weights": ("indi", "bird", "opponents", "conditional"),
+OWN_FLAGS = {**dict.fromkeys(("data", "limit"), (*_PICTURES, "captured")),
+             "weights": ("indi", "bird", "opponents", "conditional"),
              "against": ("conditional",), "autoencoder": ("latent-indigo",),
              "lpips": ("indi", "people", "all", "bird-photo", "conditional", *_GUIDED), "faces": ("all",),
              "steps": ("indi", "conditional"), "spacing": ("indi",), "tasks": ("bird", "all", "coverage"),

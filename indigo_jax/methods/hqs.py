@@ -13,7 +13,8 @@ from indigo_jax.methods.known import KnownOperator, KnownSettings
 _BLURRED = 0.2  # first level where a blur is undone
 _HOLE, _LEAST_IN_HOLES = 0.1, 0.03  # first and last level where holes are filled already, in [-1, 1] units
 _EDGE = (0.5, 0.5, 0.0)  # shares by the edge of a hole: of the network, of biharmonic and of harmonic continuation
-_DEEP = (0.25, 0.1, 0.65)  # the same far inside
+_DEEP = (0.3, 0.3, 0.4)  # the same far inside
+_SWINGS = 0.2  # by which slopes may leave the flat continuation before they are believed less, in [-1, 1] units
 _DEPTH = 2  # pixels from what is seen over which the first give way to the second
 _SMOOTHED = 200  # iterations of that continuation
 _LARGE = 1024  # side of the part of a picture that is enough to see its noise
@@ -102,8 +103,10 @@ def _not_texture(sigma, pixels, kernel):
 
 def _calmer_inside(x, y, seen):
     """A mean of three that err differently: the network, a continuation in slopes and a flat one, which counts most
-    far inside, where nothing is known."""
+    far inside, where nothing is known, and draws the other back where that swings."""
     sloping, flat = (operators.smooth_fill(y, seen, num_iterations=_SMOOTHED, order=order) for order in (2, 1))
+    slope = sloping - flat
+    sloping = flat + slope / (1 + (slope / _SWINGS)**2)
     near = _near(seen)
     return sum((near * edge + (1 - near) * deep) * one for one, edge, deep in zip((x, sloping, flat), _EDGE, _DEEP))
 
