@@ -38,7 +38,7 @@ class Damage(NamedTuple):
         settings: what the person knows, for :func:`methods.load`.
         grey: one channel.
         shifts: pixels by which every answer may lie aside, since a blur of unknown kernel says nothing of the place.
-        sigma: of the noise, of 255; BM3D is told.
+        sigma: of the noise, of 255; BM3D is told, and total variation of a blur.
     """
 
     y: np.ndarray
@@ -78,13 +78,13 @@ def _noisy(sigma, kind="white"):
     return make
 
 
-def _blurred(image, random):
+def _blurred(image, random, noise=_BLUR_NOISE):
     keys = rng.image_keys(int(random.integers(2**31)), [0])
     kernel = np.asarray(operators.motion_kernel(keys, size=_KERNEL, length=float(random.uniform(11, 19))))[0]
     margin = _KERNEL // 2
     y = _seen(operators.blur(kernel), _middle(image, margin))[margin:-margin, margin:-margin]
-    y = _eight_bits(y + _BLUR_NOISE * random.standard_normal(y.shape))
-    return Damage(y, _middle(image), {"kernel": kernel})
+    y = _eight_bits(y + noise * random.standard_normal(y.shape))
+    return Damage(y, _middle(image), {"kernel": kernel}, sigma=noise)
 
 
 def _shaken(image, random):
@@ -157,7 +157,7 @@ def _edge_tapered(y, damage):
 
 def _total_variation_deconvolution(y, damage):
     operator = operators.blur(damage.settings["kernel"])
-    sigma = jnp.array([_BLUR_NOISE / 127.5])
+    sigma = jnp.array([damage.sigma / 127.5])
     problem = Problem(operator, jnp.asarray(2 * y[None] - 1, jnp.float32), None, sigma, y.shape)
     return [(np.asarray(total_variation("deblur", problem))[0] + 1) / 2]
 
@@ -204,6 +204,9 @@ _DENOISERS = {"non-local means": _nl_means, "total variation": _total_variation,
               **({"OpenCV's non-local means": _opencv_nl_means} if _OPENCV else {}), **_BM3D}
 _FILLERS = {"biharmonic": _biharmonic, **({"OpenCV, Telea": _opencv_inpaint("TELEA"),
                                            "OpenCV, Navier-Stokes": _opencv_inpaint("NS")} if _OPENCV else {})}
+_SHARPENERS = {"Wiener": _deconvolved(skimage.restoration.wiener, *_WIENER), "Wiener, edges tapered": _edge_tapered,
+               "Richardson-Lucy": _deconvolved(skimage.restoration.richardson_lucy, 10, 20, 40),
+               "total variation": _total_variation_deconvolution}
 
 
 class Task(NamedTuple):
@@ -222,11 +225,9 @@ TASKS = (
     Task("denoise", "correlated noise, sigma 25", _noisy(25, "correlated"), _DENOISERS),
     Task("denoise", "nothing wrong", _noisy(0), {}),
     Task("auto", "nothing wrong, nothing said", _noisy(0), {}),
-    Task("deblur", "known blur, 11 to 19 px, 1 % noise", _blurred,
-         {"Wiener": _deconvolved(skimage.restoration.wiener, *_WIENER),
-          "Wiener, edges tapered": _edge_tapered,
-          "Richardson-Lucy": _deconvolved(skimage.restoration.richardson_lucy, 10, 20, 40),
-          "total variation": _total_variation_deconvolution}),
+    Task("deblur", "known blur, 11 to 19 px, 1 % noise", _blurred, _SHARPENERS),
+    Task("deblur", "known blur, 11 to 19 px, 3 % noise", functools.partial(_blurred, noise=3 * _BLUR_NOISE),
+         _SHARPENERS),
     Task("deblur", "unknown blur, 11 to 19 px, 1 % noise", _shaken, {"unsharp masking": _unsharp}),
     Task("sr", "4x smaller, bicubic", _small, {"bicubic": _bicubic, "Lanczos, unsharp": _lanczos}),
     Task("jpeg", "JPEG, quality 10", _compressed(10), {"total variation": _total_variation}),

@@ -15,7 +15,7 @@ _CHOICES = {  # task: what measured best on pictures that nothing was tuned on; 
     "sr": Choice("hqs", "a denoiser held to what shrinking leaves errs least; --method indi is quick"),
     "jpeg": Choice("jpeg", "it holds to what the file's rounding allows"),
     "inpaint": Choice("hqs", "it fills holes with the least error"),
-    "nonuniform": Choice("indi", "it looks at each place alone; --method bird looks for kernels, on portraits"),
+    "nonuniform": Choice("indi", "it looks at each place alone; --method bird looks for a grid of kernels"),
     "ct": Choice("diffpir", "it had the least error on phantoms")}
 _KNOWN_BLUR = Choice("hqs", "the kernel is known")
 _UNKNOWN_BLUR = Choice("blind", "it looks for the kernel; --method indi is quick and modest")
