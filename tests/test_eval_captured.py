@@ -43,7 +43,7 @@ def test_moves_do_not_count_and_ratios_are_those_of_squared_errors(folder, monke
         def restore(picture):
             return (picture._replace(pixels=(picture.pixels + truth) / 2) if settings else picture), None
 
-        assert task == "deblur" and settings.get("kernel_is", "correlation") == "correlation"
+        assert task == "deblur" and settings.get("kernel_is", "auto") == "auto"
         return restore
 
     monkeypatch.setattr(captured.methods, "load", load)

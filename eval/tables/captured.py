@@ -16,7 +16,8 @@ _SHIFT = 5  # pixels by which an answer may lie aside: a blur of unknown kernel 
 
 def pairs(folder: str) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """``(name, blurred, truth, kernel)`` of files ``PICTURE_KERNEL.png`` beside ``gt/PICTURE.png`` and
-    ``gt/KERNEL.png``; pictures in [-1, 1] ``[H, W, 3]``, kernels of sum 1 as they were captured (they correlate).
+    ``gt/KERNEL.png``; pictures in [-1, 1] ``[H, W, 3]``, kernels of sum 1 as the files have them (of Levin's some
+    are those of a correlation, some of a convolution).
 
     Errors:
         FileNotFoundError where there is no such file.
@@ -38,7 +39,7 @@ def measure(folder: str, *, limit: int | None = None) -> list[dict]:
     rows = []
     blind, indi = (functools.cache(functools.partial(methods.load, name, task="deblur")) for name in ("blind", "indi"))
     for name, y, truth, kernel in tqdm(pairs(folder)[:limit], unit="picture"):
-        known = methods.load("hqs", task="deblur", kernel=kernel.astype(np.float32), kernel_is="correlation")
+        known = methods.load("hqs", task="deblur", kernel=kernel.astype(np.float32), kernel_is="auto")
         answers = {INPUT: lambda picture: (picture, None), "indi": indi(), FOUND: blind(), TOLD: known}
         of_one = []
         for method, restore in answers.items():
