@@ -99,8 +99,8 @@ def test_a_hole_is_a_mean_whose_shares_change_from_its_edge_inwards():
     half = np.full_like(y, 0.5)
     np.testing.assert_allclose(hqs._calmer_inside(half, y, seen), half, atol=1e-3)
     share = np.asarray(hqs._calmer_inside(half + 1.0, y, seen))[0, 20, :, 0] - 0.5
-    assert share[12] == pytest.approx(0.3 + 0.2 * np.exp(-0.5), abs=0.01)
-    assert share[20] == pytest.approx(0.3 + 0.2 * np.exp(-4.0), abs=0.01)
+    assert share[12] == pytest.approx(0.3 + 0.2 * np.exp(-0.25), abs=0.01)
+    assert share[20] == pytest.approx(0.3 + 0.2 * np.exp(-3.75), abs=0.01)
 
 
 def test_holes_begin_with_their_smooth_continuation(denoiser):

@@ -106,15 +106,18 @@ def _calmer_inside(x, y, seen):
     far inside, where nothing is known, and draws the other back where that swings."""
     sloping, flat = (operators.smooth_fill(y, seen, num_iterations=_SMOOTHED, order=order) for order in (2, 1))
     slope = sloping - flat
-    sloping = flat + slope / (1 + (slope / _SWINGS)**2)
+    drawn = flat + slope / (1 + (slope / _SWINGS)**2)
     near = _near(seen)
-    return sum((near * edge + (1 - near) * deep) * one for one, edge, deep in zip((x, sloping, flat), _EDGE, _DEEP))
+    return sum(near * edge * by_edge + (1 - near) * deep * inside for edge, by_edge, deep, inside in zip(
+        _EDGE, (x, sloping, flat), _DEEP, (x, drawn, flat)))
 
 
 def _near(seen):
-    """``exp(-depth / _DEPTH)`` where nothing is seen ``[B, H, W, 1]``, depth in steps from pixel to pixel; else 1."""
+    """``exp(-depth / _DEPTH)`` where nothing is seen ``[B, H, W, 1]``, depth in pixels from the edge of the hole to the
+    middle of each, diagonals like sides; else 1."""
     def grow(_, near):
         best = jax.lax.reduce_window(near, 0.0, jax.lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
         return jnp.maximum(seen, jnp.exp(-1 / _DEPTH) * best)
 
-    return jax.lax.fori_loop(0, 5 * _DEPTH, grow, seen)
+    steps = jax.lax.fori_loop(0, 5 * _DEPTH, grow, seen)
+    return jnp.maximum(seen, jnp.exp(0.5 / _DEPTH) * steps)
