@@ -92,15 +92,16 @@ def test_the_usual_prior_is_that_of_photographs_and_of_slices_their_own():
 
 
 def test_a_hole_is_a_mean_whose_shares_change_from_its_edge_inwards():
-    """Where network and continuations agree it is that; else its middle is near the flat one of 10 beside a slope."""
+    """Of what lies between the least and the largest value around it; what goes beyond is held there."""
     seen = np.ones((1, 40, 40, 1), np.float32)
     seen[:, 12:28, 12:28] = 0
-    y = np.where(seen > 0, 0.5, 0.0) * np.ones((1, 40, 40, 3), np.float32)
-    half = np.full_like(y, 0.5)
-    np.testing.assert_allclose(hqs._calmer_inside(half, y, seen), half, atol=1e-3)
-    share = np.asarray(hqs._calmer_inside(half + 1.0, y, seen))[0, 20, :, 0] - 0.5
+    board = 0.5 + 0.25 * (-1.0) ** np.add.outer(np.arange(40), np.arange(40))
+    y = np.where(seen > 0, board[None, :, :, None], 0.0).astype(np.float32) * np.ones(3, np.float32)
+    middle, higher, drifted = (np.asarray(hqs._calmer_inside(np.full_like(y, x), y, seen)) for x in (0.5, 0.74, 9.0))
+    share = ((higher - middle) / 0.24)[0, 20, :, 0]
     assert share[12] == pytest.approx(0.3 + 0.2 * np.exp(-0.25), abs=0.01)
     assert share[20] == pytest.approx(0.3 + 0.2 * np.exp(-3.75), abs=0.01)
+    assert drifted[0, 12:28, 12:28].max() <= 0.751
 
 
 def test_holes_begin_with_their_smooth_continuation(denoiser):

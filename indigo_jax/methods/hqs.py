@@ -14,7 +14,7 @@ _BLURRED = 0.2  # first level where a blur is undone
 _HOLE, _LEAST_IN_HOLES = 0.1, 0.03  # first and last level where holes are filled already, in [-1, 1] units
 _EDGE = (0.5, 0.5, 0.0)  # shares by the edge of a hole: of the network, of biharmonic and of harmonic continuation
 _DEEP = (0.3, 0.3, 0.4)  # the same far inside
-_SWINGS = 0.2  # by which slopes may leave the flat continuation before they are believed less, in [-1, 1] units
+_WINDOW = 5  # pixels, of which the least and the largest value are continued into a hole as its bounds
 _DEPTH = 2  # pixels from what is seen over which the first give way to the second
 _SMOOTHED = 200  # iterations of that continuation
 _LARGE = 1024  # side of the part of a picture that is enough to see its noise
@@ -103,13 +103,24 @@ def _not_texture(sigma, pixels, kernel):
 
 def _calmer_inside(x, y, seen):
     """A mean of three that err differently: the network, a continuation in slopes and a flat one, which counts most
-    far inside, where nothing is known, and draws the other back where that swings."""
-    sloping, flat = (operators.smooth_fill(y, seen, num_iterations=_SMOOTHED, order=order) for order in (2, 1))
-    slope = sloping - flat
-    drawn = flat + slope / (1 + (slope / _SWINGS)**2)
+    far inside, where nothing is known. Neither of the others goes beyond what the surroundings continue to: a network
+    far from all that is seen drifts, slopes swing."""
+    sloping = operators.smooth_fill(y, seen, num_iterations=_SMOOTHED, order=2)
+    flat, low, high = jnp.split(operators.smooth_fill(
+        jnp.concatenate([y, *_range(y, seen)], -1), seen, num_iterations=_SMOOTHED, order=1), 3, -1)
     near = _near(seen)
-    return sum(near * edge * by_edge + (1 - near) * deep * inside for edge, by_edge, deep, inside in zip(
-        _EDGE, (x, sloping, flat), _DEEP, (x, drawn, flat)))
+    return sum((near * edge + (1 - near) * deep) * jnp.clip(one, low, high)
+               for one, edge, deep in zip((x, sloping, flat), _EDGE, _DEEP))
+
+
+def _range(y, seen):
+    """The least and the largest value of what is seen in the ``_WINDOW`` about each pixel that is seen; else 0."""
+    def best(first, choose):
+        values = jnp.where(seen > 0, y, first)
+        found = jax.lax.reduce_window(values, first, choose, (1, _WINDOW, _WINDOW, 1), (1, 1, 1, 1), "SAME")
+        return jnp.where(seen > 0, found, 0.0)
+
+    return best(jnp.inf, jax.lax.min), best(-jnp.inf, jax.lax.max)
 
 
 def _near(seen):
