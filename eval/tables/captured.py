@@ -1,6 +1,5 @@
 """The table of captured shakes: photographs of a shaken camera whose truth and kernels are known, as Levin et al. took
 them (Understanding and evaluating blind deconvolution algorithms, CVPR 2009)."""
-import functools
 import pathlib
 import time
 
@@ -36,11 +35,11 @@ def pairs(folder: str) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
 def measure(folder: str, *, limit: int | None = None) -> list[dict]:
     """One row per picture and method: ``{"picture", "method", "psnr", "ratio", "seconds"}``. The ratio is that of the
     squared error to the one with the captured kernel."""
-    rows = []
-    blind, indi = (functools.cache(functools.partial(methods.load, name, task="deblur")) for name in ("blind", "indi"))
-    for name, y, truth, kernel in tqdm(pairs(folder)[:limit], unit="picture"):
+    rows, found = [], pairs(folder)[:limit]
+    blind, indi = (methods.load(name, task="deblur") for name in ("blind", "indi"))
+    for name, y, truth, kernel in tqdm(found, unit="picture"):
         known = methods.load("hqs", task="deblur", kernel=kernel.astype(np.float32), kernel_is="auto")
-        answers = {INPUT: lambda picture: (picture, None), "indi": indi(), FOUND: blind(), TOLD: known}
+        answers = {INPUT: lambda picture: (picture, None), "indi": indi, FOUND: blind, TOLD: known}
         of_one = []
         for method, restore in answers.items():
             since = time.perf_counter()

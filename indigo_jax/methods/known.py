@@ -150,7 +150,6 @@ class KnownOperator(base.Restoration):
     needs = "--kernel, --mask, --scale or the angles"
     Settings = KnownSettings
     kind_of_weights = "prior"
-    usual_weights: ClassVar[str] = "photo"
     needs_kernel = True
 
     @property
@@ -159,7 +158,7 @@ class KnownOperator(base.Restoration):
 
     @classmethod
     def named_weights(cls, settings, task):
-        return {"weights": settings.weights or ("ellipses64" if task == "ct" else cls.usual_weights),
+        return {"weights": settings.weights or ("ellipses64" if task == "ct" else "photo"),
                 **super().named_weights(settings, task)}
 
     def load(self):
